@@ -1,0 +1,200 @@
+"""The SlipReLU family (Jiang et al., ICML 2023, eq. 8) with a trainable threshold.
+
+    theta * [ c clip(z/theta + delta1, 0, 1) + (1-c) clip(floor(N z/theta + delta)/N, 0, 1) ]
+
+The floor has no useful derivative, so training uses a surrogate: `Gradient.RELEASED` is what the released code
+does (and what made the published numbers), `Gradient.PAPER` is the rule of section 4.3 with its second interval
+corrected. Both treat the activation as ``theta * g(z / theta)``, hence ``d/dtheta = g(x) - x g'(x)``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transpike.functional import clip_floor, ramp, slip_relu
+
+THETA_FLOOR = 2.0**-10
+"""The smallest threshold the forward pass uses, whatever the optimiser did to the parameter."""
+
+
+class Gradient(Enum):
+    """Surrogate derivative ``g'(x)`` of the normalised activation, ``x = z / theta``.
+
+    ``RELEASED``: c on ``0 <= x + delta1 <= 1`` plus (1-c) where the staircase before clipping lies in [0, 1]:
+    autograd through the clips, with a floor of derivative one. On the margins outside the ramp it is 1 - c.
+
+    ``PAPER``: 1 on ``D1 | D2``, with ``D1 = [-delta1, 1 - delta1]`` and ``D2 = [-delta/N, 1 + (1-delta)/N)``
+    in units of theta. Section 4.3 prints ``D2 = [-delta, 1 - delta]``, which forgets that the floor's argument
+    is ``N x + delta``.
+    """
+
+    RELEASED = "released"
+    PAPER = "paper"
+
+
+@dataclass(frozen=True)
+class ThetaPercentile:
+    """Start each threshold at a percentile of the activations that calibration data causes at its site."""
+
+    percentile: float = 99.9
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.percentile <= 100.0:
+            raise ValueError(f"percentile must lie in (0, 100], got {self.percentile}")
+
+
+@dataclass(frozen=True)
+class SlipReLU:
+    """Settings of a SlipReLU activation; `tailor` puts one activation with its own theta at every ReLU call.
+
+    Attributes:
+        levels: N, steps of the staircase (the paper's quasi-latency), at least 1.
+        slope: c in [0, 1], weight of the ramp; the spiking network does not use it.
+        shift: delta in [-1/2, 1/2]; the neuron starts at ``v(0) = delta * theta``.
+        ramp_shift: delta1 in [-1, 1], in units of theta (the released code's ``--shift1`` is ``delta1 * N``).
+        gradient: which surrogate derivative training uses.
+        theta_init: the initial threshold: a number (8.0 in the released code) or `ThetaPercentile`.
+        decay_theta: whether weight decay acts on theta, as in the released code.
+    """
+
+    levels: int
+    slope: float
+    shift: float = 0.5
+    ramp_shift: float = 0.0
+    gradient: Gradient = Gradient.RELEASED
+    theta_init: float | ThetaPercentile = 8.0
+    decay_theta: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "gradient", Gradient(self.gradient))
+        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
+            raise ValueError(f"levels (N) must be a whole number of at least 1, got {self.levels!r}")
+        for name, low, high in (("slope", 0.0, 1.0), ("shift", -0.5, 0.5), ("ramp_shift", -1.0, 1.0)):
+            value = getattr(self, name)
+            if not low <= value <= high:  # False for NaN too
+                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
+        start = self.theta_init
+        if not isinstance(start, ThetaPercentile) and not (THETA_FLOOR <= start < math.inf):
+            raise ValueError(f"theta_init must be finite and at least {THETA_FLOOR:g}, got {start!r}")
+
+    def build(self) -> SlipActivation:
+        """Returns the trainable module; with `ThetaPercentile` its theta waits at 1 for the data."""
+        return SlipActivation(self)
+
+
+def ThresholdReLU(**settings: Any) -> SlipReLU:  # noqa: N802 - a named constructor of a record
+    """Threshold ReLU, also called TCL: a trainable clip, ``c = 1, delta1 = 0`` (Deng & Gu 2021)."""
+    return SlipReLU(**{"levels": 1, "slope": 1.0, "shift": 0.0, "ramp_shift": 0.0, **settings})
+
+
+def ShiftThresholdReLU(levels: int, **settings: Any) -> SlipReLU:  # noqa: N802
+    """Shift-threshold ReLU, also called RTS: ``c = 1, delta1 = -1/(2N)``, delta = 0 (Deng & Gu 2021)."""
+    return SlipReLU(levels=levels, **{"slope": 1.0, "shift": 0.0, "ramp_shift": -0.5 / levels, **settings})
+
+
+def QCF(levels: int, **settings: Any) -> SlipReLU:  # noqa: N802
+    """Quantisation clip-floor: ``c = 0, delta = 0`` (Bu et al. 2022)."""
+    return SlipReLU(levels=levels, **{"slope": 0.0, "shift": 0.0, **settings})
+
+
+def QCFS(levels: int, **settings: Any) -> SlipReLU:  # noqa: N802
+    """Quantisation clip-floor-shift: ``c = 0, delta = 1/2`` (Bu et al. 2022)."""
+    return SlipReLU(levels=levels, **{"slope": 0.0, "shift": 0.5, **settings})
+
+
+def SlipReLUMode0(levels: int, slope: float, **settings: Any) -> SlipReLU:  # noqa: N802
+    """SlipReLU without shifts, ``delta1 = delta = 0`` (appendix B.2)."""
+    return SlipReLU(levels=levels, slope=slope, **{"shift": 0.0, "ramp_shift": 0.0, **settings})
+
+
+def SlipReLUMode1(levels: int, slope: float, **settings: Any) -> SlipReLU:  # noqa: N802
+    """SlipReLU-shift, ``delta1 = 0, delta = 1/2`` (appendix B.2), the setting of all the paper's tables."""
+    return SlipReLU(levels=levels, slope=slope, **{"shift": 0.5, "ramp_shift": 0.0, **settings})
+
+
+class SlipActivation(nn.Module):
+    """One SlipReLU with a trainable threshold; input and output have the same shape.
+
+    Args:
+        config: the settings, kept as `config` and stored in checkpoints.
+    """
+
+    def __init__(self, config: SlipReLU) -> None:
+        super().__init__()
+        self.config = config
+        start = config.theta_init if isinstance(config.theta_init, int | float) else 1.0
+        self.theta = nn.Parameter(torch.tensor(float(start)))
+
+    @property
+    def threshold(self) -> Tensor:
+        """The threshold that forward uses: theta, held above `THETA_FLOOR`; its gradient still reaches theta."""
+        return _KeepPositive.apply(self.theta)  # type: ignore[no-any-return, no-untyped-call]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Applies eq. 8."""
+        c = self.config
+        return _Slip.apply(  # type: ignore[no-any-return, no-untyped-call]
+            z, self.threshold, c.levels, c.slope, c.shift, c.ramp_shift, c.gradient is Gradient.PAPER
+        )
+
+    def extra_repr(self) -> str:
+        c = self.config
+        return f"N={c.levels}, c={c.slope:g}, delta={c.shift:g}, delta1={c.ramp_shift:g}"
+
+
+class _KeepPositive(torch.autograd.Function):
+    """``max(theta, THETA_FLOOR)`` whose derivative is one everywhere, so that a threshold can come back."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor) -> Tensor:
+        return theta.clamp_min(THETA_FLOOR)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+class _Slip(torch.autograd.Function):
+    """Eq. 8 forward, a surrogate backward; saves only its inputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z: Tensor,
+        theta: Tensor,
+        levels: int,
+        slope: float,
+        shift: float,
+        ramp_shift: float,
+        paper: bool,
+    ) -> Tensor:
+        ctx.save_for_backward(z, theta)
+        ctx.settings = (levels, slope, shift, ramp_shift, paper)
+        return slip_relu(z, theta, levels, slope, shift, ramp_shift)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        z, theta = ctx.saved_tensors
+        levels, slope, shift, ramp_shift, paper = ctx.settings
+        (grad,) = grads
+        x = z / theta
+        shifted = x + ramp_shift
+        stair = torch.floor(levels * x + shift)
+        on_ramp = (shifted >= 0) & (shifted <= 1)
+        on_stair = (stair >= 0) & (stair <= levels)
+        if paper:
+            derivative = (on_ramp | on_stair).to(z.dtype)
+        else:
+            derivative = slope * on_ramp.to(z.dtype) + (1.0 - slope) * on_stair.to(z.dtype)
+        grad_z = grad * derivative if ctx.needs_input_grad[0] else None
+        grad_theta = None
+        if ctx.needs_input_grad[1]:
+            value = slope * ramp(x, ramp_shift) + (1.0 - slope) * clip_floor(x, levels, shift)
+            grad_theta = (grad * (value - x * derivative)).sum_to_size(theta.shape)
+        return grad_z, grad_theta, None, None, None, None, None

@@ -1,0 +1,102 @@
+"""Errors that say what is wrong, where, why, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class TranspikeError(Exception):
+    """Base of every error that transpike raises about a model, a file or data.
+
+    Wrong values of a setting (a negative number of levels, say) are plain ``ValueError``.
+
+    Args:
+        what: what went wrong, one sentence.
+        where: the node, file, line or setting concerned.
+        fix: what the reader can do now.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.fix = fix
+        lines = [what]
+        if where:
+            lines.append(f"  where: {where}")
+        if fix:
+            lines.append(f"  fix:   {fix}")
+        super().__init__("\n".join(lines))
+
+
+class TraceError(TranspikeError):
+    """The model could not be traced into one torch.fx graph."""
+
+
+class StateError(TranspikeError):
+    """A streaming state does not fit the network or the batch it is used with."""
+
+
+class InputError(TranspikeError):
+    """A tensor given to a network has a wrong shape or type, or holds NaN or infinity."""
+
+
+class CalibrationError(TranspikeError):
+    """Calibration data is missing, empty or unusable, or a method does not fit the network."""
+
+
+class VerificationError(TranspikeError):
+    """A converted network does not compute what its source computes."""
+
+
+class CheckpointError(TranspikeError):
+    """A file is not a transpike checkpoint, is damaged, or does not fit the model."""
+
+
+class DataError(TranspikeError):
+    """A data set is missing or malformed."""
+
+
+class RecipeError(TranspikeError):
+    """A recipe is unknown or malformed."""
+
+
+class ModelError(TranspikeError):
+    """A name given on the command line does not lead to a model."""
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """One operator that stands in the way of conversion.
+
+    Attributes:
+        node: name of the graph node.
+        operator: what it calls, for example ``torch.nn.GELU`` .
+        source: ``file:line`` and the line itself, as far as tracing recorded it.
+        reason: why it cannot be converted.
+        fix: what the user can do.
+    """
+
+    node: str
+    operator: str
+    source: str
+    reason: str
+    fix: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.operator} (node {self.node!r})\n"
+            f"    at:  {self.source}\n    why: {self.reason}\n    fix: {self.fix}"
+        )
+
+
+class ConversionError(TranspikeError):
+    """The model holds operators that cannot be converted; all of them are listed."""
+
+    def __init__(self, obstacles: Sequence[Obstacle]) -> None:
+        self.obstacles = tuple(obstacles)
+        count = len(self.obstacles)
+        noun = "operator stands" if count == 1 else "operators stand"
+        super().__init__(
+            f"{count} {noun} in the way of conversion:\n" + "\n".join(f"  - {o}" for o in self.obstacles)
+        )

@@ -1,0 +1,77 @@
+"""Stateless mathematics of the SlipReLU paper: activations, spike counts, bounds and the unified objective."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ramp(x: Tensor, shift: float = 0.0) -> Tensor:
+    """Clipped ramp ``clip(x + shift, 0, 1)`` of the normalised pre-activation ``x = z / theta`` (eq. 8, left)."""
+    return (x + shift).clamp(0.0, 1.0)
+
+
+def clip_floor(x: Tensor, levels: int, shift: float = 0.0) -> Tensor:
+    """Staircase ``clip(floor(levels * x + shift) / levels, 0, 1)`` of ``x = z / theta`` (eq. 8, right)."""
+    return (torch.floor(levels * x + shift) / levels).clamp(0.0, 1.0)
+
+
+def slip_relu(
+    z: Tensor, theta: Tensor, levels: int, slope: float, shift: float = 0.5, ramp_shift: float = 0.0
+) -> Tensor:
+    """SlipReLU, eq. 8: ``theta * [c ramp(z/theta + delta1) + (1-c) clip_floor(N z/theta + delta)]``.
+
+    Args:
+        z: pre-activation, any shape.
+        theta: threshold, positive, broadcastable to ``z``.
+        levels: N, the number of steps of the staircase.
+        slope: c in [0, 1], the weight of the ramp.
+        shift: delta, in steps of the staircase.
+        ramp_shift: delta1, in units of theta.
+    """
+    x = z / theta
+    return theta * (slope * ramp(x, ramp_shift) + (1.0 - slope) * clip_floor(x, levels, shift))
+
+
+def expected_count(total: Tensor, theta: Tensor | float, v_init: Tensor | float, steps: int) -> Tensor:
+    """Number of spikes that ``steps`` time-steps ought to give: ``clip(floor((v_init + total) / theta), 0, T)``.
+
+    This is eq. 7 multiplied by T. It is what an integrate-and-fire neuron with soft reset really emits when its
+    drive is constant and ``0 <= v_init < theta``; with other drives the difference is the offset of the COS paper.
+
+    Args:
+        total: sum of the drive over the time-steps, any shape.
+        theta: firing threshold, broadcastable.
+        v_init: initial membrane potential, broadcastable.
+        steps: T.
+    """
+    return torch.floor((total + v_init) / theta).clamp(0, steps)
+
+
+def rate_activation(z: Tensor, theta: Tensor | float, steps: int, shift: float) -> Tensor:
+    """Mean output of a spiking layer after T steps of constant drive ``z``, eq. 7, with ``v_init = shift * theta``."""
+    theta = torch.as_tensor(theta, dtype=z.dtype, device=z.device)
+    return theta / steps * expected_count(steps * z, theta, shift * theta, steps)
+
+
+def conversion_error_bound(theta: float, slope: float, steps: int) -> float:
+    """The optimum ``c theta^2 / (4 T)`` of Theorem 2, as the paper states it.
+
+    The proof integrates the signed error, so for ``shift != 1/2`` this is not a bound on the absolute error.
+    """
+    return slope * theta**2 / (4 * steps)
+
+
+def unified_objective(relu: Tensor, ann: Tensor, snn: Tensor, weight: float) -> Tensor:
+    """The unified objective, eq. 5: ``w E|relu - ann| + (1 - w) E|ann - snn|`` with ``w`` in [0, 1]."""
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"weight must lie in [0, 1], got {weight}")
+    return weight * (relu - ann).abs().mean() + (1.0 - weight) * (ann - snn).abs().mean()
+
+
+def selection_criterion(relu_accuracy: float, ann_accuracy: float, snn_accuracy: float) -> float:
+    """Criterion of section 4.4 for choosing (N, c): ``|relu - ann| / 2 + |ann - snn| / 2``.
+
+    The accuracies must come from a split of the training set.
+    """
+    return 0.5 * abs(relu_accuracy - ann_accuracy) + 0.5 * abs(ann_accuracy - snn_accuracy)

@@ -1,0 +1,83 @@
+"""The torch operator behind which the kernels stand, and the choice between them."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from transpike.kernels import eager, reference
+
+
+class KernelPreference(Enum):
+    """Which kernel runs the neurons. A kernel asked for by name is used or raises.
+
+    ``AUTO`` takes the fastest that is there, ``REFERENCE`` the specification (no backward), ``EAGER`` in-place
+    torch operators.
+    """
+
+    AUTO = "auto"
+    REFERENCE = "reference"
+    EAGER = "eager"
+
+
+class Surrogate(Enum):
+    """Derivative that stands in for that of the spike when training through time (`eager` kernel)."""
+
+    TRIANGLE = "triangle"
+    RECTANGLE = "rectangle"
+
+
+_KERNELS = {"reference": reference.integrate_fire, "eager": eager.integrate_fire}
+
+
+@torch.library.custom_op("transpike::integrate_fire", mutates_args=())
+def _integrate_fire(
+    drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool, surrogate: str, kernel: str
+) -> tuple[Tensor, Tensor]:
+    return _KERNELS[kernel](drive, v, theta, soft_reset)
+
+
+@_integrate_fire.register_fake
+def _(
+    drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool, surrogate: str, kernel: str
+) -> tuple[Tensor, Tensor]:
+    return drive.new_empty(drive.shape), v.new_empty(v.shape)
+
+
+_integrate_fire.register_autograd(eager.backward, setup_context=eager.save_for_backward)
+
+
+def integrate_fire(
+    drive: Tensor,
+    v: Tensor,
+    theta: Tensor,
+    *,
+    soft_reset: bool = True,
+    surrogate: Surrogate = Surrogate.TRIANGLE,
+    kernel: KernelPreference = KernelPreference.AUTO,
+) -> tuple[Tensor, Tensor]:
+    """Integrate-and-fire over all steps of ``drive`` (SlipReLU paper, eq. 2 to 4).
+
+    Args:
+        drive: input current ``[S, N, *]``, S >= 1.
+        v: membrane potential before the first step, ``[N, *]``.
+        theta: threshold, broadcastable to ``[N, *]``.
+        soft_reset: subtract theta after a spike (True) or set the potential to zero (False).
+        surrogate: derivative used in the backward pass.
+        kernel: which kernel to run.
+
+    Returns:
+        ``events [S, N, *]`` of zeros and ones, and the potential after the last step, ``[N, *]``.
+
+    Raises:
+        ValueError: no time-step, or ``v`` does not have the shape of one step of ``drive``.
+    """
+    if drive.dim() < 1 or drive.shape[0] < 1:
+        raise ValueError(f"drive needs at least one time-step, got shape {tuple(drive.shape)}")
+    if v.shape != drive.shape[1:]:
+        raise ValueError(f"v must have the shape {tuple(drive.shape[1:])} of one step, got {tuple(v.shape)}")
+    name = "eager" if kernel is KernelPreference.AUTO else kernel.value
+    events, v = _integrate_fire(drive, v, theta, soft_reset, surrogate.value, name)
+    return events, v

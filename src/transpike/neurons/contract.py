@@ -1,0 +1,58 @@
+"""What a neuron model must provide."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import Enum
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from transpike.kernels import KernelPreference
+
+
+class EventKind(Enum):
+    """What one neuron may send in one time-step."""
+
+    BINARY = "binary"
+    SIGNED = "signed"
+    COUNT = "count"
+
+
+class SiteParameters(NamedTuple):
+    """The numbers of one population of neurons.
+
+    Attributes:
+        theta: firing threshold, a scalar or per channel, broadcastable to ``[N, *]``.
+        v_init: initial membrane potential: scalar, per channel, per neuron, or per sample and neuron.
+    """
+
+    theta: Tensor
+    v_init: Tensor
+
+
+class Neuron(ABC):
+    """A neuron model: a frozen record with a pure ``run``. The state is the membrane potential ``[N, *]``."""
+
+    events: ClassVar[EventKind]
+
+    def start(self, parameters: SiteParameters, drive: Tensor) -> Tensor:
+        """Returns the potential ``[N, *]`` before the first step of ``drive [S, N, *]``.
+
+        Raises:
+            ValueError: ``v_init`` cannot be broadcast to the population.
+        """
+        shape = drive.shape[1:]
+        try:
+            return parameters.v_init.expand(shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"v_init of shape {tuple(parameters.v_init.shape)} does not fit a population of shape "
+                f"{tuple(shape)} (batch first); give a scalar, or one value per channel, neuron, or sample and neuron"
+            ) from error
+
+    @abstractmethod
+    def run(
+        self, drive: Tensor, v: Tensor, parameters: SiteParameters, kernel: KernelPreference
+    ) -> tuple[Tensor, Tensor]:
+        """Runs all steps: ``drive [S, N, *]``, ``v [N, *]`` -> ``(events [S, N, *], v [N, *])``."""

@@ -1,0 +1,85 @@
+"""What a schedule must provide.
+
+Time is local: index t of a sequence is the t-th step of whatever produced it, not a global clock. At each site a
+schedule is a pure function from the drive of all steps at hand to the emission; where a site emits fewer steps than
+it received, whatever joins its output with a longer sequence waits for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor
+
+from transpike.kernels import KernelPreference
+from transpike.neurons import Neuron, SiteParameters
+
+Memory = tuple[Tensor, ...]
+"""What a site keeps: its state between chunks of one pass, or what an earlier pass found out."""
+
+
+class Schedule(ABC):
+    """How every site turns its drive into an emission. Subclasses are frozen records.
+
+    Attributes:
+        streamable: a run may be cut into chunks of any length, and `step` works.
+        prefix_consistent: the first rows of a longer run are the rows of a shorter one.
+        passes: how often the whole network runs; the memory of a pass goes to the next.
+    """
+
+    streamable: ClassVar[bool]
+    prefix_consistent: ClassVar[bool]
+    passes: ClassVar[int] = 1
+
+    @property
+    def tuned_for(self) -> int | None:
+        """The number of steps this schedule was tuned for, or None."""
+        return None
+
+    def lag(self, site: str) -> int:
+        """How many steps of drive the site takes before its first emission counts (0: none)."""
+        return 0
+
+    def input_steps(self, steps: int) -> int:
+        """How many steps each site must emit so that ``steps`` of them can be read out, lags not counted."""
+        return steps
+
+    def pass_steps(self, steps: int, number: int) -> int:
+        """How many steps the given pass (from 0) must make; by default every pass is as long as the run."""
+        return self.input_steps(steps)
+
+    def claimed_steps(self, steps: int) -> int:
+        """Latency as the schedule's own paper counts it."""
+        return steps
+
+    def interval(self, steps: int) -> int:
+        """Steps that a layer is busy with one sample."""
+        return self.input_steps(steps)
+
+    @abstractmethod
+    def emit(
+        self,
+        site: str,
+        drive: Tensor,
+        neuron: Neuron,
+        parameters: SiteParameters,
+        memory: Memory | None,
+        *,
+        number: int,
+        kernel: KernelPreference,
+    ) -> tuple[Tensor, Memory]:
+        """The pure function of one site.
+
+        Args:
+            site: name of the site, for schedules that treat sites differently.
+            drive: ``[S_in, N, *]``.
+            neuron: the neuron model.
+            parameters: thresholds and initial potentials.
+            memory: None at the first chunk of the first pass, else what the last call returned.
+            number: the pass, from 0.
+            kernel: which kernel runs the neurons.
+
+        Returns:
+            The events ``[S_out, N, *]`` with ``S_out = S_in - lag(site)``, and the memory.
+        """
