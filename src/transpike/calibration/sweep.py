@@ -1,0 +1,117 @@
+"""One pass of calibration data through the source network, with a statistic at every site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, fx
+
+from transpike.errors import CalibrationError, InputError
+from transpike.graph.normalize import modules_of
+from transpike.graph.probe import check_inputs
+from transpike.graph.site import Site
+from transpike.methods.contract import ThresholdRule, fill_silent
+
+CalibrationData = Tensor | Iterable[Any]
+"""A tensor ``[N, *]``, or batches: tensors, or tuples whose first element is the input (labels are ignored)."""
+
+
+def batches_of(data: CalibrationData) -> Iterable[Any]:
+    """Iterates over batches; a single tensor is one batch."""
+    return [data] if isinstance(data, Tensor) else data
+
+
+def inputs_of(batch: Any, arguments: int) -> tuple[Any, ...]:
+    """The model's inputs in a batch: the first ``arguments`` elements; what follows (labels) is ignored."""
+    if isinstance(batch, Tensor):
+        return (batch,)
+    if isinstance(batch, Sequence) and len(batch) >= arguments:
+        return tuple(batch[:arguments])
+    raise CalibrationError(
+        f"a batch is a {type(batch).__name__}; the model takes {arguments} input(s)",
+        where="calibration",
+        fix="yield tensors, or tuples that start with the model's inputs",
+    )
+
+
+class _Sites(fx.Interpreter):
+    """Runs the ANN and hands each site's pre-activation to ``take``."""
+
+    def __init__(self, network: fx.GraphModule, take: Any) -> None:
+        super().__init__(network)
+        self.take = take
+        self.found = modules_of(network)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(self.found[target], Site):
+            self.take(str(target), args[0])
+        return super().call_module(target, args, kwargs)
+
+
+def sweep(network: fx.GraphModule, data: CalibrationData, take: Any, *, progress: bool = False) -> int:
+    """Runs every batch once and calls ``take(site, z)`` with the pre-activation ``[N, *]`` at each site.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        CalibrationError: there is no data, or a batch is unusable.
+    """
+    arguments = sum(node.op == "placeholder" and not node.args for node in network.graph.nodes)
+    reference = next(network.parameters())
+    runner = _Sites(network, take)
+    samples = 0
+    with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
+        task = bar.add_task("calibrating", total=len(data) if isinstance(data, list | tuple) else None)
+        for index, batch in enumerate(batches_of(data)):
+            inputs = inputs_of(batch, arguments)
+            try:
+                samples += check_inputs(inputs, f"calibration batch {index}")
+            except InputError as error:
+                raise CalibrationError(error.what, where=error.where, fix=error.fix) from error
+            runner.run(*(tensor.to(reference.device, reference.dtype) for tensor in inputs))
+            bar.advance(task)
+    if not samples:
+        raise CalibrationError(
+            "the calibration data is empty",
+            where="calibration",
+            fix="pass a tensor or batches; an iterator that was used up before cannot be used again",
+        )
+    return samples
+
+
+def calibrate_thresholds(
+    network: fx.GraphModule,
+    sites: Mapping[str, Site],
+    rule: ThresholdRule,
+    data: CalibrationData,
+    *,
+    progress: bool = False,
+) -> None:
+    """Sets the thresholds of ``sites`` by ``rule``; a clipped ReLU's ceiling bounds its threshold.
+
+    Raises:
+        CalibrationError: see `sweep`; or a channel rule at a site without channels.
+    """
+    statistics = {name: rule.statistic() for name in sites}
+    dimensions: dict[str, int] = {}
+
+    def take(name: str, z: Tensor) -> None:
+        if name in statistics:
+            dimensions[name] = z.dim()
+            if z.dim() < 2:
+                raise CalibrationError(
+                    f"site {name!r} has shape {tuple(z.shape)} and no channels",
+                    fix="use PerLayer() thresholds",
+                )
+            statistics[name].update(rule.granularity.rows(z))
+
+    sweep(network, data, take, progress=progress)
+    for name, site in sites.items():
+        values = fill_silent(statistics[name].result())
+        if site.ceiling is not None:
+            values = values.clamp_max(site.ceiling)
+        site.set_threshold(rule.granularity.shape(values, dimensions[name]))

@@ -1,0 +1,286 @@
+"""The conversion: a trained network becomes a spiking one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from transpike.activations import SlipActivation
+from transpike.calibration.sweep import CalibrationData, calibrate_thresholds
+from transpike.errors import CalibrationError, ConversionError, Obstacle, VerificationError
+from transpike.graph.fold import fold_batchnorm
+from transpike.graph.normalize import (
+    ActivationCall,
+    functionalize,
+    modularize,
+    modules_of,
+    pool_before_activation,
+    remove_dropout,
+    replace_activations,
+)
+from transpike.graph.plan import Plan, Planning, make_plan, unused_leaves
+from transpike.graph.probe import check_inputs, probing_batch
+from transpike.graph.site import Site
+from transpike.graph.trace import trace
+from transpike.methods import HalfThreshold, Part, PotentialRule, ThresholdRule
+from transpike.network import SpikingNetwork, relative_difference
+from transpike.neurons import IF, Neuron
+
+Inputs = Tensor | tuple[Tensor, ...]
+
+
+class _Prepared(NamedTuple):
+    network: fx.GraphModule
+    planning: Planning
+    folded: list[str]
+    calls: list[ActivationCall]
+    inputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a conversion would do, before anything is converted.
+
+    Attributes:
+        model: class name of the model.
+        plan: sites, stages and kinds of values.
+        obstacles: operators that stand in the way; empty if the model converts.
+        folded: BatchNorm modules that are folded into the layer in front of them.
+        calls: the activation calls, with their source lines.
+    """
+
+    model: str
+    plan: Plan
+    obstacles: tuple[Obstacle, ...]
+    folded: tuple[str, ...]
+    calls: tuple[ActivationCall, ...]
+
+    @property
+    def convertible(self) -> bool:
+        """Whether `convert` would succeed."""
+        return not self.obstacles
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model}: {'converts' if self.convertible else 'does not convert'}, {len(self.plan.sites)} sites, "
+            f"{sum(site.neurons for site in self.plan.sites):,} neurons, {len(self.folded)} BatchNorm folded"
+        ]
+        for site in self.plan.sites:
+            shape = "x".join(str(size) for size in site.shape)
+            drive = "constant drive" if site.constant_drive else "spikes"
+            lines.append(f"  {site.name:<30} {shape:<14} {drive:<15} {site.operator:<32} {site.source}")
+        if self.plan.pools:
+            lines.append(f"max-pooling as temporal operator: {', '.join(self.plan.pools)}")
+        if self.plan.analogue:
+            lines.append(f"kept analogue: {', '.join(self.plan.analogue)}")
+        if self.obstacles:
+            lines.append("in the way:")
+            lines += [f"  - {obstacle}" for obstacle in self.obstacles]
+        return "\n".join(lines)
+
+
+def inspect(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    leave: Collection[str] = (),
+    leaves: Collection[str | type[nn.Module]] = (),
+) -> Inspection:
+    """Lists what `convert` would make of a model: sites, what stays analogue, and everything in the way.
+
+    Args:
+        model: the trained network; it is not changed.
+        example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments.
+        leave: operators to keep as they are, see `convert`.
+        leaves: submodules that are not traced into.
+
+    Raises:
+        TraceError: the model cannot be traced at all.
+        InputError: the example inputs are unusable.
+    """
+    prepared = _prepare(model, example_inputs, leave, leaves)
+    plan, obstacles = prepared.planning.plan, prepared.planning.obstacles
+    return Inspection(type(model).__name__, plan, obstacles, tuple(prepared.folded), tuple(prepared.calls))
+
+
+def convert(
+    model: nn.Module,
+    parts: Sequence[Part] = (),
+    *,
+    example_inputs: Inputs,
+    calibration: CalibrationData | None = None,
+    leave: Collection[str] = (),
+    leaves: Collection[str | type[nn.Module]] = (),
+    neuron: Neuron | None = None,
+    progress: bool = False,
+) -> SpikingNetwork:
+    """Converts a trained network into a spiking one. The source model is not changed.
+
+    Networks trained with SlipReLU activations take ``V_th = theta`` and ``v(0) = delta theta`` from training (paper,
+    Algorithm 1, lines 24 to 28). Plain ReLU sites take their thresholds from a `ThresholdRule` and calibration data;
+    a clipped ReLU without a rule takes its ceiling.
+
+    Args:
+        model: the network, in the precision it is to run in.
+        parts: at most one threshold rule and one rule for initial potentials (default for ReLU sites:
+            `HalfThreshold`; a potential rule given here also overrides the trained shift).
+        example_inputs: a small batch ``[N, *]``, or a tuple of them; real data finds more mistakes.
+        calibration: unlabelled training inputs for the threshold rule: a tensor or batches.
+        leave: operators to keep as they are, by module path, node name or class name. Legal where no spikes arrive,
+            and behind the last activation, where they act on the running mean.
+        leaves: submodules, by name or type, that are not traced into.
+        neuron: the neuron model; None is `IF` with soft reset.
+        progress: show a progress bar.
+
+    Returns:
+        An ``nn.Module`` in evaluation mode whose parameters do not require gradients.
+
+    Raises:
+        TraceError: the model cannot be traced.
+        ConversionError: operators stand in the way; all are listed.
+        CalibrationError: thresholds are needed and there is no rule or no data, or the rule fits no site.
+        VerificationError: the graph computes something else than the model.
+    """
+    prepared = _prepare(model, example_inputs, leave, leaves)
+    network, planning = prepared.network, prepared.planning
+    if planning.obstacles:
+        raise ConversionError(planning.obstacles)
+    _check_parity(model, network, prepared.inputs)
+    sites = {site.name: network.get_submodule(site.name) for site in planning.plan.sites}
+    _set_parameters(
+        {name: s for name, s in sites.items() if isinstance(s, Site)}, network, parts, calibration, progress
+    )
+    neuron = IF() if neuron is None else neuron
+    record = {
+        "leave": sorted(leave),
+        "leaves": sorted(leaf for leaf in leaves if isinstance(leaf, str)),
+        "parts": tuple(parts),
+        "example_shapes": [list(tensor.shape[1:]) for tensor in prepared.inputs],
+    }
+    snn = SpikingNetwork(network, planning.plan, neuron, record)
+    return snn.requires_grad_(False).eval()
+
+
+def restore(
+    model: nn.Module, example_inputs: Inputs, leave: Collection[str], leaves: Collection[str], neuron: Neuron
+) -> SpikingNetwork:
+    """The structure of a converted network without its numbers, for `transpike.load`."""
+    prepared = _prepare(model, example_inputs, leave, leaves)
+    if prepared.planning.obstacles:
+        raise ConversionError(prepared.planning.obstacles)
+    record = {"leave": sorted(leave), "leaves": sorted(leaves)}
+    snn = SpikingNetwork(prepared.network, prepared.planning.plan, neuron, record)
+    return snn.requires_grad_(False).eval()
+
+
+def _prepare(
+    model: nn.Module,
+    example_inputs: Inputs,
+    leave: Collection[str],
+    leaves: Collection[str | type[nn.Module]],
+) -> _Prepared:
+    """Traces, normalises and plans a copy of the model."""
+    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    check_inputs(inputs, "example_inputs")
+    training = model.training
+    try:
+        gm = trace(model.eval(), leaves).eval()
+    finally:
+        model.train(training)
+    functionalize(gm)
+    modularize(gm)
+    kept = set(leave)
+
+    def make(name: str, activation: nn.Module) -> nn.Module:
+        named = {name, name.split("@")[0], type(activation).__name__}
+        return activation if named & kept else Site(activation)
+
+    reference = next(gm.parameters(), None)
+    calls = replace_activations(gm, make, tailored=True)
+    unknown = unused_leaves(leave, gm, calls)
+    if unknown:
+        raise ValueError(f"leave names no operator of the model: {', '.join(unknown)}")
+    remove_dropout(gm)
+    folded = fold_batchnorm(gm)
+    pool_before_activation(gm, lambda module: isinstance(module, Site))
+    gm.graph.eliminate_dead_code()
+    gm.delete_all_unused_submodules()
+    gm.graph.lint()
+    gm.recompile()
+    if reference is not None:
+        gm.to(device=reference.device, dtype=reference.dtype)
+    calls = [call for call in calls if isinstance(modules_of(gm).get(call.name), Site)]
+    planning = make_plan(gm, probing_batch(inputs), calls, leave)
+    return _Prepared(gm, planning, folded, calls, inputs)
+
+
+def _check_parity(model: nn.Module, network: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+    training = model.training
+    try:
+        with torch.no_grad():
+            expected = pytree.tree_leaves(model.eval()(*(tensor.clone() for tensor in inputs)))
+            actual = pytree.tree_leaves(network(*inputs))
+    finally:
+        model.train(training)
+    tensors = [(a, b) for a, b in zip(expected, actual, strict=False) if isinstance(a, Tensor)]
+    difference = max((relative_difference(a, b) for a, b in tensors), default=float("inf"))
+    tolerance = 1e-3 if tensors and tensors[0][0].dtype in (torch.float32, torch.float64) else 5e-2
+    if not difference <= tolerance or len(expected) != len(actual):
+        raise VerificationError(
+            f"the traced graph of {type(model).__name__} differs from the model by {difference:.3g} "
+            "(relative to the largest output)",
+            where="example_inputs",
+            fix="look for randomness, or for a tensor changed in place (x += y) that is read elsewhere",
+        )
+
+
+def _set_parameters(
+    sites: dict[str, Site],
+    network: fx.GraphModule,
+    parts: Sequence[Part],
+    calibration: CalibrationData | None,
+    progress: bool,
+) -> None:
+    threshold = _only(parts, ThresholdRule, "threshold rule")
+    potential = _only(parts, PotentialRule, "rule for initial potentials")
+    strange = [part for part in parts if not isinstance(part, ThresholdRule | PotentialRule)]
+    if strange:
+        raise ValueError(f"{strange[0]!r} is neither a threshold rule nor a rule for initial potentials")
+    plain = {name: site for name, site in sites.items() if not isinstance(site.activation, SlipActivation)}
+    if threshold is not None and not plain:
+        raise CalibrationError(
+            f"{threshold} fits no site: all thresholds were trained with the network",
+            fix="leave the threshold rule out, or convert the network it was tailored from",
+        )
+    if threshold is not None:
+        if calibration is None:
+            raise CalibrationError(
+                f"{threshold} needs data", where="convert", fix="pass calibration=batches of training inputs"
+            )
+        calibrate_thresholds(network, plain, threshold, calibration, progress=progress)
+    else:
+        for name, site in plain.items():
+            if site.ceiling is None:
+                raise CalibrationError(
+                    "a plain ReLU has no threshold",
+                    where=f"site {name}",
+                    fix="pass a threshold rule and data, for example "
+                    "convert(model, [Percentile(99.9, PerChannel()), HalfThreshold()], calibration=batches, ...)",
+                )
+            site.set_threshold(torch.full_like(site.theta, site.ceiling))
+    for name, site in sites.items():
+        rule = potential or (HalfThreshold() if name in plain else None)
+        if rule is not None:
+            site.set_initial_potential(rule.potential(site.theta))
+
+
+def _only(parts: Sequence[Part], kind: type[Any], name: str) -> Any:
+    found = [part for part in parts if isinstance(part, kind)]
+    if len(found) > 1:
+        raise ValueError(f"give at most one {name}, got {found}")
+    return found[0] if found else None

@@ -1,0 +1,1 @@
+"""One fx graph is the program: trace, normalise, plan, lower. Knows the abstract schedule, no particular one."""

@@ -1,0 +1,87 @@
+"""Folds BatchNorm into the convolution or linear layer in front of it."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from transpike.graph.normalize import call_module, modules_of
+
+
+def fold_batchnorm(gm: fx.GraphModule) -> list[str]:
+    """Folds every BatchNorm (evaluation mode) that directly follows a layer with no other reader.
+
+    A layer that is called several times is copied for each call, since each call may have a BatchNorm of its own.
+    The arithmetic is done in float64. BatchNorm elsewhere (pre-activation networks) stays, as an affine operator.
+
+    Returns:
+        The names of the folded BatchNorm modules.
+    """
+    modules = modules_of(gm)
+    calls = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
+    copies: Counter[str] = Counter()
+    folded = []
+    for node in list(gm.graph.nodes):
+        if node.op != "call_module":
+            continue
+        norm = modules[str(node.target)]
+        layer_node = node.args[0] if node.args else None
+        if (
+            not isinstance(norm, nn.modules.batchnorm._BatchNorm)
+            or norm.running_mean is None
+            or not isinstance(layer_node, fx.Node)
+            or layer_node.op != "call_module"
+            or len(layer_node.users) > 1
+        ):
+            continue
+        fused = _fuse(modules[str(layer_node.target)], norm)
+        if fused is None:
+            continue
+        name = str(layer_node.target)
+        if calls[name] > 1:
+            name = f"{name}@{copies[name]}"
+            copies[str(layer_node.target)] += 1
+        call_module(gm, layer_node, name, fused, *layer_node.args)
+        folded.append(str(node.target))
+        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+        gm.graph.erase_node(node)
+    return folded
+
+
+def _fuse(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module | None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    is_linear = type(layer) is nn.Linear
+    if not is_linear and not isinstance(layer, nn.modules.conv._ConvNd):
+        return None
+    if is_linear and layer.out_features != norm.num_features:
+        return None  # BatchNorm1d over another dimension
+    weight = layer.weight
+    assert isinstance(weight, torch.Tensor)
+    statistics = [
+        None if tensor is None else tensor.detach().double()
+        for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    ]
+    mean, var, scale, shift = statistics
+    assert mean is not None
+    assert var is not None
+    bias = None if layer.bias is None else layer.bias.detach().double()
+    if is_linear:
+        new_weight, new_bias = fuse_linear_bn_weights(
+            weight.detach().double(), bias, mean, var, norm.eps, scale, shift
+        )
+    else:
+        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        if transposed and layer.groups > 1:  # the output channels of a group lie in dimension 1
+            return None
+        new_weight, new_bias = fuse_conv_bn_weights(
+            weight.detach().double(), bias, mean, var, norm.eps, scale, shift, transposed
+        )
+    fused = copy.deepcopy(layer)
+    fused.weight = nn.Parameter(new_weight.detach().to(weight.dtype), weight.requires_grad)
+    fused.bias = nn.Parameter(new_bias.detach().to(weight.dtype), weight.requires_grad)
+    return fused

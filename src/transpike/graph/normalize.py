@@ -1,0 +1,284 @@
+"""Makes a traced graph uniform: no in-place calls, one module of its own per activation call, modules for dropout."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import fx, nn
+
+from transpike.activations import SlipActivation
+from transpike.errors import ConversionError, Obstacle
+from transpike.graph.operators import (
+    DROPOUT_FUNCTIONS,
+    MAX_POOL_FUNCTIONS,
+    MAX_POOL_MODULES,
+    argument,
+    match_activation,
+    operator_name,
+)
+from transpike.graph.trace import source_of
+
+_VIEWS = frozenset(
+    [
+        "view",
+        "reshape",
+        "flatten",
+        "permute",
+        "transpose",
+        "squeeze",
+        "unsqueeze",
+        "expand",
+        "narrow",
+        "select",
+        "chunk",
+        "split",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ActivationCall:
+    """One call of an activation.
+
+    Attributes:
+        name: unique name of the call; also the path of the module that now stands for it.
+        operator: what the user's code called.
+        source: ``file:line: code``.
+    """
+
+    name: str
+    operator: str
+    source: str
+
+
+def modules_of(gm: fx.GraphModule) -> dict[str, nn.Module]:
+    """All submodules by the names that the graph uses, shared modules under every name."""
+    return dict(gm.named_modules(remove_duplicate=False))
+
+
+def functionalize(gm: fx.GraphModule) -> None:
+    """Replaces in-place calls by their functional form and redirects later readers to the result.
+
+    Raises:
+        ConversionError: a tensor is changed in place while another view of it is read later.
+    """
+    modules = modules_of(gm)
+    order = {node: index for index, node in enumerate(gm.graph.nodes)}
+    for node in list(gm.graph.nodes):
+        if not _make_functional(node, modules):
+            continue
+        changed = node.args[0] if node.args else node.kwargs.get("input")
+        if not isinstance(changed, fx.Node):
+            continue
+        later = [user for user in changed.users if order[user] > order[node]]
+        for user in later:
+            user.replace_input_with(changed, node)
+        stale = [
+            reader
+            for view in _views(changed)
+            for reader in view.users
+            if order[reader] > order[node] and reader is not node
+        ]
+        if stale:
+            raise ConversionError(
+                [
+                    Obstacle(
+                        node.name,
+                        operator_name(node, modules),
+                        source_of(node),
+                        f"it changes a tensor in place that {stale[0].name!r} reads later through another view",
+                        "write that line without changing a tensor in place",
+                    )
+                ]
+            )
+
+
+def _views(node: fx.Node) -> list[fx.Node]:
+    """The tensors that share storage with ``node`` because one is a view of the other."""
+    found: list[fx.Node] = []
+    if _is_view(node):
+        base = node.args[0]
+        if isinstance(base, fx.Node):
+            found.append(base)
+    found.extend(user for user in node.users if _is_view(user))
+    return found
+
+
+def _is_view(node: fx.Node) -> bool:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return node.op in ("call_function", "call_method") and (name in _VIEWS or name == "getitem")
+
+
+def _make_functional(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Rewrites the call; True if it was in place."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if getattr(module, "inplace", False) is not True:
+            return False
+        return True  # the module itself is made functional when it is replaced, or below
+    if node.op == "call_method":
+        name = str(node.target)
+        if not name.endswith("_") or name.endswith("__"):
+            return False
+        node.target = name[:-1]
+        return True
+    if node.op == "call_function":
+        if node.kwargs.get("inplace") is True:
+            node.kwargs = {**node.kwargs, "inplace": False}
+            return True
+        functional = _IN_PLACE_FUNCTIONS.get(node.target)
+        if functional is not None:
+            node.target = functional
+            return True
+    return False
+
+
+_IN_PLACE_FUNCTIONS: Mapping[Any, Any] = {F.relu_: F.relu, F.hardtanh_: F.hardtanh, F.threshold_: F.threshold}
+
+
+def replace_activations(
+    gm: fx.GraphModule, make: Callable[[str, nn.Module], nn.Module], *, tailored: bool
+) -> list[ActivationCall]:
+    """Gives every activation call a module of its own: ``make(name, activation)``.
+
+    A module called once keeps its path; further calls and functions become ``path.relu@0``, ``@1`` and so on, so
+    that no name of the user's is ever taken.
+
+    Args:
+        gm: changed in place.
+        make: builds the new module from the name and a fresh ``nn.ReLU``, ``nn.Hardtanh`` or the call's own
+            `SlipActivation`.
+        tailored: also replace the activations that `tailor` put there.
+    """
+    modules = modules_of(gm)
+    calls = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
+    taken: Counter[str] = Counter()
+    found = []
+    for node in list(gm.graph.nodes):
+        activation = match_activation(node, modules)
+        own = modules.get(str(node.target)) if node.op == "call_module" else None
+        if activation is None and tailored and isinstance(own, SlipActivation):
+            activation = own
+        if activation is None:
+            continue
+        if own is not None and calls[str(node.target)] == 1:
+            name = str(node.target)
+        else:
+            path = str(node.target) if own is not None else _join(_owner(node), _short_name(node))
+            name = f"{path}@{taken[path]}"
+            taken[path] += 1
+        found.append(ActivationCall(name, operator_name(node, modules), source_of(node)))
+        call_module(
+            gm, node, name, make(name, activation), node.args[0] if node.args else node.kwargs["input"]
+        )
+    for target in {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}:
+        module = modules.get(target)
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[union-attr]
+    return found
+
+
+def modularize(gm: fx.GraphModule) -> None:
+    """Turns functional dropout and max-pooling into modules, so that train and eval mode and rewriting work.
+
+    A traced ``F.dropout(x, training=self.training)`` would keep the mode it was traced in for ever.
+    """
+    taken: Counter[str] = Counter()
+    for node in list(gm.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target in DROPOUT_FUNCTIONS:
+            module = DROPOUT_FUNCTIONS[node.target](argument(node, 1, "p", 0.5))
+        elif node.target in MAX_POOL_FUNCTIONS and not argument(node, 6, "return_indices", False):
+            module = _pool_module(node)
+        else:
+            continue
+        path = _join(_owner(node), type(module).__name__.lower())
+        call_module(gm, node, f"{path}@{taken[path]}", module, node.args[0])
+        taken[path] += 1
+
+
+def _pool_module(node: fx.Node) -> nn.Module:
+    cls = MAX_POOL_FUNCTIONS[node.target]
+    if issubclass(cls, nn.modules.pooling._AdaptiveMaxPoolNd):
+        return cls(argument(node, 1, "output_size"))
+    names = ("kernel_size", "stride", "padding", "dilation")
+    defaults = (None, None, 0, 1)
+    settings = {
+        name: argument(node, position, name, default)
+        for position, (name, default) in enumerate(zip(names, defaults, strict=True), start=1)
+    }
+    if settings["stride"] == []:  # how torch.max_pool2d spells the default
+        settings["stride"] = None
+    return cls(**settings, ceil_mode=argument(node, 5, "ceil_mode", False))
+
+
+def remove_dropout(gm: fx.GraphModule) -> None:
+    """Removes dropout and identity modules: nothing in a converted network is trained with noise."""
+    modules = modules_of(gm)
+    for node in list(gm.graph.nodes):
+        if node.op == "call_module" and isinstance(
+            modules[str(node.target)], nn.modules.dropout._DropoutNd | nn.Identity
+        ):
+            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            gm.graph.erase_node(node)
+
+
+def pool_before_activation(gm: fx.GraphModule, is_activation: Callable[[nn.Module], bool]) -> None:
+    """Moves max-pooling in front of the activation whose only reader it is.
+
+    Activations never decrease, so ``max(relu(z)) = relu(max(z))``; pooled currents instead of pooled spikes keep
+    the spikes binary.
+    """
+    modules = modules_of(gm)
+    for pool in list(gm.graph.nodes):
+        if pool.op != "call_module" or not isinstance(modules[str(pool.target)], MAX_POOL_MODULES):
+            continue
+        site = pool.args[0]
+        if not (
+            isinstance(site, fx.Node)
+            and site.op == "call_module"
+            and is_activation(modules[str(site.target)])
+        ):
+            continue
+        if len(site.users) > 1:
+            continue
+        pool.replace_input_with(site, site.args[0])  # type: ignore[arg-type]
+        pool.replace_all_uses_with(site, propagate_meta=False)
+        site.args = (pool,)
+        pool.append(site)
+
+
+def call_module(gm: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, *arguments: Any) -> fx.Node:
+    """Replaces ``node`` by a call of ``module``, which is put at path ``name``."""
+    gm.add_submodule(name, module)
+    with gm.graph.inserting_before(node):
+        new = gm.graph.call_module(name, tuple(arguments))
+    new.meta = copy.copy(node.meta)
+    new.stack_trace = node.stack_trace
+    node.replace_all_uses_with(new)
+    gm.graph.erase_node(node)
+    return new
+
+
+def _owner(node: fx.Node) -> str:
+    """Path of the module whose forward made this node."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path, _ = list(stack.values())[-1]
+    return str(path)
+
+
+def _short_name(node: fx.Node) -> str:
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "activation")
+    return str(name).rstrip("_")
+
+
+def _join(owner: str, name: str) -> str:
+    return f"{owner}.{name}" if owner else name

@@ -1,0 +1,304 @@
+"""What each operator does to a sequence of spikes: the table that decides what may stand where.
+
+An operator is *linear in time* when applying it to every step and averaging is the same as averaging and applying it
+once; biases and padding with constants are allowed, since the mean of a constant is that constant.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+
+class Role(Enum):
+    """What an operator is to the conversion."""
+
+    LINEAR = "linear in time"
+    PRODUCT = "product: linear in time if one factor is constant in time"
+    ACTIVATION = "becomes a population of neurons"
+    MAX_POOL = "temporal operator"
+    SIZE = "reads a shape"
+    OTHER = "not linear in time"
+
+
+_LINEAR_MODULES: tuple[type[nn.Module], ...] = (
+    nn.modules.conv._ConvNd,
+    nn.Linear,
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.dropout._DropoutNd,
+    nn.modules.padding._ConstantPadNd,
+    nn.modules.padding._ReflectionPadNd,
+    nn.modules.padding._ReplicationPadNd,
+    nn.modules.padding._CircularPadNd,
+    nn.Identity,
+    nn.Flatten,
+    nn.Unflatten,
+    nn.Fold,
+    nn.Unfold,
+    nn.Upsample,
+    nn.PixelShuffle,
+    nn.PixelUnshuffle,
+    nn.ChannelShuffle,
+)
+MAX_POOL_MODULES: tuple[type[nn.Module], ...] = (
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
+_LINEAR_FUNCTIONS = {
+    *(operator.add, operator.sub, operator.neg, operator.getitem, operator.pos),
+    *(torch.add, torch.sub, torch.neg, torch.cat, torch.concat, torch.concatenate, torch.stack),
+    *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear),
+    *(torch.conv1d, torch.conv2d, torch.conv3d),
+    *(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
+    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
+    *(F.pad, F.interpolate, F.upsample, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle),
+    *(F.fold, F.unfold, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
+    *(torch.flatten, torch.unflatten, torch.reshape, torch.permute, torch.transpose, torch.swapaxes),
+    *(torch.squeeze, torch.unsqueeze, torch.narrow, torch.select, torch.chunk, torch.split, torch.flip),
+    *(torch.roll, torch.mean, torch.sum, torch.clone, torch.tile, torch.index_select, torch.movedim),
+}
+_LINEAR_METHODS = frozenset(
+    [
+        "add",
+        "sub",
+        "neg",
+        "view",
+        "reshape",
+        "flatten",
+        "unflatten",
+        "permute",
+        "transpose",
+        "swapaxes",
+        "movedim",
+        "contiguous",
+        "squeeze",
+        "unsqueeze",
+        "narrow",
+        "select",
+        "chunk",
+        "split",
+        "flip",
+        "roll",
+        "mean",
+        "sum",
+        "clone",
+        "expand",
+        "expand_as",
+        "view_as",
+        "repeat",
+        "tile",
+        "to",
+        "float",
+        "double",
+        "half",
+        "type_as",
+        "index_select",
+    ]
+)
+_PRODUCT_FUNCTIONS = {
+    *(operator.mul, operator.truediv, operator.matmul),
+    *(torch.mul, torch.multiply, torch.div, torch.divide, torch.matmul, torch.bmm),
+}
+_PRODUCT_METHODS = frozenset(["mul", "multiply", "div", "divide", "matmul", "bmm"])
+DIVISIONS = {operator.truediv, torch.div, torch.divide, "div", "divide"}
+_SIZE_METHODS = frozenset(["size", "dim", "ndimension", "numel"])
+_SIZE_ATTRIBUTES = frozenset(["shape", "ndim", "device", "dtype"])
+
+MAX_POOL_FUNCTIONS: Mapping[Any, type[nn.Module]] = {
+    F.max_pool1d: nn.MaxPool1d,
+    F.max_pool2d: nn.MaxPool2d,
+    F.max_pool3d: nn.MaxPool3d,
+    torch.max_pool1d: nn.MaxPool1d,
+    torch.max_pool2d: nn.MaxPool2d,
+    torch.max_pool3d: nn.MaxPool3d,
+    F.adaptive_max_pool1d: nn.AdaptiveMaxPool1d,
+    F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
+    F.adaptive_max_pool3d: nn.AdaptiveMaxPool3d,
+}
+DROPOUT_FUNCTIONS: Mapping[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    torch.dropout: nn.Dropout,
+}
+
+_ADVICE: Mapping[str, str] = {
+    "norm": "LayerNorm, GroupNorm and InstanceNorm divide by a statistic of the spikes; train with BatchNorm instead",
+    "softmax": "a softmax behind the last activation may stay: leave=[{name!r}] applies it to the running mean of the "
+    "answer; inside the network (attention) it cannot be converted",
+    "attention": "attention multiplies and normalises activations; only convolutional and fully connected networks "
+    "convert",
+    "recurrent": "recurrent layers are not converted; keep them in front of the spiking part with leave=[{name!r}] "
+    "if their input does not spike",
+    "activation": "train the network with ReLU, ReLU6 or a SlipReLU activation at this place, then convert; or, where "
+    "no spikes arrive, keep it with leave=[{name!r}]",
+    "product": "a product of two spiking signals (a gate) is not linear in time; train the network without it",
+    "inplace": "write the line without changing a tensor in place",
+    "other": "replace it by operators that are linear in time, or keep it with leave=[{name!r}] where no spikes "
+    "arrive (before the first activation) or behind the last activation",
+}
+
+
+def advice(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """What the user can do about an operator that cannot be converted."""
+    text = operator_name(node, modules).lower()
+    if any(word in text for word in ("layernorm", "layer_norm", "groupnorm", "group_norm", "instancenorm")):
+        key = "norm"
+    elif "attention" in text:
+        key = "attention"
+    elif "softmax" in text:
+        key = "softmax"
+    elif any(word in text for word in ("lstm", "gru", "rnn")):
+        key = "recurrent"
+    elif is_activation_like(node, modules):
+        key = "activation"
+    elif role_of(node, modules) is Role.PRODUCT:
+        key = "product"
+    else:
+        key = "other"
+    return _ADVICE[key].format(name=leave_name(node))
+
+
+_ACTIVATION_WORDS = [
+    "relu",
+    "gelu",
+    "silu",
+    "swish",
+    "sigmoid",
+    "tanh",
+    "elu",
+    "celu",
+    "selu",
+    "mish",
+    "softplus",
+    "softsign",
+    "hardshrink",
+    "softshrink",
+    "tanhshrink",
+    "logsigmoid",
+    "threshold",
+    "clamp",
+    "clip",
+    "glu",
+    "hardtanh",
+]
+
+
+def is_activation_like(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """True for pointwise non-linearities, convertible or not."""
+    if (
+        node.op == "call_module"
+        and type(modules[str(node.target)]).__module__ == "torch.nn.modules.activation"
+    ):
+        return True
+    name = operator_name(node, modules).lower().rsplit(".", 1)[-1]
+    return any(word in name for word in _ACTIVATION_WORDS)
+
+
+def leave_name(node: fx.Node) -> str:
+    """The name under which a node is listed in ``leave``: its module path, else its node name."""
+    return str(node.target) if node.op == "call_module" else node.name
+
+
+def operator_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
+    """Readable name of what a node calls, for example ``torch.nn.GELU`` or ``torch.nn.functional.softmax``."""
+    if node.op == "call_module":
+        cls = type(modules[str(node.target)])
+        if cls.__module__.startswith("torch.nn.modules"):
+            return f"torch.nn.{cls.__name__}"
+        return f"{cls.__module__}.{cls.__name__}"
+    if node.op == "call_method":
+        return f"Tensor.{node.target}"
+    if node.op == "call_function":
+        return str(fx.node._get_qualified_name(node.target)) if callable(node.target) else str(node.target)
+    return f"{node.op} {node.target}"
+
+
+def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
+    """An argument of a call, by position or keyword."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)
+
+
+def role_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Role:
+    """Looks a call up in the table; ``match_activation`` has priority and is asked elsewhere."""
+    target = node.target
+    if node.op == "call_module":
+        module = modules[str(target)]
+        if isinstance(module, MAX_POOL_MODULES) and not module.return_indices:
+            return Role.MAX_POOL
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
+            return Role.OTHER  # statistics of the batch
+        if isinstance(module, _LINEAR_MODULES) and not isinstance(
+            module, nn.modules.instancenorm._InstanceNorm
+        ):
+            return Role.LINEAR
+        return Role.OTHER
+    if node.op == "call_method":
+        if target in _SIZE_METHODS:
+            return Role.SIZE
+        if target in _LINEAR_METHODS:
+            return Role.LINEAR
+        return Role.PRODUCT if target in _PRODUCT_METHODS else Role.OTHER
+    if target is getattr:
+        return Role.SIZE if node.args[1] in _SIZE_ATTRIBUTES else Role.OTHER
+    if target in _LINEAR_FUNCTIONS:
+        return Role.LINEAR
+    return Role.PRODUCT if target in _PRODUCT_FUNCTIONS else Role.OTHER
+
+
+_RELU_FUNCTIONS = {F.relu, F.relu_, torch.relu, torch.relu_}
+_CLAMP_FUNCTIONS = {torch.clamp, torch.clip, "clamp", "clip", "clamp_", "clip_"}
+_CLAMP_MIN_FUNCTIONS = {torch.clamp_min, "clamp_min", "clamp_min_"}
+
+
+def match_activation(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Module | None:
+    """A fresh module that computes what this call computes, if it is a ReLU or a ReLU clipped from above.
+
+    Returns ``nn.ReLU`` or ``nn.Hardtanh(0, ceiling)``; None for every other operator. Activations made by `tailor`
+    are not matched here: they are modules already.
+    """
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        if type(module) is nn.ReLU:
+            return nn.ReLU()
+        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+            return _clipped(module.min_val, module.max_val)
+        if type(module) is nn.Threshold:
+            return nn.ReLU() if module.threshold == 0 and module.value == 0 else None
+        return None
+    if node.op not in ("call_function", "call_method"):
+        return None
+    target = node.target
+    if target in _RELU_FUNCTIONS or target in ("relu", "relu_"):
+        return nn.ReLU()
+    if target is F.relu6:
+        return _clipped(0.0, 6.0)
+    if target in (F.hardtanh, F.hardtanh_):
+        return _clipped(argument(node, 1, "min_val", -1.0), argument(node, 2, "max_val", 1.0))
+    if target in _CLAMP_FUNCTIONS:
+        return _clipped(argument(node, 1, "min"), argument(node, 2, "max"))
+    if target in _CLAMP_MIN_FUNCTIONS:
+        return _clipped(argument(node, 1, "min"), None)
+    if target in (F.threshold, F.threshold_, torch.threshold, torch.threshold_):
+        return nn.ReLU() if argument(node, 1, "threshold") == 0 and argument(node, 2, "value") == 0 else None
+    return None
+
+
+def _clipped(low: Any, high: Any) -> nn.Module | None:
+    if not isinstance(low, int | float) or low != 0:
+        return None
+    if high is None:
+        return nn.ReLU()
+    return nn.Hardtanh(0.0, float(high)) if isinstance(high, int | float) and high > 0 else None

@@ -1,0 +1,349 @@
+"""The plan: what each value of the graph is in time, the sites in order, and what cannot be converted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor, fx, nn
+
+from transpike.errors import Obstacle
+from transpike.graph.normalize import ActivationCall, modules_of
+from transpike.graph.operators import (
+    DIVISIONS,
+    Role,
+    advice,
+    is_activation_like,
+    leave_name,
+    operator_name,
+    role_of,
+)
+from transpike.graph.probe import ROWS, batch_violations, shapes_of, sizes_of
+from transpike.graph.site import Site
+from transpike.graph.trace import source_of
+
+
+class Kind(Enum):
+    """What a value is in time.
+
+    ``CONSTANT`` does not depend on the input; ``SIZE`` is a Python number or shape; ``STATIC`` is the same at every
+    step; ``SEQUENCE`` differs from step to step; ``MEAN`` lies behind the readout: a running mean per step.
+    """
+
+    CONSTANT = "constant"
+    SIZE = "size"
+    STATIC = "static"
+    SEQUENCE = "sequence"
+    MEAN = "mean"
+
+
+@dataclass(frozen=True)
+class SitePlan:
+    """One population of neurons.
+
+    Attributes:
+        name: the site's name, also the path of its module.
+        shape: shape of one sample's population, from the example inputs.
+        constant_drive: whether its drive is the same at every step.
+        operator: what the source model called.
+        source: ``file:line: code``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    constant_drive: bool
+    operator: str
+    source: str
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The operators between sites and the site that ends them; the last stage ends in the answer (``site`` None)."""
+
+    operators: tuple[str, ...]
+    site: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A frozen index over the graph, by node name.
+
+    Attributes:
+        kinds: what each value is in time.
+        sites: the populations in execution order.
+        stages: the graph cut behind each site.
+        readouts: values that are averaged over time: the answers, or what feeds operators kept behind them.
+        pools: max-pooling nodes that act on sequences.
+        analogue: operators kept as they are by ``leave``.
+        batch_sizes: numbers that are the batch size of the input; on folded sequences they mean another number.
+        body_sizes: numbers and shapes read from sequences.
+        released: for each stage, the values that die with it.
+    """
+
+    kinds: Mapping[str, Kind]
+    sites: tuple[SitePlan, ...]
+    stages: tuple[Stage, ...]
+    readouts: tuple[str, ...]
+    pools: tuple[str, ...]
+    analogue: tuple[str, ...]
+    batch_sizes: frozenset[str]
+    body_sizes: frozenset[str]
+    released: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Planning:
+    """A plan, or the obstacles that prevent it."""
+
+    plan: Plan
+    obstacles: tuple[Obstacle, ...]
+
+
+def make_plan(
+    gm: fx.GraphModule, inputs: Sequence[Tensor], calls: Sequence[ActivationCall], leave: Collection[str]
+) -> Planning:
+    """Classifies every node.
+
+    Args:
+        gm: normalised graph with a `Site` at every activation call.
+        inputs: the probing batch.
+        calls: what the sites were in the source.
+        leave: names of operators to keep as they are.
+    """
+    return _Planner(gm, inputs, calls, leave).run()
+
+
+class _Planner:
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        inputs: Sequence[Tensor],
+        calls: Sequence[ActivationCall],
+        leave: Collection[str],
+    ) -> None:
+        self.gm = gm
+        self.inputs = inputs
+        self.modules = modules_of(gm)
+        self.calls = {call.name: call for call in calls}
+        self.leave = set(leave)
+        self.kinds: dict[fx.Node, Kind] = {}
+        self.obstacles: list[Obstacle] = []
+        self.readouts: dict[fx.Node, None] = {}
+        self.pools: list[fx.Node] = []
+        self.analogue: list[str] = []
+        self.body_sizes: set[fx.Node] = set()
+        self.shapes = shapes_of(gm, inputs)
+        self.before_site = _ancestors_of_sites(gm, self.modules)
+
+    def run(self) -> Planning:
+        for node in self.gm.graph.nodes:
+            self.kinds[node] = self._classify(node)
+        batch_sizes = self._check_sizes()
+        batched = {
+            node: kind in (Kind.STATIC, Kind.SEQUENCE, Kind.MEAN) and node.op != "output"
+            for node, kind in self.kinds.items()
+        }
+        for node, reason in batch_violations(self.gm, self.inputs, batched):
+            self._refuse(node, reason, "keep the batch as the first dimension, for example x.flatten(1)")
+        sites = tuple(self._site_plan(node) for node in self.gm.graph.nodes if self._is_site(node))
+        if not sites and not self.obstacles:
+            self.obstacles.append(
+                Obstacle(
+                    "output",
+                    type(self.gm).__name__,
+                    "(whole model)",
+                    "it holds no activation that can become neurons",
+                    "convert a network with ReLU, ReLU6 or SlipReLU activations",
+                )
+            )
+        stages, released = self._stages()
+        plan = Plan(
+            kinds={node.name: kind for node, kind in self.kinds.items()},
+            sites=sites,
+            stages=stages,
+            readouts=tuple(node.name for node in self.readouts),
+            pools=tuple(node.name for node in self.pools),
+            analogue=tuple(dict.fromkeys(self.analogue)),
+            batch_sizes=frozenset(batch_sizes),
+            body_sizes=frozenset(node.name for node in self.body_sizes),
+            released=released,
+        )
+        return Planning(plan, tuple(self.obstacles))
+
+    def _is_site(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and isinstance(self.modules[str(node.target)], Site)
+
+    def _classify(self, node: fx.Node) -> Kind:
+        if node.op == "placeholder":
+            return Kind.STATIC if self.shapes[node] is not None else Kind.SIZE
+        if node.op == "get_attr":
+            return Kind.CONSTANT
+        if node.op == "output":
+            self._read_out(node)
+            return Kind.MEAN
+        sources = {self.kinds[source] for source in node.all_input_nodes}
+        role = role_of(node, self.modules)
+        if role is Role.SIZE or (sources <= {Kind.CONSTANT, Kind.SIZE} and self.shapes[node] is None):
+            if sources & {Kind.SEQUENCE, Kind.MEAN} or self.body_sizes.intersection(node.all_input_nodes):
+                self.body_sizes.add(node)
+            return Kind.SIZE
+        if sources <= {Kind.CONSTANT, Kind.SIZE}:
+            made_per_sample = Kind.SIZE in sources and (self.shapes[node] or (0,))[0] == ROWS
+            return Kind.STATIC if made_per_sample else Kind.CONSTANT
+        if self._is_site(node):
+            return Kind.SEQUENCE
+        if Kind.MEAN in sources:
+            for source in node.all_input_nodes:
+                if self.kinds[source] is Kind.SEQUENCE:
+                    self.readouts[source] = None
+            return Kind.MEAN
+        if Kind.SEQUENCE in sources:
+            return self._classify_on_sequence(node, role)
+        if role is Role.OTHER and not self._left(node):
+            reason = "it is an activation that neurons cannot stand for"
+            if not is_activation_like(node, self.modules):
+                reason = "it is neither linear nor an activation that neurons can stand for"
+            self._refuse(node, reason)
+        return Kind.STATIC
+
+    def _classify_on_sequence(self, node: fx.Node, role: Role) -> Kind:
+        sequences = [source for source in node.all_input_nodes if self.kinds[source] is Kind.SEQUENCE]
+        if role is Role.LINEAR:
+            return Kind.SEQUENCE
+        if role is Role.MAX_POOL:
+            self.pools.append(node)
+            return Kind.SEQUENCE
+        if role is Role.PRODUCT:
+            factors = list(node.args) + list(node.kwargs.values())
+            spiking = [f for f in factors if isinstance(f, fx.Node) and self.kinds[f] is Kind.SEQUENCE]
+            inverse = node.target in DIVISIONS and len(node.args) > 1 and node.args[1] in sequences
+            if len(spiking) == 1 and not inverse:
+                return Kind.SEQUENCE
+            reason = "it divides by a spiking signal" if inverse else "both factors change from step to step"
+        elif self._left(node):
+            if node not in self.before_site:
+                for source in sequences:
+                    self.readouts[source] = None
+                return Kind.MEAN
+            reason = "it is listed in leave, but spikes arrive at it and further neurons follow"
+        else:
+            reason = "spikes arrive at it, and it is not linear in time"
+        self._refuse(node, reason)
+        return Kind.SEQUENCE
+
+    def _check_sizes(self) -> set[str]:
+        """Finds the numbers that are the batch size; refuses those that only depend on it and meet a sequence.
+
+        The executor folds time into the batch, so a sequence has another batch size than the input.
+        """
+        many = sizes_of(self.gm, self.inputs)
+        one = sizes_of(self.gm, [tensor[-1:] for tensor in self.inputs])
+        batch_sizes = {node for node, size in many.items() if size == ROWS and one.get(node) == 1}
+        for node, kind in self.kinds.items():
+            if kind not in (Kind.SEQUENCE, Kind.MEAN) or node.op == "output":
+                continue
+            for source in node.all_input_nodes:
+                if self.kinds[source] is not Kind.SIZE or source in self.body_sizes or source in batch_sizes:
+                    continue
+                if many.get(source) != one.get(source):
+                    self._refuse(
+                        node,
+                        "it computes a shape with the batch size of the input",
+                        "read the size from the tensor itself, or use -1, flatten(1) or unflatten",
+                    )
+        return {node.name for node in batch_sizes}
+
+    def _left(self, node: fx.Node) -> bool:
+        path = leave_name(node)
+        names = {node.name, path, path.split("@")[0], operator_name(node, self.modules).rsplit(".", 1)[-1]}
+        if not names & self.leave:
+            return False
+        self.analogue.append(path)
+        return True
+
+    def _read_out(self, output: fx.Node) -> None:
+        for source in output.all_input_nodes:
+            if self.kinds[source] is Kind.SEQUENCE:
+                self.readouts[source] = None
+
+    def _refuse(self, node: fx.Node, reason: str, fix: str = "") -> None:
+        self.obstacles.append(
+            Obstacle(
+                leave_name(node),
+                operator_name(node, self.modules),
+                source_of(node),
+                reason,
+                fix or advice(node, self.modules),
+            )
+        )
+
+    def _site_plan(self, node: fx.Node) -> SitePlan:
+        name = str(node.target)
+        shape = self.shapes[node]
+        assert shape is not None
+        source = node.all_input_nodes[0]
+        call = self.calls[name]
+        return SitePlan(name, shape[1:], self.kinds[source] is not Kind.SEQUENCE, call.operator, call.source)
+
+    def _stages(self) -> tuple[tuple[Stage, ...], tuple[tuple[str, ...], ...]]:
+        stages: list[Stage] = []
+        operators: list[str] = []
+        stage_of: dict[fx.Node, int] = {}
+        for node in self.gm.graph.nodes:
+            stage_of[node] = len(stages)
+            if self._is_site(node):
+                stages.append(Stage(tuple(operators), str(node.target)))
+                operators = []
+            elif node.op not in ("placeholder", "output", "get_attr"):
+                operators.append(node.name)
+        stages.append(Stage(tuple(operators), None))
+        released: list[list[str]] = [[] for _ in stages]
+        for node in self.gm.graph.nodes:
+            if node.op not in ("output", "get_attr"):
+                last = max((stage_of[user] for user in node.users), default=stage_of[node])
+                released[min(last, len(stages) - 1)].append(node.name)
+        return tuple(stages), tuple(tuple(names) for names in released)
+
+
+def _ancestors_of_sites(gm: fx.GraphModule, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
+    """Every node from which a site can be reached."""
+    found: set[fx.Node] = set()
+    for node in reversed(gm.graph.nodes):
+        if any(
+            user in found or (user.op == "call_module" and isinstance(modules[str(user.target)], Site))
+            for user in node.users
+        ):
+            found.add(node)
+    return found
+
+
+def longest_path(gm: fx.GraphModule, weight: Callable[[str], int]) -> int:
+    """The greatest sum of ``weight(site)`` over the sites of any path from input to output."""
+    modules = modules_of(gm)
+    best: dict[fx.Node, int] = {}
+    longest = 0
+    for node in gm.graph.nodes:
+        value = max((best[source] for source in node.all_input_nodes), default=0)
+        if node.op == "call_module" and isinstance(modules[str(node.target)], Site):
+            value += weight(str(node.target))
+        best[node] = value
+        longest = max(longest, value)
+    return longest
+
+
+def unused_leaves(leave: Collection[str], gm: fx.GraphModule, calls: Sequence[ActivationCall]) -> list[str]:
+    """Names in ``leave`` that match no operator of the graph."""
+    modules = modules_of(gm)
+    known = {call.name for call in calls} | {call.operator.rsplit(".", 1)[-1] for call in calls}
+    for node in gm.graph.nodes:
+        known |= {node.name, leave_name(node), operator_name(node, modules).rsplit(".", 1)[-1]}
+    return sorted(set(leave) - known)

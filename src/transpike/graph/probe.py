@@ -1,0 +1,148 @@
+"""Runs the graph once on example inputs: shapes, and proof that samples of a batch do not influence each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from transpike.errors import InputError
+
+ROWS = 3
+"""Samples in the probing batch: a number that layer sizes seldom have."""
+
+
+class _Recorder(fx.Interpreter):
+    """Keeps what ``keep`` makes of each node's value."""
+
+    def __init__(self, gm: fx.GraphModule, keep: Any) -> None:
+        super().__init__(gm)
+        self.keep = keep
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.keep(n, value)
+        return value
+
+
+def check_inputs(inputs: Sequence[Any], where: str) -> int:
+    """Checks a batch of input tensors; returns the number of samples.
+
+    Raises:
+        InputError: no tensor, an empty batch, batch sizes that differ, whole numbers, NaN or infinity.
+    """
+    if not inputs:
+        raise InputError(
+            "no input given", where=where, fix="pass one tensor [N, *] per argument of the model"
+        )
+    sizes = []
+    for index, tensor in enumerate(inputs):
+        name = f"{where}, input {index}"
+        if not isinstance(tensor, Tensor):
+            raise InputError(
+                f"a tensor is expected, not {type(tensor).__name__}", where=name, fix="pass a tensor"
+            )
+        if tensor.dim() < 1:
+            raise InputError("the tensor has no batch dimension", where=name, fix="give it the shape [N, *]")
+        if not tensor.dtype.is_floating_point:
+            raise InputError(
+                f"{tensor.dtype} is not a floating type",
+                where=name,
+                fix="scale images to floats, as in training",
+            )
+        if tensor.shape[0] and not bool(torch.isfinite(tensor).all()):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(
+                f"{bad} values are NaN or infinite", where=name, fix="clean the data before conversion"
+            )
+        sizes.append(tensor.shape[0])
+    if len(set(sizes)) > 1:
+        raise InputError(f"inputs have different batch sizes {sizes}", where=where, fix="use one batch size")
+    if sizes[0] == 0:
+        raise InputError("the batch is empty", where=where, fix="pass at least one sample")
+    return sizes[0]
+
+
+def probing_batch(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Three different samples made from the example inputs (a single sample is varied)."""
+    rows = []
+    for tensor in inputs:
+        index = torch.arange(ROWS, device=tensor.device)
+        factor = 1.0 - index.to(tensor.dtype) / 8
+        base = tensor[index % tensor.shape[0]]
+        rows.append(base * factor.view(-1, *[1] * (tensor.dim() - 1)))
+    return tuple(rows)
+
+
+def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tuple[int, ...] | None]:
+    """Shape of every tensor-valued node on these inputs; None for other values."""
+    shapes: dict[fx.Node, tuple[int, ...] | None] = {}
+
+    def keep(node: fx.Node, value: Any) -> None:
+        shapes[node] = tuple(value.shape) if isinstance(value, Tensor) else None
+
+    with torch.no_grad():
+        _Recorder(gm, keep).run(*inputs)
+    return shapes
+
+
+def sizes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
+    """Value of every node that gives a whole number or a shape on these inputs."""
+    sizes: dict[fx.Node, Any] = {}
+
+    def keep(node: fx.Node, value: Any) -> None:
+        if isinstance(value, int | torch.Size):
+            sizes[node] = value
+
+    with torch.no_grad():
+        _Recorder(gm, keep).run(*inputs)
+    return sizes
+
+
+def batch_violations(
+    gm: fx.GraphModule, inputs: Sequence[Tensor], batched: Mapping[fx.Node, bool]
+) -> list[tuple[fx.Node, str]]:
+    """The first operators whose value for one sample depends on the rest of the batch, or that move the batch.
+
+    Every ``batched`` node is computed for the batch and for its last sample alone.
+
+    Returns:
+        Pairs of a node and what is wrong with it; operators fed by one of them are not listed.
+    """
+    values: dict[fx.Node, Tensor] = {}
+    violations: dict[fx.Node, str] = {}
+    tainted: set[fx.Node] = set()
+
+    def keep(node: fx.Node, value: Any) -> None:
+        if isinstance(value, Tensor) and batched.get(node, False):
+            values[node] = value
+
+    def compare(node: fx.Node, value: Any) -> None:
+        if any(source in tainted for source in node.all_input_nodes):
+            tainted.add(node)
+        elif node in values and isinstance(value, Tensor):
+            together = values[node]
+            if together.dim() == 0 or together.shape[0] != ROWS or together.shape[1:] != value.shape[1:]:
+                violations[node] = (
+                    f"its result has shape {tuple(together.shape)} for {ROWS} samples and {tuple(value.shape)} for one: "
+                    "the batch must stay the first dimension"
+                )
+                tainted.add(node)
+            elif not _close(together[-1:], value):
+                violations[node] = "its result for one sample depends on the other samples of the batch"
+                tainted.add(node)
+
+    with torch.no_grad():
+        _Recorder(gm, keep).run(*inputs)
+        _Recorder(gm, compare).run(*(tensor[-1:] for tensor in inputs))
+    return list(violations.items())
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if not a.dtype.is_floating_point:
+        return torch.equal(a, b)
+    scale = float(a.abs().amax()) if a.numel() else 0.0
+    tolerance = 1e-3 if a.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    return bool(((a - b).abs() <= tolerance * (scale + 1e-6)).all())

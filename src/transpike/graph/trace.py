@@ -1,0 +1,120 @@
+"""From a module to one torch.fx graph that remembers where each operator stands in the user's source."""
+
+from __future__ import annotations
+
+import copy
+import linecache
+import os
+import re
+import traceback
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from torch import fx, nn
+
+from transpike.activations import SlipActivation
+from transpike.errors import TraceError
+
+_FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
+
+
+class _Tracer(fx.Tracer):
+    record_stack_traces = True
+
+    def __init__(self, leaves: Collection[str | type[nn.Module]]) -> None:
+        super().__init__()
+        self.leaf_names = {leaf for leaf in leaves if isinstance(leaf, str)}
+        self.leaf_types = (SlipActivation, *(leaf for leaf in leaves if not isinstance(leaf, str)))
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return (
+            isinstance(m, self.leaf_types)
+            or module_qualified_name in self.leaf_names
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+
+def trace(model: nn.Module, leaves: Collection[str | type[nn.Module]] = ()) -> fx.GraphModule:
+    """Traces a copy of ``model``; the model itself is never changed.
+
+    Args:
+        model: any module without control flow that depends on data; a GraphModule is taken as it is.
+        leaves: submodules, by qualified name or type, that stay one operator each.
+
+    Raises:
+        TraceError: the model's Python code cannot be traced; the error names the source line.
+    """
+    model = copy.deepcopy(model)
+    if isinstance(model, fx.GraphModule):
+        return model
+    names = {name for name, _ in model.named_modules()}
+    for leaf in leaves:
+        if isinstance(leaf, str) and leaf not in names:
+            raise ValueError(f"leaf {leaf!r} is not a submodule of {type(model).__name__}")
+    tracer = _Tracer(leaves)
+    try:
+        graph = tracer.trace(model)
+    except Exception as error:  # user code runs here, so anything may come
+        where, owner = _failing_line(error, model)
+        raise TraceError(
+            f"{type(model).__name__} cannot be traced: {error}",
+            where=where,
+            fix="control flow, item assignment or Python numbers that depend on the data cannot become a spiking "
+            "network; rewrite that line, or pass the module that holds it as a leaf: "
+            f"leaves=[{owner!r}] (a leaf with spikes at its input must still be replaced)",
+        ) from error
+    gm = fx.GraphModule(model, graph)
+    keep_unused_state(gm, model)
+    return gm
+
+
+def keep_unused_state(gm: fx.GraphModule, model: nn.Module) -> None:
+    """Attaches what the graph never calls, so that the state_dict keeps all keys of ``model``."""
+    for name, module in model.named_modules():
+        missing = dict(module.named_parameters(recurse=False)) | dict(module.named_buffers(recurse=False))
+        if not missing:
+            continue
+        try:
+            target = gm.get_submodule(name)
+        except AttributeError:
+            gm.add_submodule(name, module)
+            continue
+        for key, value in missing.items():
+            if key in dict(target.named_parameters(recurse=False)) | dict(
+                target.named_buffers(recurse=False)
+            ):
+                continue
+            if isinstance(value, nn.Parameter):
+                target.register_parameter(key, value)
+            else:
+                target.register_buffer(key, value, persistent=key not in module._non_persistent_buffers_set)
+
+
+def source_of(node: fx.Node) -> str:
+    """``file:line: code`` of the user's line that made ``node``, or a note that it is unknown."""
+    frames = _FRAME.finditer(node.stack_trace or "")
+    return _innermost([(m["file"], int(m["line"])) for m in frames]) or "(source line not recorded)"
+
+
+def _innermost(frames: list[tuple[str, int]]) -> str:
+    for file, line in reversed(frames):
+        if not file.startswith(_FOREIGN):
+            code = linecache.getline(file, line).strip()
+            file = file.split("site-packages" + os.sep)[-1]
+            return f"{file}:{line}: {code}" if code else f"{file}:{line}"
+    return ""
+
+
+def _failing_line(error: Exception, model: nn.Module) -> tuple[str, str]:
+    """The innermost line of user code in a traceback, and the name of the submodule whose forward it is in."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    where = _innermost([(frame.f_code.co_filename, line) for frame, line in frames])
+    names = {id(module): name for name, module in model.named_modules()}
+    owner = ""
+    for frame, _ in frames:
+        found = names.get(id(frame.f_locals.get("self")))
+        if found:
+            owner = found
+    return where or "(unknown)", owner or type(model).__name__

@@ -1,0 +1,383 @@
+"""The converted network: an ``nn.Module`` that runs in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from transpike.errors import InputError, StateError, VerificationError
+from transpike.graph.lower import Lowered, SiteRunner, lower
+from transpike.graph.normalize import modules_of
+from transpike.graph.plan import Plan, SitePlan, longest_path
+from transpike.graph.probe import check_inputs
+from transpike.graph.site import Site
+from transpike.kernels import KernelPreference
+from transpike.neurons import Neuron
+from transpike.schedules import Memory, Plain, Schedule
+
+Observer = Callable[[str, Tensor, Tensor], None]
+"""Called per site and chunk with its name, drive ``[S, N, *]`` and events ``[S, N, *]``."""
+
+
+class State(NamedTuple):
+    """Everything a network remembers between two calls of `SpikingNetwork.step`; a value, never changed in place.
+
+    Attributes:
+        steps: number of steps made, a whole-number tensor without dimensions.
+        memory: per site, temporal operator and readout, its tensors.
+    """
+
+    steps: Tensor
+    memory: tuple[Memory, ...]
+
+
+class Latency(NamedTuple):
+    """The four ways to count how long an answer takes, in time-steps.
+
+    Attributes:
+        answer_steps: T, the steps that are averaged for the answer.
+        claimed_steps: as the schedule's own paper counts.
+        pipeline_steps: from the first input to the answer on a device that steps all layers at once.
+        interval: steps that a layer is busy with one sample.
+    """
+
+    answer_steps: int
+    claimed_steps: int
+    pipeline_steps: int
+    interval: int
+
+
+class Verification(NamedTuple):
+    """How far the network's graph is from its source, on given data, relative to the largest output.
+
+    Attributes:
+        parity: difference between the source network and the graph that was converted.
+        batch: difference between samples run together and one by one.
+    """
+
+    parity: float
+    batch: float
+
+
+class Stepper(nn.Module):
+    """One time-step as a plain module, for ``torch.compile`` and ``torch.export``: ``(x, state) -> (y, state)``."""
+
+    def __init__(self, lowered: Lowered) -> None:
+        super().__init__()
+        self.prologue = lowered.prologue
+        self.body = lowered.body
+        self.memories = len(lowered.stateful)
+
+    def forward(self, x: Tensor | tuple[Tensor, ...], state: State | None = None) -> tuple[Any, State]:
+        """See `SpikingNetwork.step`."""
+        inputs = x if isinstance(x, tuple) else (x,)
+        if state is None:
+            start = torch.zeros((), dtype=torch.int64, device=inputs[0].device)
+            memory: tuple[Memory | None, ...] = (None,) * self.memories
+        else:
+            start, memory = state
+        statics = self.prologue(*inputs)
+        answer, memory = self.body(inputs[0].shape[0], 1, start, *memory, *statics)
+        return pytree.tree_map(lambda rows: rows.squeeze(0), answer), State(start + 1, memory)
+
+
+class SpikingNetwork(nn.Module):
+    """A spiking network made by `transpike.convert`.
+
+    Attributes:
+        network: the source network as an fx graph, with a `Site` where each activation stood. Calling it computes
+            the ANN.
+        plan: what every value of that graph is in time, the sites and stages.
+        neuron: the neuron model of all sites.
+    """
+
+    def __init__(self, network: fx.GraphModule, plan: Plan, neuron: Neuron, record: dict[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        self.plan = plan
+        self.neuron = neuron
+        self.record = record
+        self._lowered: dict[tuple[Schedule, KernelPreference, int], Lowered] = {}
+
+    # ---- running -----------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        *inputs: Tensor,
+        steps: int,
+        schedule: Schedule | None = None,
+        chunk: int | None = None,
+        kernel: KernelPreference = KernelPreference.AUTO,
+        observe: Observer | None = None,
+    ) -> Any:
+        """Runs the network on a constant input.
+
+        Args:
+            inputs: one tensor ``[N, *]`` per argument of the source model.
+            steps: T, the number of time-steps, at least 1.
+            schedule: how the sites run in time; None is `Plain`.
+            chunk: how many steps every stage runs before the next stage starts; less takes less memory, the spikes
+                are the same. None runs all steps at once.
+            kernel: which kernel runs the neurons.
+            observe: called with the drive and events of every site.
+
+        Returns:
+            ``[T, N, *]`` in the structure of the model's output; row t-1 is the mean output of the first t steps.
+
+        Raises:
+            ValueError: steps or chunk below 1, or a chunk for a schedule that is not streamable.
+            InputError: NaN, wrong types, batch sizes that differ.
+        """
+        schedule = Plain() if schedule is None else schedule
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk must be at least 1, got {chunk}")
+        if chunk is not None and not schedule.streamable:
+            raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
+        batch = check_inputs(inputs, "SpikingNetwork")
+        self._check_width(inputs)
+        memories: tuple[Memory | None, ...] | None = None
+        answer: Any = None
+        lags = longest_path(self.network, schedule.lag)
+        for number in range(schedule.passes):
+            lowered = self._lower(schedule, kernel, number)
+            statics = lowered.prologue(*inputs)
+            run = lowered.body if observe is None else _Observing(lowered.body, observe).run
+            total = schedule.pass_steps(steps, number) + lags
+            if memories is None:
+                memories = (None,) * len(lowered.stateful)
+            elif number > 0:  # readouts and temporal operators start afresh
+                memories = _keep_site_memory(lowered, memories)
+            parts = []
+            for begin in range(0, total, chunk or total):
+                now = min(chunk or total, total - begin)
+                start = torch.tensor(begin, device=inputs[0].device)
+                part, memories = run(batch, now, start, *memories, *statics)
+                parts.append(part)
+            answer = parts[0] if len(parts) == 1 else pytree.tree_map(lambda *rows: torch.cat(rows), *parts)
+        return pytree.tree_map(lambda rows: rows[:steps], answer)
+
+    def step(
+        self, x: Tensor | tuple[Tensor, ...], state: State | None = None, *, schedule: Schedule | None = None
+    ) -> tuple[Any, State]:
+        """Advances the network by one time-step; the input may differ from step to step.
+
+        Args:
+            x: one tensor ``[N, *]``, or a tuple of them for a model with several arguments.
+            state: what the last call returned; None at the first step.
+            schedule: a streamable schedule; None is `Plain`.
+
+        Returns:
+            The running mean of the output ``[N, *]`` after this step, and the new state.
+
+        Raises:
+            ValueError: the schedule is not streamable.
+            StateError: the state belongs to another network or batch size.
+        """
+        if state is not None:
+            self._check_state(state, (x if isinstance(x, tuple) else (x,))[0].shape[0])
+        return self.stepper(schedule)(x, state)  # type: ignore[no-any-return]
+
+    def stepper(self, schedule: Schedule | None = None) -> Stepper:
+        """The module behind `step`; it shares this network's parameters."""
+        schedule = Plain() if schedule is None else schedule
+        if not schedule.streamable:
+            raise ValueError(f"{schedule} is not streamable; call the network with steps=... instead")
+        return Stepper(self._lower(schedule, KernelPreference.AUTO, 0))
+
+    def ann(self, *inputs: Tensor) -> Any:
+        """The source network's answer, computed by the converted graph."""
+        return self.network(*inputs)
+
+    def clipped(self, *inputs: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Any:
+        """The clipped ANN: ``clip(z, 0, theta)`` at every site, the limit of the spiking network as T grows.
+
+        Args:
+            inputs: one tensor ``[N, *]`` per argument.
+            observe: called with each site's name and clipped activation ``[N, *]``.
+        """
+        return _Clipped(self.network, observe).run(*inputs)
+
+    # ---- looking -----------------------------------------------------------------------------------------------
+
+    @property
+    def sites(self) -> tuple[SitePlan, ...]:
+        """The populations of neurons, in execution order."""
+        return self.plan.sites
+
+    def site(self, name: str) -> Site:
+        """The module of a site.
+
+        Raises:
+            KeyError: there is no such site; the message lists them.
+        """
+        if name not in {site.name for site in self.sites}:
+            raise KeyError(f"no site {name!r}; sites: {', '.join(site.name for site in self.sites)}")
+        module = self.network.get_submodule(name)
+        assert isinstance(module, Site)
+        return module
+
+    def latency(self, steps: int, schedule: Schedule | None = None) -> Latency:
+        """The four latency figures of a run with T = ``steps``."""
+        schedule = Plain() if schedule is None else schedule
+        return Latency(
+            answer_steps=steps,
+            claimed_steps=schedule.claimed_steps(steps),
+            pipeline_steps=longest_path(self.network, schedule.lag) + steps,
+            interval=schedule.interval(steps),
+        )
+
+    def summary(self) -> str:
+        """A table of the sites: population, drive, thresholds, initial potentials, source line."""
+        head = f"{'site':<28} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} source"
+        lines = [
+            f"{len(self.sites)} sites, {sum(site.neurons for site in self.sites):,} neurons, neuron {self.neuron}",
+            head,
+            "-" * len(head),
+        ]
+        for site in self.sites:
+            module = self.site(site.name)
+            theta = _range(module.theta)
+            ratio = _range(module.v_init / module.theta)
+            drive = "constant" if site.constant_drive else "spikes"
+            shape = "x".join(str(size) for size in site.shape)
+            lines.append(f"{site.name:<28} {shape:<16} {drive:<9} {theta:<22} {ratio:<14} {site.source}")
+        if self.plan.pools:
+            lines.append(f"max-pooling as temporal operator: {', '.join(self.plan.pools)}")
+        if self.plan.analogue:
+            lines.append(f"kept analogue (leave): {', '.join(self.plan.analogue)}")
+        return "\n".join(lines)
+
+    def verify(self, *inputs: Tensor, ann: nn.Module | None = None, tolerance: float = 1e-3) -> Verification:
+        """Checks on data that the graph computes what its source computes, sample by sample.
+
+        Args:
+            inputs: a batch of real data.
+            ann: the source model, in evaluation mode; None checks only that samples do not influence each other.
+            tolerance: largest accepted difference, relative to the largest output.
+
+        Raises:
+            VerificationError: a difference exceeds the tolerance.
+        """
+        batch = check_inputs(inputs, "verify")
+        with torch.no_grad():
+            together = pytree.tree_leaves(self.network(*inputs))
+            single = [
+                pytree.tree_leaves(self.network(*(tensor[i : i + 1] for tensor in inputs)))
+                for i in range(batch)
+            ]
+            alone = [torch.cat(rows) for rows in zip(*single, strict=True)]
+            of_batch = max(map(relative_difference, alone, together))
+            parity = 0.0
+            if ann is not None:
+                parity = max(map(relative_difference, pytree.tree_leaves(ann(*inputs)), together))
+        result = Verification(parity, of_batch)
+        if not max(result) <= tolerance:
+            raise VerificationError(
+                f"the converted graph differs from its source: parity {parity:.3g}, batch {of_batch:.3g} "
+                f"(relative to the largest output, tolerance {tolerance:g})",
+                fix="put the model into evaluation mode; look for randomness or statistics of the batch in it",
+            )
+        return result
+
+    # ---- inside ------------------------------------------------------------------------------------------------
+
+    def _lower(self, schedule: Schedule, kernel: KernelPreference, number: int) -> Lowered:
+        key = (schedule, kernel, number)
+        if key not in self._lowered:
+            self._lowered[key] = lower(self.network, self.plan, self.neuron, schedule, kernel, number)
+        return self._lowered[key]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._lowered.clear()  # lowered graphs hold references to tensors that are about to move
+        return super()._apply(fn, recurse)
+
+    def _check_width(self, inputs: tuple[Tensor, ...]) -> None:
+        wanted = [node for node in self.network.graph.nodes if node.op == "placeholder" and not node.args]
+        if len(inputs) < len(wanted):
+            raise InputError(
+                f"the network takes {len(wanted)} inputs, got {len(inputs)}",
+                where="SpikingNetwork",
+                fix="pass " + ", ".join(node.name for node in wanted),
+            )
+
+    def _check_state(self, state: State, batch: int) -> None:
+        owners = self._lower(Plain(), KernelPreference.AUTO, 0).stateful
+        if len(state.memory) != len(owners):
+            raise StateError(
+                f"the state has {len(state.memory)} memories, this network {len(owners)}",
+                fix="use the state that this network's step returned",
+            )
+        for owner, memory in zip(owners, state.memory, strict=True):
+            for tensor in memory:
+                if tensor.shape[0] != batch:
+                    raise StateError(
+                        f"the state is for {tensor.shape[0]} samples, the input has {batch}",
+                        where=owner,
+                        fix="start a new state (None) for each batch",
+                    )
+
+
+class _Observing(fx.Interpreter):
+    """Runs a lowered body and reports every site."""
+
+    def __init__(self, body: fx.GraphModule, observe: Observer) -> None:
+        super().__init__(body)
+        self.observe = observe
+        self.runners = modules_of(body)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        result = super().call_module(target, args, kwargs)
+        runner = self.runners[target]
+        if isinstance(runner, SiteRunner):
+            value, _, batch, steps, _ = args
+            events = result[0].unflatten(0, (-1, batch)) / runner.site.theta
+            self.observe(runner.name, runner.drive(value, batch, steps), events)
+        return result
+
+
+class _Clipped(fx.Interpreter):
+    """Runs the ANN graph with ``clip(z, 0, theta)`` at every site."""
+
+    def __init__(self, network: fx.GraphModule, observe: Callable[[str, Tensor], None] | None) -> None:
+        super().__init__(network)
+        self.observe = observe
+        self.found = modules_of(network)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        site = self.found[target]
+        if not isinstance(site, Site):
+            return super().call_module(target, args, kwargs)
+        value = site.clipped(args[0])
+        if self.observe is not None:
+            self.observe(str(target), value)
+        return value
+
+
+def _keep_site_memory(lowered: Lowered, memories: tuple[Memory | None, ...]) -> tuple[Memory | None, ...]:
+    sites = {
+        node.name
+        for node in lowered.body.graph.nodes
+        if node.op == "call_module" and isinstance(lowered.body.get_submodule(str(node.target)), SiteRunner)
+    }
+    return tuple(
+        memory if owner in sites else None for owner, memory in zip(lowered.stateful, memories, strict=True)
+    )
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value of ``a``."""
+    if a.shape != b.shape:
+        return float("inf")
+    scale = float(a.abs().amax()) if a.numel() else 1.0
+    return float((a - b).abs().amax()) / max(scale, 1e-12) if a.numel() else 0.0
+
+
+def _range(values: Tensor) -> str:
+    low, high = float(values.min()), float(values.max())
+    return f"{low:.4g}" if low == high else f"{low:.4g} .. {high:.4g}"

@@ -1,0 +1,172 @@
+"""Makes a network ready for training with a convertible activation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+from transpike.activations import SlipReLU, ThetaPercentile
+from transpike.calibration.sweep import CalibrationData, sweep
+from transpike.errors import CalibrationError, ConversionError, Obstacle
+from transpike.graph.normalize import (
+    ActivationCall,
+    call_module,
+    functionalize,
+    modularize,
+    modules_of,
+    replace_activations,
+)
+from transpike.graph.operators import MAX_POOL_MODULES, operator_name
+from transpike.graph.site import Site
+from transpike.graph.trace import keep_unused_state, source_of, trace
+from transpike.methods.percentile import HistogramPercentile
+
+_META = "transpike.tailoring"
+
+
+@dataclass(frozen=True)
+class Tailoring:
+    """What `tailor` replaced.
+
+    Attributes:
+        activation: the settings of the new activations.
+        activations: each replaced call, with its name, operator and source line.
+        pools: each max-pooling that became average pooling.
+    """
+
+    activation: SlipReLU
+    activations: tuple[ActivationCall, ...]
+    pools: tuple[ActivationCall, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.activations)} activations -> {self.activation}"]
+        lines += [f"  {call.name:<30} {call.operator:<34} {call.source}" for call in self.activations]
+        lines += [f"{len(self.pools)} max-poolings -> average pooling"] if self.pools else []
+        lines += [f"  {call.name:<30} {call.operator:<34} {call.source}" for call in self.pools]
+        return "\n".join(lines)
+
+
+def tailor(
+    model: nn.Module,
+    activation: SlipReLU,
+    *,
+    leaves: Collection[str | type[nn.Module]] = (),
+    calibration: CalibrationData | None = None,
+) -> fx.GraphModule:
+    """Replaces every ReLU-like call by its own trainable activation, and max-pooling by average pooling.
+
+    Steps 1 and 2 of the paper's Algorithm 1. The model is traced in the mode (train or eval) it is in; weights are
+    copied, the model itself is not changed. Applying it again returns an equal network.
+
+    Args:
+        model: a network with ReLU, ReLU6, clamp or clipped activations as modules, functions or methods.
+        activation: settings of the activations; every call gets a threshold of its own.
+        leaves: submodules that cannot be traced and are kept whole.
+        calibration: inputs for ``theta_init=ThetaPercentile(...)``; run through the ReLU network.
+
+    Returns:
+        A GraphModule with all state_dict keys of ``model`` and a ``theta`` per activation.
+
+    Raises:
+        TraceError: the model cannot be traced.
+        ConversionError: a max-pooling with indices or dilation has no average-pooling counterpart.
+        CalibrationError: `ThetaPercentile` without data.
+    """
+    gm = trace(model, leaves)
+    earlier = tailoring(gm)
+    functionalize(gm)
+    modularize(gm)
+    starts = _starting_thresholds(gm, activation, calibration)
+
+    def make(name: str, _: nn.Module) -> nn.Module:
+        module = activation.build()
+        if name in starts:
+            module.theta.data.fill_(starts[name])
+        module.train(gm.training)
+        return module
+
+    calls = replace_activations(gm, make, tailored=False)
+    pools = _average_pools(gm)
+    gm.delete_all_unused_submodules()
+    keep_unused_state(gm, model)
+    gm.graph.lint()
+    gm.recompile()
+    if calls or earlier is None:
+        previous = ((), ()) if earlier is None else (earlier.activations, earlier.pools)
+        gm.meta[_META] = Tailoring(activation, previous[0] + tuple(calls), previous[1] + tuple(pools))
+    reference = next(model.parameters(), None)
+    return gm if reference is None else gm.to(device=reference.device, dtype=reference.dtype)
+
+
+def tailoring(network: nn.Module) -> Tailoring | None:
+    """What `tailor` did to this network; None if it is not a tailored network."""
+    found = network.meta.get(_META) if isinstance(network, fx.GraphModule) else None
+    return found if isinstance(found, Tailoring) else None
+
+
+def _starting_thresholds(
+    gm: fx.GraphModule, activation: SlipReLU, calibration: CalibrationData | None
+) -> dict[str, float]:
+    """Percentiles of the ReLU network's activations at each site; empty for a constant start."""
+    if not isinstance(activation.theta_init, ThetaPercentile):
+        return {}
+    if calibration is None:
+        raise CalibrationError(
+            "theta_init=ThetaPercentile(...) needs data",
+            where="tailor",
+            fix="pass calibration=batches of training inputs, or a number as theta_init",
+        )
+    ann = trace(gm).eval()
+    replace_activations(ann, lambda _, module: Site(module), tailored=False)
+    ann.recompile()
+    statistics: dict[str, HistogramPercentile] = {}
+    fraction = activation.theta_init.percentile / 100.0
+
+    def take(name: str, z: torch.Tensor) -> None:
+        statistics.setdefault(name, HistogramPercentile(fraction)).update(z.reshape(1, -1))
+
+    sweep(ann, calibration, take)
+    return {name: float(value) for name, s in statistics.items() if (value := s.result().item()) > 0}
+
+
+def _average_pools(gm: fx.GraphModule) -> list[ActivationCall]:
+    modules = modules_of(gm)
+    done = []
+    for node in list(gm.graph.nodes):
+        if node.op != "call_module" or not isinstance(modules[str(node.target)], MAX_POOL_MODULES):
+            continue
+        pool = modules[str(node.target)]
+        call = ActivationCall(str(node.target), operator_name(node, modules), source_of(node))
+        call_module(gm, node, str(node.target), _average_pool(pool, node), node.args[0])
+        done.append(call)
+    return done
+
+
+def _average_pool(pool: nn.Module, node: fx.Node) -> nn.Module:
+    """The average pooling of the same geometry; padding counts as zeros, as in the papers' code."""
+    name = type(pool).__name__.replace("Max", "Avg")
+    reason = ""
+    if getattr(pool, "return_indices", False):
+        reason = "it returns indices"
+    elif getattr(pool, "dilation", 1) not in (1, (1,), (1, 1), (1, 1, 1)):
+        reason = "average pooling has no dilation"
+    if reason:
+        raise ConversionError(
+            [
+                Obstacle(
+                    str(node.target),
+                    type(pool).__name__,
+                    source_of(node),
+                    reason,
+                    "use max-pooling without indices and dilation, or average pooling",
+                )
+            ]
+        )
+    cls = getattr(nn, name)
+    if isinstance(pool, nn.modules.pooling._AdaptiveMaxPoolNd):
+        return cls(pool.output_size)  # type: ignore[no-any-return]
+    assert isinstance(pool, nn.modules.pooling._MaxPoolNd)
+    return cls(pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)  # type: ignore[no-any-return]
