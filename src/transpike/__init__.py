@@ -27,3 +27,37 @@ from transpike.network import SpikingNetwork, State
 from transpike.neurons import IF, Reset
 from transpike.schedules import Plain, Schedule
 from transpike.tailor import Tailoring, tailor, tailoring
+
+__all__ = [
+    "IF",
+    "QCF",
+    "QCFS",
+    "Gradient",
+    "HalfThreshold",
+    "Inspection",
+    "KernelPreference",
+    "Maximum",
+    "PerChannel",
+    "PerLayer",
+    "Percentile",
+    "Plain",
+    "Reset",
+    "Schedule",
+    "ShiftThresholdReLU",
+    "ShiftedPotential",
+    "SlipReLU",
+    "SlipReLUMode0",
+    "SlipReLUMode1",
+    "SpikingNetwork",
+    "State",
+    "Surrogate",
+    "Tailoring",
+    "ThetaPercentile",
+    "ThresholdReLU",
+    "TranspikeError",
+    "ZeroPotential",
+    "convert",
+    "inspect",
+    "tailor",
+    "tailoring",
+]

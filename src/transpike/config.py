@@ -38,7 +38,7 @@ def from_json(value: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     Raises:
         ValueError: unknown kind, unknown or missing field, or a value the record refuses.
     """
-    kind = value.get("kind")
+    kind = str(value.get("kind"))
     if kind not in kinds:
         raise ValueError(f"unknown record {kind!r}; known: {', '.join(sorted(kinds))}")
     cls = kinds[kind]

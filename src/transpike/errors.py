@@ -85,8 +85,7 @@ class Obstacle:
 
     def __str__(self) -> str:
         return (
-            f"{self.operator} (node {self.node!r})\n"
-            f"    at:  {self.source}\n    why: {self.reason}\n    fix: {self.fix}"
+            f"{self.operator} (node {self.node!r})\n    at:  {self.source}\n    why: {self.reason}\n    fix: {self.fix}"
         )
 
 
@@ -97,6 +96,4 @@ class ConversionError(TranspikeError):
         self.obstacles = tuple(obstacles)
         count = len(self.obstacles)
         noun = "operator stands" if count == 1 else "operators stand"
-        super().__init__(
-            f"{count} {noun} in the way of conversion:\n" + "\n".join(f"  - {o}" for o in self.obstacles)
-        )
+        super().__init__(f"{count} {noun} in the way of conversion:\n" + "\n".join(f"  - {o}" for o in self.obstacles))

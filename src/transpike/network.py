@@ -81,8 +81,8 @@ class Stepper(nn.Module):
         else:
             start, memory = state
         statics = self.prologue(*inputs)
-        answer, memory = self.body(inputs[0].shape[0], 1, start, *memory, *statics)
-        return pytree.tree_map(lambda rows: rows.squeeze(0), answer), State(start + 1, memory)
+        answer, new_memory = self.body(inputs[0].shape[0], 1, start, *memory, *statics)
+        return pytree.tree_map(lambda rows: rows.squeeze(0), answer), State(start + 1, new_memory)
 
 
 class SpikingNetwork(nn.Module):
@@ -267,10 +267,7 @@ class SpikingNetwork(nn.Module):
         batch = check_inputs(inputs, "verify")
         with torch.no_grad():
             together = pytree.tree_leaves(self.network(*inputs))
-            single = [
-                pytree.tree_leaves(self.network(*(tensor[i : i + 1] for tensor in inputs)))
-                for i in range(batch)
-            ]
+            single = [pytree.tree_leaves(self.network(*(tensor[i : i + 1] for tensor in inputs))) for i in range(batch)]
             alone = [torch.cat(rows) for rows in zip(*single, strict=True)]
             of_batch = max(map(relative_difference, alone, together))
             parity = 0.0
@@ -295,7 +292,8 @@ class SpikingNetwork(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._lowered.clear()  # lowered graphs hold references to tensors that are about to move
-        return super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def _check_width(self, inputs: tuple[Tensor, ...]) -> None:
         wanted = [node for node in self.network.graph.nodes if node.op == "placeholder" and not node.args]
@@ -365,9 +363,7 @@ def _keep_site_memory(lowered: Lowered, memories: tuple[Memory | None, ...]) -> 
         for node in lowered.body.graph.nodes
         if node.op == "call_module" and isinstance(lowered.body.get_submodule(str(node.target)), SiteRunner)
     }
-    return tuple(
-        memory if owner in sites else None for owner, memory in zip(lowered.stateful, memories, strict=True)
-    )
+    return tuple(memory if owner in sites else None for owner, memory in zip(lowered.stateful, memories, strict=True))
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:

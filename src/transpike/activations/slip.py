@@ -134,16 +134,17 @@ class SlipActivation(nn.Module):
     @property
     def threshold(self) -> Tensor:
         """The threshold that forward uses: theta, held above `THETA_FLOOR`; its gradient still reaches theta."""
-        return _KeepPositive.apply(self.theta)  # type: ignore[no-any-return, no-untyped-call]
+        return _KeepPositive.apply(self.theta)  # type: ignore[no-any-return]
 
     def forward(self, z: Tensor) -> Tensor:
         """Applies eq. 8."""
         c = self.config
-        return _Slip.apply(  # type: ignore[no-any-return, no-untyped-call]
+        return _Slip.apply(  # type: ignore[no-any-return]
             z, self.threshold, c.levels, c.slope, c.shift, c.ramp_shift, c.gradient is Gradient.PAPER
         )
 
     def extra_repr(self) -> str:
+        """The settings, for printing."""
         c = self.config
         return f"N={c.levels}, c={c.slope:g}, delta={c.shift:g}, delta1={c.ramp_shift:g}"
 

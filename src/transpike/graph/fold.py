@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections import Counter
 
-import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
@@ -47,7 +46,7 @@ def fold_batchnorm(gm: fx.GraphModule) -> list[str]:
             copies[str(layer_node.target)] += 1
         call_module(gm, layer_node, name, fused, *layer_node.args)
         folded.append(str(node.target))
-        node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+        node.replace_all_uses_with(node.args[0])
         gm.graph.erase_node(node)
     return folded
 
@@ -60,8 +59,8 @@ def _fuse(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module 
         return None
     if is_linear and layer.out_features != norm.num_features:
         return None  # BatchNorm1d over another dimension
+    assert isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
     weight = layer.weight
-    assert isinstance(weight, torch.Tensor)
     statistics = [
         None if tensor is None else tensor.detach().double()
         for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
@@ -71,11 +70,10 @@ def _fuse(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module 
     assert var is not None
     bias = None if layer.bias is None else layer.bias.detach().double()
     if is_linear:
-        new_weight, new_bias = fuse_linear_bn_weights(
-            weight.detach().double(), bias, mean, var, norm.eps, scale, shift
-        )
+        new_weight, new_bias = fuse_linear_bn_weights(weight.detach().double(), bias, mean, var, norm.eps, scale, shift)
     else:
-        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        assert isinstance(layer, nn.modules.conv._ConvNd)
+        transposed = layer.transposed
         if transposed and layer.groups > 1:  # the output channels of a group lie in dimension 1
             return None
         new_weight, new_bias = fuse_conv_bn_weights(

@@ -29,7 +29,7 @@ def fold(value: Tensor) -> Tensor:
 
 def unfold(value: Tensor, batch: int) -> Tensor:
     """``[S * N, *] -> [S, N, *]``."""
-    return value.unflatten(0, (-1, batch))
+    return value.reshape(-1, batch, *value.shape[1:])
 
 
 def join(batch: int, held: tuple[bool, ...], *values: Tensor) -> tuple[Tensor, ...]:
@@ -177,8 +177,7 @@ class _Lowering:
         crossing = [
             node
             for node in nodes
-            if not self.in_body(node)
-            and any(self.in_body(user) or user.op == "output" for user in node.users)
+            if not self.in_body(node) and any(self.in_body(user) or user.op == "output" for user in node.users)
         ]
         prologue = self._prologue(nodes, crossing)
         self._body(nodes, crossing)

@@ -118,9 +118,7 @@ def _make_functional(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Rewrites the call; True if it was in place."""
     if node.op == "call_module":
         module = modules[str(node.target)]
-        if getattr(module, "inplace", False) is not True:
-            return False
-        return True  # the module itself is made functional when it is replaced, or below
+        return getattr(module, "inplace", False) is True  # `replace_activations` makes the module functional
     if node.op == "call_method":
         name = str(node.target)
         if not name.endswith("_") or name.endswith("__"):
@@ -138,7 +136,7 @@ def _make_functional(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return False
 
 
-_IN_PLACE_FUNCTIONS: Mapping[Any, Any] = {F.relu_: F.relu, F.hardtanh_: F.hardtanh, F.threshold_: F.threshold}
+_IN_PLACE_FUNCTIONS: Mapping[Any, Any] = {F.relu_: F.relu, F.hardtanh_: F.hardtanh}
 
 
 def replace_activations(
@@ -173,9 +171,7 @@ def replace_activations(
             name = f"{path}@{taken[path]}"
             taken[path] += 1
         found.append(ActivationCall(name, operator_name(node, modules), source_of(node)))
-        call_module(
-            gm, node, name, make(name, activation), node.args[0] if node.args else node.kwargs["input"]
-        )
+        call_module(gm, node, name, make(name, activation), node.args[0] if node.args else node.kwargs["input"])
     for target in {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}:
         module = modules.get(target)
         if getattr(module, "inplace", False) is True:
@@ -225,7 +221,7 @@ def remove_dropout(gm: fx.GraphModule) -> None:
         if node.op == "call_module" and isinstance(
             modules[str(node.target)], nn.modules.dropout._DropoutNd | nn.Identity
         ):
-            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            node.replace_all_uses_with(node.args[0])
             gm.graph.erase_node(node)
 
 
@@ -240,15 +236,11 @@ def pool_before_activation(gm: fx.GraphModule, is_activation: Callable[[nn.Modul
         if pool.op != "call_module" or not isinstance(modules[str(pool.target)], MAX_POOL_MODULES):
             continue
         site = pool.args[0]
-        if not (
-            isinstance(site, fx.Node)
-            and site.op == "call_module"
-            and is_activation(modules[str(site.target)])
-        ):
+        if not (isinstance(site, fx.Node) and site.op == "call_module" and is_activation(modules[str(site.target)])):
             continue
         if len(site.users) > 1:
             continue
-        pool.replace_input_with(site, site.args[0])  # type: ignore[arg-type]
+        pool.replace_input_with(site, site.args[0])
         pool.replace_all_uses_with(site, propagate_meta=False)
         site.args = (pool,)
         pool.append(site)

@@ -196,10 +196,7 @@ _ACTIVATION_WORDS = [
 
 def is_activation_like(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """True for pointwise non-linearities, convertible or not."""
-    if (
-        node.op == "call_module"
-        and type(modules[str(node.target)]).__module__ == "torch.nn.modules.activation"
-    ):
+    if node.op == "call_module" and type(modules[str(node.target)]).__module__ == "torch.nn.modules.activation":
         return True
     name = operator_name(node, modules).lower().rsplit(".", 1)[-1]
     return any(word in name for word in _ACTIVATION_WORDS)
@@ -240,9 +237,7 @@ def role_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Role:
             return Role.MAX_POOL
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             return Role.OTHER  # statistics of the batch
-        if isinstance(module, _LINEAR_MODULES) and not isinstance(
-            module, nn.modules.instancenorm._InstanceNorm
-        ):
+        if isinstance(module, _LINEAR_MODULES) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
             return Role.LINEAR
         return Role.OTHER
     if node.op == "call_method":
@@ -291,7 +286,7 @@ def match_activation(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Modu
         return _clipped(argument(node, 1, "min"), argument(node, 2, "max"))
     if target in _CLAMP_MIN_FUNCTIONS:
         return _clipped(argument(node, 1, "min"), None)
-    if target in (F.threshold, F.threshold_, torch.threshold, torch.threshold_):
+    if target in (F.threshold, torch.threshold):
         return nn.ReLU() if argument(node, 1, "threshold") == 0 and argument(node, 2, "value") == 0 else None
     return None
 

@@ -34,16 +34,12 @@ def check_inputs(inputs: Sequence[Any], where: str) -> int:
         InputError: no tensor, an empty batch, batch sizes that differ, whole numbers, NaN or infinity.
     """
     if not inputs:
-        raise InputError(
-            "no input given", where=where, fix="pass one tensor [N, *] per argument of the model"
-        )
+        raise InputError("no input given", where=where, fix="pass one tensor [N, *] per argument of the model")
     sizes = []
     for index, tensor in enumerate(inputs):
         name = f"{where}, input {index}"
         if not isinstance(tensor, Tensor):
-            raise InputError(
-                f"a tensor is expected, not {type(tensor).__name__}", where=name, fix="pass a tensor"
-            )
+            raise InputError(f"a tensor is expected, not {type(tensor).__name__}", where=name, fix="pass a tensor")
         if tensor.dim() < 1:
             raise InputError("the tensor has no batch dimension", where=name, fix="give it the shape [N, *]")
         if not tensor.dtype.is_floating_point:
@@ -54,9 +50,7 @@ def check_inputs(inputs: Sequence[Any], where: str) -> int:
             )
         if tensor.shape[0] and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
-            raise InputError(
-                f"{bad} values are NaN or infinite", where=name, fix="clean the data before conversion"
-            )
+            raise InputError(f"{bad} values are NaN or infinite", where=name, fix="clean the data before conversion")
         sizes.append(tensor.shape[0])
     if len(set(sizes)) > 1:
         raise InputError(f"inputs have different batch sizes {sizes}", where=where, fix="use one batch size")
@@ -126,7 +120,7 @@ def batch_violations(
             together = values[node]
             if together.dim() == 0 or together.shape[0] != ROWS or together.shape[1:] != value.shape[1:]:
                 violations[node] = (
-                    f"its result has shape {tuple(together.shape)} for {ROWS} samples and {tuple(value.shape)} for one: "
+                    f"its result has shape {tuple(together.shape)} for {ROWS} samples, {tuple(value.shape)} for one: "
                     "the batch must stay the first dimension"
                 )
                 tainted.add(node)

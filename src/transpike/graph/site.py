@@ -77,5 +77,6 @@ class Site(nn.Module):
         return self.activation(z)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
+        """The thresholds, for printing."""
         kind = "per layer" if self.theta.dim() == 0 else f"{self.theta.numel()} thresholds"
         return f"theta {kind}, mean {self.theta.mean().item():.4g}"

@@ -26,11 +26,12 @@ class _Tracer(fx.Tracer):
     def __init__(self, leaves: Collection[str | type[nn.Module]]) -> None:
         super().__init__()
         self.leaf_names = {leaf for leaf in leaves if isinstance(leaf, str)}
-        self.leaf_types = (SlipActivation, *(leaf for leaf in leaves if not isinstance(leaf, str)))
+        self.leaf_types = {leaf for leaf in leaves if not isinstance(leaf, str)}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
-            isinstance(m, self.leaf_types)
+            isinstance(m, SlipActivation)
+            or any(isinstance(m, leaf) for leaf in self.leaf_types)
             or module_qualified_name in self.leaf_names
             or super().is_leaf_module(m, module_qualified_name)
         )
@@ -82,9 +83,7 @@ def keep_unused_state(gm: fx.GraphModule, model: nn.Module) -> None:
             gm.add_submodule(name, module)
             continue
         for key, value in missing.items():
-            if key in dict(target.named_parameters(recurse=False)) | dict(
-                target.named_buffers(recurse=False)
-            ):
+            if key in dict(target.named_parameters(recurse=False)) | dict(target.named_buffers(recurse=False)):
                 continue
             if isinstance(value, nn.Parameter):
                 target.register_parameter(key, value)

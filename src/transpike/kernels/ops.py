@@ -40,9 +40,7 @@ def _integrate_fire(
 
 
 @_integrate_fire.register_fake
-def _(
-    drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool, surrogate: str, kernel: str
-) -> tuple[Tensor, Tensor]:
+def _(drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool, surrogate: str, kernel: str) -> tuple[Tensor, Tensor]:
     return drive.new_empty(drive.shape), v.new_empty(v.shape)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class Maximum(ThresholdRule):
     Differs from the paper in that weights are not rescaled: the threshold carries the scale.
     """
 
-    granularity: Granularity = PerLayer()
+    granularity: Granularity = field(default_factory=PerLayer)
 
     def statistic(self) -> Statistic:
         """A running maximum."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Percentile(ThresholdRule):
     """
 
     percentile: float = 99.9
-    granularity: Granularity = PerLayer()
+    granularity: Granularity = field(default_factory=PerLayer)
 
     def __post_init__(self) -> None:
         if not 0.0 < self.percentile <= 100.0:
@@ -46,9 +46,7 @@ class HistogramPercentile(Statistic):
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
         self.counts: Tensor | None = None
-        self.top: Tensor | None = (
-            None  # upper end of each row's histogram, a power of two times its first maximum
-        )
+        self.top: Tensor | None = None  # upper end of each row's histogram, a power of two times its first maximum
         self.maximum: Tensor | None = None
 
     def update(self, rows: Tensor) -> None:
@@ -85,9 +83,7 @@ class HistogramPercentile(Statistic):
         assert self.maximum is not None
         rank = self.fraction * (self.counts.sum(1) - 1).double()  # as numpy.percentile's linear method counts
         cumulative = self.counts.cumsum(1).double()
-        bin_index = (
-            torch.searchsorted(cumulative, rank.unsqueeze(1), right=True).squeeze(1).clamp_max(BINS - 1)
-        )
+        bin_index = torch.searchsorted(cumulative, rank.unsqueeze(1), right=True).squeeze(1).clamp_max(BINS - 1)
         below = torch.where(
             bin_index > 0, cumulative.gather(1, (bin_index - 1).clamp_min(0).unsqueeze(1)).squeeze(1), 0.0
         )
