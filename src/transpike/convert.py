@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.activations import SlipActivation
 from transpike.calibration.sweep import CalibrationData, calibrate_thresholds
+from transpike.card import card_of, set_card
 from transpike.errors import CalibrationError, ConversionError, Obstacle, VerificationError
 from transpike.graph.fold import fold_batchnorm
 from transpike.graph.normalize import (
@@ -173,7 +174,7 @@ def restore(
     prepared = _prepare(model, example_inputs, leave, leaves)
     if prepared.planning.obstacles:
         raise ConversionError(prepared.planning.obstacles)
-    record = {"leave": sorted(leave), "leaves": sorted(leaves)}
+    record: dict[str, Any] = {"leave": sorted(leave), "leaves": sorted(leaves)}
     snn = SpikingNetwork(prepared.network, prepared.planning.plan, neuron, record)
     return snn.requires_grad_(False).eval()
 
@@ -192,6 +193,7 @@ def _prepare(
         gm = trace(model.eval(), leaves).eval()
     finally:
         model.train(training)
+    set_card(gm, card_of(model))
     functionalize(gm)
     modularize(gm)
     kept = set(leave)

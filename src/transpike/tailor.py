@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from transpike.activations import SlipReLU, ThetaPercentile
 from transpike.calibration.sweep import CalibrationData, sweep
+from transpike.card import card_of, set_card
 from transpike.errors import CalibrationError, ConversionError, Obstacle
 from transpike.graph.normalize import (
     ActivationCall,
@@ -35,11 +36,13 @@ class Tailoring:
         activation: the settings of the new activations.
         activations: each replaced call, with its name, operator and source line.
         pools: each max-pooling that became average pooling.
+        leaves: submodules, by name, that were not traced into.
     """
 
     activation: SlipReLU
     activations: tuple[ActivationCall, ...]
     pools: tuple[ActivationCall, ...]
+    leaves: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{len(self.activations)} activations -> {self.activation}"]
@@ -75,28 +78,38 @@ def tailor(
         ConversionError: a max-pooling with indices or dilation has no average-pooling counterpart.
         CalibrationError: `ThetaPercentile` without data.
     """
+    starts = _starting_thresholds(model, leaves, activation, calibration)
+    return apply_activation(model, activation, leaves, starts)
+
+
+def apply_activation(
+    model: nn.Module,
+    activation: SlipReLU,
+    leaves: Collection[str | type[nn.Module]],
+    starts: Mapping[str, float],
+) -> fx.GraphModule:
+    """The rewriting behind `tailor`; ``starts`` overrides the initial threshold of the activations it names."""
     gm = trace(model, leaves)
     earlier = tailoring(gm)
     functionalize(gm)
     modularize(gm)
-    starts = _starting_thresholds(gm, activation, calibration)
 
     def make(name: str, _: nn.Module) -> nn.Module:
         module = activation.build()
         if name in starts:
             module.theta.data.fill_(starts[name])
-        module.train(gm.training)
-        return module
+        return module.train(gm.training)
 
     calls = replace_activations(gm, make, tailored=False)
+    set_card(gm, card_of(model))
     pools = _average_pools(gm)
     gm.delete_all_unused_submodules()
     keep_unused_state(gm, model)
     gm.graph.lint()
     gm.recompile()
-    if calls or earlier is None:
-        previous = ((), ()) if earlier is None else (earlier.activations, earlier.pools)
-        gm.meta[_META] = Tailoring(activation, previous[0] + tuple(calls), previous[1] + tuple(pools))
+    names = tuple(leaf for leaf in leaves if isinstance(leaf, str))
+    if earlier is None:
+        gm.meta[_META] = Tailoring(activation, tuple(calls), tuple(pools), names)
     reference = next(model.parameters(), None)
     return gm if reference is None else gm.to(device=reference.device, dtype=reference.dtype)
 
@@ -108,7 +121,10 @@ def tailoring(network: nn.Module) -> Tailoring | None:
 
 
 def _starting_thresholds(
-    gm: fx.GraphModule, activation: SlipReLU, calibration: CalibrationData | None
+    model: nn.Module,
+    leaves: Collection[str | type[nn.Module]],
+    activation: SlipReLU,
+    calibration: CalibrationData | None,
 ) -> dict[str, float]:
     """Percentiles of the ReLU network's activations at each site; empty for a constant start."""
     if not isinstance(activation.theta_init, ThetaPercentile):
@@ -119,7 +135,9 @@ def _starting_thresholds(
             where="tailor",
             fix="pass calibration=batches of training inputs, or a number as theta_init",
         )
-    ann = trace(gm).eval()
+    ann = trace(model, leaves).eval()
+    functionalize(ann)
+    modularize(ann)
     replace_activations(ann, lambda _, module: Site(module), tailored=False)
     ann.recompile()
     statistics: dict[str, HistogramPercentile] = {}

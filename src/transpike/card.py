@@ -1,0 +1,80 @@
+"""What a network says about itself: how to rebuild it and what it expects at its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+_META = "transpike.card"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A built-in network by name.
+
+    Attributes:
+        name: its name in the zoo.
+        options: keyword arguments of its builder.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What goes in and what the answers mean.
+
+    Attributes:
+        shape: one sample, ``(channels, height, width)`` for images.
+        mean: per channel, subtracted from values scaled to [0, 1].
+        std: per channel, divided by.
+        classes: names of the classes, in the order of the outputs.
+        dataset: name of the data set.
+    """
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+    dataset: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.shape or any(size < 1 for size in self.shape):
+            raise ValueError(f"shape must hold positive sizes, got {self.shape}")
+        if len(self.mean) != len(self.std) or any(value <= 0 for value in self.std):
+            raise ValueError(f"mean and std must have equal length, std positive; got {self.mean} and {self.std}")
+
+
+@dataclass(frozen=True)
+class Card:
+    """Travels with a network through `tailor`, `convert`, `save` and `load`."""
+
+    source: ModelSource | None = None
+    inputs: InputSpec | None = None
+
+
+class CardedModule(nn.Module):
+    """Base of the built-in networks: a module with a `card`."""
+
+    card: Card = Card()
+
+
+def card_of(model: nn.Module) -> Card:
+    """The card of a network; an empty one for models that have none."""
+    if isinstance(model, fx.GraphModule):
+        found = model.meta.get(_META)
+        return found if isinstance(found, Card) else Card()
+    return model.card if isinstance(model, CardedModule) else Card()
+
+
+def set_card(model: nn.Module, card: Card) -> None:
+    """Attaches a card to a graph or a built-in network."""
+    if isinstance(model, fx.GraphModule):
+        model.meta[_META] = card
+    elif isinstance(model, CardedModule):
+        model.card = card
+    else:
+        raise TypeError(f"a {type(model).__name__} cannot carry a card")

@@ -1,0 +1,225 @@
+"""Saving and loading of tailored and converted networks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from transpike import zoo
+from transpike.activations import SlipReLU, ThetaPercentile
+from transpike.card import Card, CardedModule, InputSpec, ModelSource, card_of, set_card
+from transpike.config import from_json, to_json
+from transpike.container import read_container, write_container
+from transpike.convert import restore
+from transpike.errors import CheckpointError, TranspikeError
+from transpike.methods import POTENTIAL_RULES, THRESHOLD_RULES, PerChannel, PerLayer
+from transpike.network import SpikingNetwork
+from transpike.neurons import IF
+from transpike.tailor import apply_activation, tailoring
+
+FORMAT = 1
+_KINDS: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        *(Card, InputSpec, ModelSource, SlipReLU, ThetaPercentile, IF, PerLayer, PerChannel),
+        *THRESHOLD_RULES.values(),
+        *POTENTIAL_RULES.values(),
+    )
+}
+
+ModelFactory = nn.Module | Callable[[], nn.Module]
+
+
+def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: InputSpec | None = None) -> None:
+    """Saves a converted, tailored or built-in network as one safetensors file that describes itself.
+
+    Args:
+        network: a `SpikingNetwork`, a network made by `tailor`, or one of the zoo.
+        path: the file, usually ``*.safetensors``.
+        inputs: shape, normalisation and class names, if the network's card does not hold them yet.
+
+    Raises:
+        CheckpointError: the network is none of these.
+    """
+    graph = network.network if isinstance(network, SpikingNetwork) else network
+    card = card_of(graph)
+    if inputs is not None:
+        card = replace(card, inputs=inputs)
+    done = tailoring(graph)
+    if not isinstance(network, SpikingNetwork) and done is None and card.source is None:
+        raise CheckpointError(
+            f"a {type(network).__name__} is neither converted, tailored nor built in",
+            fix="save its state_dict with your own tools, or call tp.tailor or tp.convert first",
+        )
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "kind": "spiking" if isinstance(network, SpikingNetwork) else "ann",
+        "card": to_json(card),
+        "tailored": None if done is None else to_json(done.activation),
+        "leaves": [] if done is None else list(done.leaves),
+    }
+    if isinstance(network, SpikingNetwork):
+        header["neuron"] = to_json(network.neuron)
+        header["conversion"] = to_json(network.record)
+        header["sites"] = [site.name for site in network.sites]
+    write_container(Path(path), network.state_dict(), header)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint says about itself.
+
+    Attributes:
+        kind: ``"spiking"`` or ``"ann"``.
+        card: how to rebuild the network and what its inputs are.
+        activation: settings of the trained activations, None for plain ReLU.
+        sites: names of the populations of a spiking network.
+    """
+
+    kind: str
+    card: Card
+    activation: SlipReLU | None
+    sites: tuple[str, ...]
+
+
+def describe(path: Path | str) -> Contents:
+    """Reads a checkpoint's header.
+
+    Raises:
+        CheckpointError: see `load`.
+    """
+    _, header = _read(Path(path))
+    return _contents(header, Path(path))
+
+
+def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwork | nn.Module:
+    """Loads what `save` wrote; built-in networks need nothing else.
+
+    Args:
+        path: the file.
+        model: for networks that are not built in: the model (before tailoring), or a function that makes it. Its
+            own weights do not matter and it is not changed.
+
+    Raises:
+        CheckpointError: the file is missing, foreign, damaged, of a newer format, or does not fit the model.
+    """
+    path = Path(path)
+    tensors, header = _read(path)
+    contents = _contents(header, path)
+    base = _base_model(contents, model, path)
+    dtype = next((tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point), torch.float32)
+    base = base.to(dtype)
+    network: nn.Module = base
+    try:
+        if contents.activation is not None:
+            network = apply_activation(base, contents.activation, header["leaves"], {})
+        if contents.kind == "spiking":
+            network = _restore_spiking(network, header, dtype)
+    except (TranspikeError, ValueError) as error:
+        raise CheckpointError(f"the model cannot be prepared as the file says: {error}", where=str(path)) from error
+    if isinstance(network, SpikingNetwork):
+        _check_sites(network, contents, path)
+        _match_shapes(network, tensors)
+    _load_tensors(network, tensors, path)
+    if isinstance(network, SpikingNetwork | fx.GraphModule | CardedModule):
+        set_card(network.network if isinstance(network, SpikingNetwork) else network, contents.card)
+    return network.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, header = read_container(path)
+    if header.get("kind") not in ("spiking", "ann"):
+        raise CheckpointError(
+            f"the file holds {header.get('kind')!r}, not a network", where=str(path), fix="pass a file made by tp.save"
+        )
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"the file has format {header.get('format')}, this library reads {FORMAT}",
+            where=str(path),
+            fix="use the version of transpike that wrote it, or a newer one",
+        )
+    return tensors, header
+
+
+def _contents(header: dict[str, Any], path: Path) -> Contents:
+    try:
+        card = from_json(header["card"], _KINDS)
+        activation = None if header["tailored"] is None else from_json(header["tailored"], _KINDS)
+        return Contents(header["kind"], card, activation, tuple(header.get("sites", ())))
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"the header is malformed: {error}", where=str(path)) from error
+
+
+def _base_model(contents: Contents, model: ModelFactory | None, path: Path) -> nn.Module:
+    """The untailored model, from the caller or the zoo."""
+    if isinstance(model, nn.Module):
+        return copy.deepcopy(model)
+    if model is not None:
+        return model()
+    source = contents.card.source
+    if source is None:
+        raise CheckpointError(
+            "the network is not a built-in one",
+            where=str(path),
+            fix="pass the model it was made from: tp.load(path, model=MyModel) or model=MyModel()",
+        )
+    try:
+        return zoo.build(source.name, **source.options)
+    except TranspikeError as error:
+        raise CheckpointError(f"the network cannot be rebuilt: {error}", where=str(path)) from error
+
+
+def _restore_spiking(base: nn.Module, header: dict[str, Any], dtype: torch.dtype) -> SpikingNetwork:
+    conversion = header["conversion"]
+    generator = torch.Generator().manual_seed(0)
+    inputs = tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in conversion["example_shapes"])
+    neuron = from_json(header["neuron"], _KINDS)
+    snn = restore(base, inputs, conversion["leave"], conversion["leaves"], neuron)
+    snn.record.update({key: conversion[key] for key in ("example_shapes", "parts")})
+    return snn
+
+
+def _check_sites(network: SpikingNetwork, contents: Contents, path: Path) -> None:
+    names = tuple(site.name for site in network.sites)
+    if names != contents.sites:
+        strange = sorted(set(names) ^ set(contents.sites))
+        raise CheckpointError(
+            f"the model has other sites than the file: {', '.join(strange) or 'another order'}",
+            where=str(path),
+            fix="pass the model that was converted",
+        )
+
+
+def _match_shapes(network: SpikingNetwork, tensors: dict[str, Tensor]) -> None:
+    """Gives thresholds and potentials the shapes they have in the file; a fresh network has scalars."""
+    for site in network.sites:
+        module = network.site(site.name)
+        for name in ("theta", "v_init"):
+            stored = tensors.get(f"network.{site.name}.{name}")
+            if stored is not None:
+                setattr(module, name, nn.Parameter(torch.empty_like(stored), requires_grad=False))
+
+
+def _load_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    wanted = network.state_dict()
+    problems = [f"missing {name}" for name in sorted(set(wanted) - set(tensors))]
+    problems += [f"unexpected {name}" for name in sorted(set(tensors) - set(wanted))]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, the model {tuple(wanted[name].shape)}"
+        for name in sorted(set(tensors) & set(wanted))
+        if tensors[name].shape != wanted[name].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"the file does not fit the model: {'; '.join(problems[:5])}{more}",
+            where=str(path),
+            fix="pass the model (with the same options) that was saved",
+        )
+    network.load_state_dict(tensors)

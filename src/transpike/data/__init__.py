@@ -1,0 +1,53 @@
+"""Data sets, each split once and for all: nothing is ever chosen on the test set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from transpike.data.cifar import cifar10
+from transpike.data.contract import Data, fixed_test_indices, loader, random_subset
+from transpike.data.digits import digits
+from transpike.errors import DataError
+
+__all__ = [
+    "DATA",
+    "ROOT_VARIABLE",
+    "Data",
+    "cifar10",
+    "digits",
+    "fixed_test_indices",
+    "load_data",
+    "loader",
+    "random_subset",
+]
+
+ROOT_VARIABLE = "TRANSPIKE_DATA"
+"""Environment variable that names the folder with downloaded data sets."""
+
+DATA: Mapping[str, Callable[..., Data]] = {"digits": digits, "cifar10": cifar10}
+
+
+def load_data(name: str, root: Path | None = None, *, seed: int = 0) -> Data:
+    """Opens a data set by name.
+
+    Args:
+        name: a key of `DATA`.
+        root: folder that holds it; None reads the environment variable TRANSPIKE_DATA. The digits need none.
+        seed: seed of the split into training and validation part.
+
+    Raises:
+        DataError: unknown name, or the files are not there.
+    """
+    if name not in DATA:
+        raise DataError(f"there is no data set {name!r}", fix=f"known: {', '.join(sorted(DATA))}")
+    if name == "digits":
+        return digits(seed=seed)
+    folder = root or (Path(os.environ[ROOT_VARIABLE]) if os.environ.get(ROOT_VARIABLE) else None)
+    if folder is None:
+        raise DataError(
+            f"the folder with {name} is not known",
+            fix=f"pass --data FOLDER, or set {ROOT_VARIABLE} to the folder that torchvision's {name} is in",
+        )
+    return DATA[name](folder, seed=seed)

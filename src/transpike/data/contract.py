@@ -1,0 +1,96 @@
+"""A data set with its fixed splits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from transpike.card import InputSpec
+from transpike.errors import DataError
+
+
+@dataclass(frozen=True)
+class Data:
+    """A labelled data set; every element is ``(image, class index)``.
+
+    Attributes:
+        inputs: shape, normalisation and class names.
+        train: for training, with augmentation where the data set has one.
+        calibration: the same samples without augmentation.
+        validation: a part of the training set held back for every choice.
+        test: looked at only to report.
+    """
+
+    inputs: InputSpec
+    train: Dataset[Any]
+    calibration: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+
+
+def split_indices(labels: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Splits sample indices into a larger and a smaller part with equal class proportions.
+
+    Args:
+        labels: class of every sample.
+        fraction: share of the smaller part, in (0, 1).
+        seed: of the permutation.
+    """
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"fraction must lie in (0, 1), got {fraction}")
+    generator = np.random.default_rng(seed)
+    classes = np.asarray(labels)
+    large: list[int] = []
+    small: list[int] = []
+    for value in np.unique(classes):
+        members = generator.permutation(np.flatnonzero(classes == value))
+        cut = round(fraction * len(members))
+        small += members[:cut].tolist()
+        large += members[cut:].tolist()
+    return sorted(large), sorted(small)
+
+
+def fixed_test_indices(dataset: str) -> list[int]:
+    """The committed list of 2,000 test indices for rows that are too long for the whole test set.
+
+    Raises:
+        DataError: there is no such list for this data set.
+    """
+    resource = files("transpike.data") / f"{dataset}_test_2000.json"
+    if not resource.is_file():
+        raise DataError(f"there is no fixed list of test images for {dataset!r}")
+    indices = json.loads(resource.read_text())
+    return [int(index) for index in indices]
+
+
+def random_subset(dataset: Dataset[Any], count: int, seed: int = 0) -> Subset[Any]:
+    """``count`` samples drawn without replacement, for calibration.
+
+    Raises:
+        ValueError: count is below 1 or exceeds the data set.
+    """
+    size = len(dataset)  # type: ignore[arg-type]
+    if not 1 <= count <= size:
+        raise ValueError(f"count must lie between 1 and {size}, got {count}")
+    return Subset(dataset, np.random.default_rng(seed).permutation(size)[:count].tolist())
+
+
+def loader(dataset: Dataset[Any], batch_size: int = 100, limit: int | None = None) -> DataLoader[Any]:
+    """Batches in the data set's own order, for calibration and evaluation.
+
+    Args:
+        dataset: any map-style data set.
+        batch_size: samples per batch.
+        limit: only the first so many samples.
+    """
+    if limit is not None:
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1, got {limit}")
+        dataset = Subset(dataset, range(min(limit, len(dataset))))  # type: ignore[arg-type]
+    return DataLoader(dataset, batch_size=batch_size, shuffle=False)

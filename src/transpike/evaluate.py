@@ -1,0 +1,404 @@
+"""Accuracy at every T, spikes, latency and time of a converted network, in one resumable run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence, Sized
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from transpike.config import to_json, write_json
+from transpike.errors import DataError, InputError
+from transpike.network import Latency, SpikingNetwork
+from transpike.schedules import Plain, Schedule
+
+VERSION = 1
+_SAVE_EVERY = 5.0  # seconds between two writes of an unfinished run
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of time-steps.
+
+    Attributes:
+        steps: T.
+        top1: accuracy in percent.
+        top5: accuracy in percent, counting the five largest outputs; equals 100 with five classes or fewer.
+        events: spikes per sample in T steps, all sites together.
+        latency: the four latency figures.
+    """
+
+    steps: int
+    top1: float
+    top5: float
+    events: float
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class SiteActivity:
+    """Activity of one site over the longest run.
+
+    Attributes:
+        name: the site.
+        neurons: size of the population.
+        events: spikes per sample.
+        rate: spikes per neuron and step.
+    """
+
+    name: str
+    neurons: int
+    events: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` found.
+
+    Attributes:
+        images: number of test samples.
+        ann_top1: accuracy of the source network on the same samples, in percent.
+        ann_top5: the same for the five largest outputs.
+        rows: one per number of steps, ascending.
+        sites: activity per site in the longest run.
+        seconds: wall time of the spiking network alone (the ANN and data loading not counted).
+        schedule: how the network ran.
+        dtype: floating type.
+        device: where it ran.
+    """
+
+    images: int
+    ann_top1: float
+    ann_top5: float
+    rows: tuple[Row, ...]
+    sites: tuple[SiteActivity, ...]
+    seconds: float
+    schedule: str
+    dtype: str
+    device: str
+
+    def row(self, steps: int) -> Row:
+        """The row of T = ``steps``.
+
+        Raises:
+            KeyError: the run has no such row.
+        """
+        for row in self.rows:
+            if row.steps == steps:
+                return row
+        raise KeyError(f"no row for T = {steps}; rows: {[row.steps for row in self.rows]}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        record = asdict(self)
+        record["rows"] = [{**asdict(row), "latency": row.latency._asdict()} for row in self.rows]
+        return {"version": VERSION, **record}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Report:
+        """Rebuilds a report written by `to_json`.
+
+        Raises:
+            ValueError: another version.
+        """
+        if record.get("version") != VERSION:
+            raise ValueError(f"report of version {record.get('version')}, this library reads {VERSION}")
+        fields = {key: value for key, value in record.items() if key != "version"}
+        fields["rows"] = tuple(Row(**{**row, "latency": Latency(**row["latency"])}) for row in fields["rows"])
+        fields["sites"] = tuple(SiteActivity(**site) for site in fields["sites"])
+        return cls(**fields)
+
+
+@dataclass
+class _Progress:
+    """What an unfinished run has counted so far."""
+
+    batches: int
+    images: int
+    ann: list[int]  # top-1 and top-5 hits
+    hits1: list[int]  # per step
+    hits5: list[int]
+    events: dict[str, list[float]]  # per site: spikes in all steps up to t
+    seconds: float
+
+
+def evaluate(
+    snn: SpikingNetwork,
+    batches: Iterable[Any],
+    *,
+    steps: int,
+    schedule: Schedule | None = None,
+    at: Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    chunk: int | None = None,
+    memory_mib: int = 512,
+    cache: Path | None = None,
+    progress: bool = False,
+) -> Report:
+    """Evaluates a classifier at T = 1 .. ``steps``.
+
+    A prefix-consistent schedule needs one run for all T; others run again for each T in ``at``. Nothing may be chosen
+    by these numbers when they come from a test set.
+
+    Args:
+        snn: the converted network; moved to ``device`` and ``dtype`` if given.
+        batches: pairs ``(images [N, *], class indices [N])`` in a fixed order, for example a DataLoader.
+        steps: the largest T.
+        schedule: how the network runs; None is `Plain`.
+        at: the rows wanted; None gives all T (prefix-consistent) or the powers of two.
+        device: None leaves the network where it is.
+        dtype: None leaves the network's type.
+        chunk: steps per stage; None chooses by ``memory_mib``. Results do not depend on it.
+        memory_mib: upper bound for one site's currents, in MiB.
+        cache: a JSON file; an unfinished run with the same network, settings and data goes on from there, a
+            finished one is read.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: steps below 1, or rows outside 1 .. steps.
+        InputError, DataError: unusable batches or labels.
+    """
+    schedule = Plain() if schedule is None else schedule
+    rows = _rows(steps, schedule, at)
+    if device is not None or dtype is not None:
+        snn = snn.to(device=device, dtype=dtype)
+    reference = next(snn.parameters())
+    size = len(batches) if isinstance(batches, Sized) else None
+    remaining = iter(batches)
+    first = next(remaining, None)
+    if first is None:
+        raise DataError("there is nothing to evaluate: the batches are empty", fix="a used-up iterator gives none")
+    key = _fingerprint(snn, schedule, rows, _pair(first, 0), size)
+    state = _read_cache(cache, key)
+    if isinstance(state, Report):
+        return state
+    if state is None:
+        zeros = [0] * len(rows)
+        events: dict[str, list[float]] = {site.name: [0.0] * len(rows) for site in snn.sites}
+        state = _Progress(0, 0, [0, 0], zeros[:], zeros[:], events, 0.0)
+    counter = _Counter(snn, schedule, rows, chunk, memory_mib, state)
+    counted = _count(counter, chain([first], remaining), size, cache, key, progress)
+    report = _report(snn, counted, schedule, rows, str(reference.dtype).removeprefix("torch."), str(reference.device))
+    if cache is not None:
+        write_json(cache, {"key": key, "report": report.to_json()})
+    return report
+
+
+def _rows(steps: int, schedule: Schedule, at: Sequence[int] | None) -> list[int]:
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if at is None:
+        if schedule.prefix_consistent:
+            return list(range(1, steps + 1))
+        at = [2**k for k in range(steps.bit_length()) if 2**k <= steps]
+    wanted = sorted(set(at))
+    if not wanted or wanted[0] < 1 or wanted[-1] > steps:
+        raise ValueError(f"rows must lie in 1 .. {steps}, got {list(at)}")
+    return wanted
+
+
+def _count(
+    counter: _Counter, batches: Iterable[Any], size: int | None, cache: Path | None, key: str, progress: bool
+) -> _Progress:
+    """Adds every batch that is not counted yet, and saves the counts now and then."""
+    state = counter.state
+    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    saved = time.monotonic()
+    with torch.no_grad(), Progress(*columns, transient=True, disable=not progress) as bar:
+        task = bar.add_task("", total=size)
+        for index, batch in enumerate(batches):
+            if index >= state.batches:
+                counter.add(*_pair(batch, index))
+                state.batches = index + 1
+                if cache is not None and time.monotonic() - saved > _SAVE_EVERY:
+                    write_json(cache, {"key": key, "unfinished": asdict(state)})
+                    saved = time.monotonic()
+            bar.advance(task)
+    return state
+
+
+@dataclass
+class _Counter:
+    """Runs batches and counts hits and spikes."""
+
+    snn: SpikingNetwork
+    schedule: Schedule
+    rows: list[int]
+    chunk: int | None
+    memory_mib: int
+    state: _Progress
+
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        """Counts one batch."""
+        reference = next(self.snn.parameters())
+        images = images.to(reference.device, reference.dtype)
+        labels = labels.to(reference.device)
+        ann = self.snn.ann(images)
+        if not isinstance(ann, Tensor) or ann.dim() != 2:
+            raise InputError(
+                "evaluate needs one output of shape [N, classes]",
+                where="the model's answer",
+                fix="call the network itself and compute your own measure, or wrap the model to return its logits",
+            )
+        if not 0 <= int(labels.min()) <= int(labels.max()) < ann.shape[1]:
+            raise DataError(
+                f"labels run from {int(labels.min())} to {int(labels.max())}, the network has {ann.shape[1]} outputs",
+                fix="use class indices from 0, and the network trained for these classes",
+            )
+        for position, hits in enumerate(_hits(ann, labels)):
+            self.state.ann[position] += int(hits)
+        began = time.perf_counter()
+        for length in [self.rows[-1]] if self.schedule.prefix_consistent else self.rows:
+            wanted = [(i, t) for i, t in enumerate(self.rows) if self.schedule.prefix_consistent or t == length]
+            answer = self._run(images, length, wanted)
+            for index, t in wanted:
+                top1, top5 = _hits(answer[t - 1], labels)
+                self.state.hits1[index] += int(top1)
+                self.state.hits5[index] += int(top5)
+        self.state.seconds += time.perf_counter() - began
+        self.state.images += images.shape[0]
+
+    def _run(self, images: Tensor, length: int, wanted: list[tuple[int, int]]) -> Tensor:
+        """Runs in pieces that fit into memory; counts the spikes of the first t steps for every wanted t."""
+        done: Counter[str] = Counter()
+
+        def observe(name: str, _: Tensor, events: Tensor) -> None:
+            begin = done[name]
+            done[name] += events.shape[0]
+            sums = events.abs().flatten(1).sum(1, dtype=torch.float64).cumsum(0)
+            for index, t in wanted:
+                inside = min(t - begin, events.shape[0])
+                if inside > 0:
+                    self.state.events[name][index] += float(sums[inside - 1])
+
+        size = self._size(images.shape[0], length)
+        answers = []
+        for part in torch.split(images, size.samples):
+            done.clear()
+            chunk = size.steps if self.schedule.streamable else None
+            answers.append(self.snn(part, steps=length, schedule=self.schedule, chunk=chunk, observe=observe))
+        return torch.cat(answers, 1)
+
+    def _size(self, batch: int, steps: int) -> _Size:
+        """The largest chunk (or, for schedules that need all steps, micro-batch) within the memory bound."""
+        if self.chunk is not None:
+            return _Size(self.chunk, batch)
+        reference = next(self.snn.parameters())
+        bytes_per_step = max(site.neurons for site in self.snn.sites) * reference.element_size()
+        budget = max(1, self.memory_mib * 2**20 // bytes_per_step)  # steps times samples
+        if self.schedule.streamable:
+            samples = min(batch, budget)
+            return _Size(max(1, min(steps, budget // samples)), samples)
+        return _Size(steps, max(1, min(batch, budget // self.schedule.input_steps(steps))))
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much runs at once."""
+
+    steps: int
+    samples: int
+
+
+def _hits(answer: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of samples whose label is the largest, and among the five largest, outputs."""
+    best = answer.topk(min(5, answer.shape[1]), dim=1).indices == labels.unsqueeze(1)
+    return best[:, 0].sum(), best.sum()
+
+
+def _pair(batch: Any, index: int) -> tuple[Tensor, Tensor]:
+    if (
+        not isinstance(batch, Sequence)
+        or len(batch) != 2
+        or not all(isinstance(item, Tensor) for item in batch)
+        or batch[1].dtype.is_floating_point
+        or batch[1].dim() != 1
+        or batch[0].shape[0] != batch[1].shape[0]
+        or batch[0].shape[0] == 0
+    ):
+        raise DataError(
+            "a batch is not a pair of images [N, *] and whole class indices [N]",
+            where=f"batch {index}",
+            fix="pass a DataLoader over a labelled data set",
+        )
+    return batch[0], batch[1]
+
+
+def _report(
+    snn: SpikingNetwork, counted: _Progress, schedule: Schedule, rows: list[int], dtype: str, device: str
+) -> Report:
+    images = counted.images
+    found = tuple(
+        Row(
+            steps=t,
+            top1=100.0 * counted.hits1[index] / images,
+            top5=100.0 * counted.hits5[index] / images,
+            events=sum(events[index] for events in counted.events.values()) / images,
+            latency=snn.latency(t, schedule),
+        )
+        for index, t in enumerate(rows)
+    )
+    sites = tuple(
+        SiteActivity(
+            site.name,
+            site.neurons,
+            counted.events[site.name][-1] / images,
+            counted.events[site.name][-1] / (images * site.neurons * rows[-1]),
+        )
+        for site in snn.sites
+    )
+    return Report(
+        images=images,
+        ann_top1=100.0 * counted.ann[0] / images,
+        ann_top5=100.0 * counted.ann[1] / images,
+        rows=found,
+        sites=sites,
+        seconds=counted.seconds,
+        schedule=repr(schedule),
+        dtype=dtype,
+        device=device,
+    )
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _fingerprint(
+    snn: SpikingNetwork, schedule: Schedule, rows: list[int], first_batch: tuple[Tensor, Tensor], size: int | None
+) -> str:
+    """Identifies network, settings and data (by their first batch and number of batches)."""
+    tensors = snn.state_dict()
+    settings = [VERSION, list(tensors), to_json(schedule), to_json(snn.neuron), rows, snn.network.code, size]
+    text = json.dumps(settings, sort_keys=True) + _digest(tensors.values()) + _digest(first_batch)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _read_cache(cache: Path | None, key: str) -> Report | _Progress | None:
+    """A finished report, an unfinished count, or None if the file is absent, foreign or damaged."""
+    if cache is None or not cache.is_file():
+        return None
+    try:
+        record = json.loads(cache.read_text(encoding="utf-8"))
+        if record["key"] != key:
+            return None
+        if "report" in record:
+            return Report.from_json(record["report"])
+        return _Progress(**record["unfinished"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,167 @@
+"""The Lightning side of `fit`; imported only when training starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from transpike.container import pack, read_container, unpack, write_container
+from transpike.errors import CheckpointError
+from transpike.training.fit import Epoch, TrainingError, parameter_groups
+
+
+class _Classifier(LightningModule):  # type: ignore[misc]
+    """Cross-entropy, SGD, cosine."""
+
+    def __init__(self, network: nn.Module, settings: dict[str, Any], classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+        self.history: list[list[float]] = []
+        self.loss = MeanMetric()
+        self.train_hits = MulticlassAccuracy(classes, average="micro")
+        self.validation_hits = MulticlassAccuracy(classes, average="micro")
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        groups = parameter_groups(self.network, s["weight_decay"])
+        optimizer = torch.optim.SGD(groups, lr=s["learning_rate"], momentum=s["momentum"])
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, s["epochs"])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+
+    def on_train_epoch_start(self) -> None:
+        torch.manual_seed(self.settings["seed"] * 1_000_003 + self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        images, labels = batch
+        logits = self.network(images)
+        loss = F.cross_entropy(logits, labels)
+        if not bool(torch.isfinite(loss)):
+            raise TrainingError(
+                f"the loss became {loss.item()}",
+                where=f"epoch {self.current_epoch + 1}, step {index}",
+                fix="start again with a smaller learning rate (the paper uses 0.05 where 0.1 fails)",
+            )
+        self.loss.update(loss.detach())
+        self.train_hits.update(logits.detach(), labels)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        images, labels = batch
+        self.validation_hits.update(self.network(images), labels)
+
+    def on_train_epoch_end(self) -> None:
+        row = [self.loss.compute(), 100 * self.train_hits.compute(), 100 * self.validation_hits.compute()]
+        self.history.append([float(value) for value in row])
+        for metric in (self.loss, self.train_hits, self.validation_hits):
+            metric.reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["transpike"] = {"settings": self.settings, "history": self.history}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored = checkpoint["transpike"]
+        if stored["settings"] != self.settings:
+            raise TrainingError(
+                f"the file was made with other settings: {stored['settings']} instead of {self.settings}",
+                fix="use the same settings, or remove the file to start afresh",
+            )
+        self.history = [list(row) for row in stored["history"]]
+
+
+class _SafeCheckpoints(CheckpointIO):  # type: ignore[misc]
+    """Lightning's training state as safetensors with a JSON header."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        kept = {key: checkpoint[key] for key in _STORED if key in checkpoint}
+        tensors: dict[str, Tensor] = {}
+        state = pack(kept, tensors)
+        write_container(Path(path), tensors, {"kind": "training", "state": state})
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        tensors, header = read_container(Path(path))
+        if header.get("kind") != "training":
+            raise CheckpointError(
+                "the file does not hold a training state", where=str(path), fix="pass the file that fit wrote"
+            )
+        state: dict[str, Any] = unpack(header["state"], tensors)
+        return state
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+_STORED = (
+    "epoch",
+    "global_step",
+    "pytorch-lightning_version",
+    "state_dict",
+    "loops",
+    "optimizer_states",
+    "lr_schedulers",
+    "transpike",
+)
+
+
+def run(
+    network: nn.Module,
+    settings: dict[str, Any],
+    train: DataLoader[Any],
+    validation: DataLoader[Any],
+    checkpoint: Path | None,
+    device: str,
+    progress: bool,
+) -> list[Epoch]:
+    """Trains; see `transpike.training.fit`."""
+    images, _ = next(iter(validation))
+    with torch.no_grad():
+        was = network.training
+        reference = next(network.parameters())
+        classes = network.eval()(images[:1].to(reference.device)).shape[-1]
+        network.train(was)
+    module = _Classifier(network, settings, classes)
+    callbacks: list[Callback] = []
+    if checkpoint is not None:
+        if checkpoint.suffix != ".ckpt":
+            raise ValueError(f"the training state must be named *.ckpt, got {checkpoint}")
+        saver = ModelCheckpoint(
+            checkpoint.parent, checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        callbacks.append(saver)
+    if progress:
+        callbacks.append(RichProgressBar(leave=False))
+    trainer = Trainer(
+        max_epochs=settings["epochs"],
+        accelerator=device,
+        devices=1,
+        callbacks=callbacks,
+        plugins=[_SafeCheckpoints()],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        enable_checkpointing=checkpoint is not None,
+        logger=False,
+        num_sanity_val_steps=0,
+        default_root_dir=None if checkpoint is None else checkpoint.parent,
+    )
+    resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
+    network.train()
+    try:
+        trainer.fit(module, train, validation, ckpt_path=resume)
+    except RuntimeError as error:
+        if resume is not None and "state_dict" in str(error):
+            raise TrainingError(
+                "the training state belongs to another network", where=str(checkpoint), fix="remove the file"
+            ) from error
+        raise
+    network.eval()
+    return [Epoch(index, *row) for index, row in enumerate(module.history, start=1)]
