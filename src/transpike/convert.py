@@ -25,11 +25,11 @@ from transpike.graph.normalize import (
     replace_activations,
 )
 from transpike.graph.plan import Plan, Planning, make_plan, unused_leaves
-from transpike.graph.probe import check_inputs, probing_batch
+from transpike.graph.probe import check_arguments, check_inputs, probing_batch
 from transpike.graph.site import Site
-from transpike.graph.trace import trace
+from transpike.graph.trace import evaluation_mode, trace
 from transpike.methods import HalfThreshold, Part, PotentialRule, ThresholdRule
-from transpike.network import SpikingNetwork, relative_difference
+from transpike.network import SpikingNetwork, largest, relative_difference
 from transpike.neurons import IF, Neuron
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -174,7 +174,11 @@ def restore(
     prepared = _prepare(model, example_inputs, leave, leaves)
     if prepared.planning.obstacles:
         raise ConversionError(prepared.planning.obstacles)
-    record: dict[str, Any] = {"leave": sorted(leave), "leaves": sorted(leaves)}
+    record: dict[str, Any] = {
+        "leave": sorted(leave),
+        "leaves": sorted(leaves),
+        "example_shapes": [list(tensor.shape[1:]) for tensor in prepared.inputs],
+    }
     snn = SpikingNetwork(prepared.network, prepared.planning.plan, neuron, record)
     return snn.requires_grad_(False).eval()
 
@@ -188,11 +192,9 @@ def _prepare(
     """Traces, normalises and plans a copy of the model."""
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     check_inputs(inputs, "example_inputs")
-    training = model.training
-    try:
-        gm = trace(model.eval(), leaves).eval()
-    finally:
-        model.train(training)
+    with evaluation_mode(model):
+        gm = trace(model, leaves).eval()
+    check_arguments(gm, inputs, "example_inputs")
     set_card(gm, card_of(model))
     functionalize(gm)
     modularize(gm)
@@ -222,17 +224,13 @@ def _prepare(
 
 
 def _check_parity(model: nn.Module, network: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    training = model.training
-    try:
-        with torch.no_grad():
-            expected = pytree.tree_leaves(model.eval()(*(tensor.clone() for tensor in inputs)))
-            actual = pytree.tree_leaves(network(*inputs))
-    finally:
-        model.train(training)
+    with evaluation_mode(model), torch.no_grad():
+        expected = pytree.tree_leaves(model(*(tensor.clone() for tensor in inputs)))
+        actual = pytree.tree_leaves(network(*inputs))
     tensors = [(a, b) for a, b in zip(expected, actual, strict=False) if isinstance(a, Tensor)]
-    difference = max((relative_difference(a, b) for a, b in tensors), default=float("inf"))
+    difference = largest(relative_difference(a, b) for a, b in tensors)
     tolerance = 1e-3 if tensors and tensors[0][0].dtype in (torch.float32, torch.float64) else 5e-2
-    if not difference <= tolerance or len(expected) != len(actual):
+    if not difference <= tolerance or len(expected) != len(actual) or not tensors:
         raise VerificationError(
             f"the traced graph of {type(model).__name__} differs from the model by {difference:.3g} "
             "(relative to the largest output)",

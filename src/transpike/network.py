@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -13,7 +14,7 @@ from transpike.errors import InputError, StateError, VerificationError
 from transpike.graph.lower import Lowered, SiteRunner, lower
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Plan, SitePlan, longest_path
-from transpike.graph.probe import check_inputs
+from transpike.graph.probe import check_arguments, check_inputs, first_line
 from transpike.graph.site import Site
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
@@ -130,7 +131,7 @@ class SpikingNetwork(nn.Module):
 
         Raises:
             ValueError: steps or chunk below 1, or a chunk for a schedule that is not streamable.
-            InputError: NaN, wrong types, batch sizes that differ.
+            InputError: NaN, wrong types, shapes, batch sizes that differ.
         """
         schedule = Plain() if schedule is None else schedule
         if steps < 1:
@@ -139,8 +140,20 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         if chunk is not None and not schedule.streamable:
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
-        batch = check_inputs(inputs, "SpikingNetwork")
-        self._check_width(inputs)
+        batch = self._check(inputs, "SpikingNetwork")
+        with self._explain_shapes(inputs):
+            return self._run(inputs, batch, steps, schedule, chunk, kernel, observe)
+
+    def _run(
+        self,
+        inputs: tuple[Tensor, ...],
+        batch: int,
+        steps: int,
+        schedule: Schedule,
+        chunk: int | None,
+        kernel: KernelPreference,
+        observe: Observer | None,
+    ) -> Any:
         memories: tuple[Memory | None, ...] | None = None
         answer: Any = None
         lags = longest_path(self.network, schedule.lag)
@@ -152,7 +165,7 @@ class SpikingNetwork(nn.Module):
             if memories is None:
                 memories = (None,) * len(lowered.stateful)
             elif number > 0:  # readouts and temporal operators start afresh
-                memories = _keep_site_memory(lowered, memories)
+                memories = _keep_site_memory(self.plan, lowered, memories)
             parts = []
             for begin in range(0, total, chunk or total):
                 now = min(chunk or total, total - begin)
@@ -178,10 +191,23 @@ class SpikingNetwork(nn.Module):
         Raises:
             ValueError: the schedule is not streamable.
             StateError: the state belongs to another network or batch size.
+            InputError: NaN, wrong types, shapes, batch sizes that differ.
         """
+        if torch.compiler.is_compiling():  # the checks read values, which a compiled step must not
+            return self.stepper(schedule)(x, state)  # type: ignore[no-any-return]
+        inputs = x if isinstance(x, tuple) else (x,)
+        batch = self._check(inputs, "SpikingNetwork.step")
         if state is not None:
-            self._check_state(state, (x if isinstance(x, tuple) else (x,))[0].shape[0])
-        return self.stepper(schedule)(x, state)  # type: ignore[no-any-return]
+            self._check_state(state, batch)
+        try:
+            with self._explain_shapes(inputs):
+                return self.stepper(schedule)(x, state)  # type: ignore[no-any-return]
+        except ValueError as error:  # a kernel met a potential of another shape
+            if state is None:
+                raise
+            raise StateError(
+                f"the state does not fit: {error}", fix="use the state that this network's step returned"
+            ) from error
 
     def stepper(self, schedule: Schedule | None = None) -> Stepper:
         """The module behind `step`; it shares this network's parameters."""
@@ -264,17 +290,17 @@ class SpikingNetwork(nn.Module):
         Raises:
             VerificationError: a difference exceeds the tolerance.
         """
-        batch = check_inputs(inputs, "verify")
-        with torch.no_grad():
+        batch = self._check(inputs, "verify")
+        with torch.no_grad(), self._explain_shapes(inputs):
             together = pytree.tree_leaves(self.network(*inputs))
             single = [pytree.tree_leaves(self.network(*(tensor[i : i + 1] for tensor in inputs))) for i in range(batch)]
             alone = [torch.cat(rows) for rows in zip(*single, strict=True)]
-            of_batch = max(map(relative_difference, alone, together))
+            of_batch = largest(map(relative_difference, alone, together))
             parity = 0.0
             if ann is not None:
-                parity = max(map(relative_difference, pytree.tree_leaves(ann(*inputs)), together))
+                parity = largest(map(relative_difference, pytree.tree_leaves(ann(*inputs)), together))
         result = Verification(parity, of_batch)
-        if not max(result) <= tolerance:
+        if not largest(result) <= tolerance:
             raise VerificationError(
                 f"the converted graph differs from its source: parity {parity:.3g}, batch {of_batch:.3g} "
                 f"(relative to the largest output, tolerance {tolerance:g})",
@@ -295,16 +321,40 @@ class SpikingNetwork(nn.Module):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def _check_width(self, inputs: tuple[Tensor, ...]) -> None:
-        wanted = [node for node in self.network.graph.nodes if node.op == "placeholder" and not node.args]
-        if len(inputs) < len(wanted):
+    def _check(self, inputs: tuple[Tensor, ...], where: str) -> int:
+        """Checks the arguments of a run; returns the number of samples."""
+        batch = check_inputs(inputs, where)
+        check_arguments(self.network, inputs, where)
+        theta = self.site(self.sites[0].name).theta
+        for index, tensor in enumerate(inputs):
+            autocast = torch.is_autocast_enabled(tensor.device.type)
+            if tensor.device != theta.device or (tensor.dtype != theta.dtype and not autocast):
+                raise InputError(
+                    f"the input is {tensor.dtype} on {tensor.device}, the network {theta.dtype} on {theta.device}",
+                    where=f"{where}, input {index}",
+                    fix="move one of them with .to(...)",
+                )
+        return batch
+
+    @contextmanager
+    def _explain_shapes(self, inputs: tuple[Tensor, ...]) -> Iterator[None]:
+        """Where an operator fails on inputs of another shape than the network was converted with, says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            shapes = [list(tensor.shape[1:]) for tensor in inputs]
+            expected = self.record.get("example_shapes")
+            if expected is None or shapes == expected:
+                raise
             raise InputError(
-                f"the network takes {len(wanted)} inputs, got {len(inputs)}",
+                f"samples have shape {shapes}, the network was converted with {expected}: {first_line(error)}",
                 where="SpikingNetwork",
-                fix="pass " + ", ".join(node.name for node in wanted),
-            )
+                fix="give the samples the shape that the network was converted with",
+            ) from error
 
     def _check_state(self, state: State, batch: int) -> None:
+        if not isinstance(state, State):
+            raise StateError(f"a State is expected, not {type(state).__name__}", fix="pass what step returned, or None")
         owners = self._lower(Plain(), KernelPreference.AUTO, 0).stateful
         if len(state.memory) != len(owners):
             raise StateError(
@@ -357,13 +407,15 @@ class _Clipped(fx.Interpreter):
         return value
 
 
-def _keep_site_memory(lowered: Lowered, memories: tuple[Memory | None, ...]) -> tuple[Memory | None, ...]:
-    sites = {
-        node.name
-        for node in lowered.body.graph.nodes
-        if node.op == "call_module" and isinstance(lowered.body.get_submodule(str(node.target)), SiteRunner)
-    }
+def _keep_site_memory(plan: Plan, lowered: Lowered, memories: tuple[Memory | None, ...]) -> tuple[Memory | None, ...]:
+    sites = {site.node for site in plan.sites}
     return tuple(memory if owner in sites else None for owner, memory in zip(lowered.stateful, memories, strict=True))
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest value, 0 if there is none; NaN if any is NaN, which Python's ``max`` may pass over."""
+    found = torch.tensor([0.0, *values], dtype=torch.float64)
+    return float(found.max())
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:

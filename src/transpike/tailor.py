@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ def apply_activation(
     set_card(gm, card_of(model))
     pools = _average_pools(gm)
     gm.delete_all_unused_submodules()
-    keep_unused_state(gm, model)
+    keep_unused_state(gm, copy.deepcopy(model))  # never the tensors of the source
     gm.graph.lint()
     gm.recompile()
     names = tuple(leaf for leaf in leaves if isinstance(leaf, str))

@@ -205,12 +205,13 @@ class _Lowering:
         for node in crossing:
             self.env[node] = graph.placeholder(f"static_{node.name}")
         self.means: dict[fx.Node, fx.Node] = {}
-        order = {node: index for index, node in enumerate(owners + readouts)}
+        order = {node: index for index, node in enumerate(owners)}
+        readout_order = {node: len(owners) + index for index, node in enumerate(readouts)}  # a site may be both
         new: dict[int, fx.Node] = {}
         for node in nodes:
             if node.op == "output":
                 answer = fx.map_arg(node.args[0], self._answer)
-                graph.output((answer, tuple(new[index] for index in range(len(order)))))
+                graph.output((answer, tuple(new[index] for index in range(len(owners) + len(readouts)))))
             elif self.in_body(node):
                 self.env[node] = self._emit(node, new, order)
                 if node in self.readout_memories:
@@ -218,7 +219,7 @@ class _Lowering:
                         f"readout_{node.name}", Readout(), self.env[node], self.readout_memories[node]
                     )
                     self.means[node] = value
-                    new[order[node]] = memory
+                    new[readout_order[node]] = memory
         self.stateful = [node.name for node in owners] + [f"mean of {node.name}" for node in readouts]
 
     def _is_stateful(self, node: fx.Node) -> bool:

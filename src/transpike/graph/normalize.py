@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
@@ -129,14 +130,19 @@ def _make_functional(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
         if node.kwargs.get("inplace") is True:
             node.kwargs = {**node.kwargs, "inplace": False}
             return True
-        functional = _IN_PLACE_FUNCTIONS.get(node.target)
+        functional = _functional_form(node.target)
         if functional is not None:
             node.target = functional
             return True
     return False
 
 
-_IN_PLACE_FUNCTIONS: Mapping[Any, Any] = {F.relu_: F.relu, F.hardtanh_: F.hardtanh}
+def _functional_form(function: Any) -> Any:
+    """What ``torch.clamp_`` is to ``torch.clamp``; None for functions that change nothing in place."""
+    name = getattr(function, "__name__", "")
+    if not name.endswith("_") or name.endswith("__"):
+        return None
+    return getattr(F, name[:-1], None) or getattr(torch, name[:-1], None)
 
 
 def replace_activations(
@@ -145,7 +151,7 @@ def replace_activations(
     """Gives every activation call a module of its own: ``make(name, activation)``.
 
     A module called once keeps its path; further calls and functions become ``path.relu@0``, ``@1`` and so on, so
-    that no name of the user's is ever taken.
+    that no name of the user's is ever taken. Activations of constants (a weight, say) stay.
 
     Args:
         gm: changed in place.
@@ -156,8 +162,11 @@ def replace_activations(
     modules = modules_of(gm)
     calls = Counter(str(node.target) for node in gm.graph.nodes if node.op == "call_module")
     taken: Counter[str] = Counter()
+    varying = _depend_on_input(gm)
     found = []
     for node in list(gm.graph.nodes):
+        if node not in varying:
+            continue
         activation = match_activation(node, modules)
         own = modules.get(str(node.target)) if node.op == "call_module" else None
         if activation is None and tailored and isinstance(own, SlipActivation):
@@ -176,6 +185,14 @@ def replace_activations(
         module = modules.get(target)
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[union-attr]
+    return found
+
+
+def _depend_on_input(gm: fx.GraphModule) -> set[fx.Node]:
+    found: set[fx.Node] = set()
+    for node in gm.graph.nodes:
+        if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
+            found.add(node)
     return found
 
 
@@ -238,7 +255,7 @@ def pool_before_activation(gm: fx.GraphModule, is_activation: Callable[[nn.Modul
         site = pool.args[0]
         if not (isinstance(site, fx.Node) and site.op == "call_module" and is_activation(modules[str(site.target)])):
             continue
-        if len(site.users) > 1:
+        if len(site.users) > 1 or getattr(modules[str(pool.target)], "return_indices", False):
             continue
         pool.replace_input_with(site, site.args[0])
         pool.replace_all_uses_with(site, propagate_meta=False)
@@ -248,7 +265,7 @@ def pool_before_activation(gm: fx.GraphModule, is_activation: Callable[[nn.Modul
 
 def call_module(gm: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, *arguments: Any) -> fx.Node:
     """Replaces ``node`` by a call of ``module``, which is put at path ``name``."""
-    gm.add_submodule(name, module)
+    gm.add_submodule(name, module.train(gm.training))
     with gm.graph.inserting_before(node):
         new = gm.graph.call_module(name, tuple(arguments))
     new.meta = copy.copy(node.meta)

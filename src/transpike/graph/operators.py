@@ -231,6 +231,8 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
 def role_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Role:
     """Looks a call up in the table; ``match_activation`` has priority and is asked elsewhere."""
     target = node.target
+    if node.kwargs.get("rounding_mode") is not None:
+        return Role.OTHER  # a division that rounds
     if node.op == "call_module":
         module = modules[str(target)]
         if isinstance(module, MAX_POOL_MODULES) and not module.return_indices:

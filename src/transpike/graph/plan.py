@@ -14,6 +14,7 @@ from transpike.graph.operators import (
     DIVISIONS,
     Role,
     advice,
+    argument,
     is_activation_like,
     leave_name,
     operator_name,
@@ -44,6 +45,7 @@ class SitePlan:
 
     Attributes:
         name: the site's name, also the path of its module.
+        node: name of its node in the graph.
         shape: shape of one sample's population, from the example inputs.
         constant_drive: whether its drive is the same at every step.
         operator: what the source model called.
@@ -51,6 +53,7 @@ class SitePlan:
     """
 
     name: str
+    node: str
     shape: tuple[int, ...]
     constant_drive: bool
     operator: str
@@ -152,7 +155,10 @@ class _Planner:
             node: kind in (Kind.STATIC, Kind.SEQUENCE, Kind.MEAN) and node.op != "output"
             for node, kind in self.kinds.items()
         }
+        refused = {obstacle.node for obstacle in self.obstacles}
         for node, reason in batch_violations(self.gm, self.inputs, batched):
+            if leave_name(node) in refused:
+                continue  # said once; the other reason is the stronger one
             self._refuse(node, reason, "keep the batch as the first dimension, for example x.flatten(1)")
         sites = tuple(self._site_plan(node) for node in self.gm.graph.nodes if self._is_site(node))
         if not sites and not self.obstacles:
@@ -225,7 +231,7 @@ class _Planner:
         if role is Role.PRODUCT:
             factors = list(node.args) + list(node.kwargs.values())
             spiking = [f for f in factors if isinstance(f, fx.Node) and self.kinds[f] is Kind.SEQUENCE]
-            inverse = node.target in DIVISIONS and len(node.args) > 1 and node.args[1] in sequences
+            inverse = node.target in DIVISIONS and argument(node, 1, "other") in sequences
             if len(spiking) == 1 and not inverse:
                 return Kind.SEQUENCE
             reason = "it divides by a spiking signal" if inverse else "both factors change from step to step"
@@ -254,7 +260,7 @@ class _Planner:
             for source in node.all_input_nodes:
                 if self.kinds[source] is not Kind.SIZE or source in self.body_sizes or source in batch_sizes:
                     continue
-                if many.get(source) != one.get(source):
+                if source in one and many.get(source) != one[source]:
                     self._refuse(
                         node,
                         "it computes a shape with the batch size of the input",
@@ -272,7 +278,9 @@ class _Planner:
 
     def _read_out(self, output: fx.Node) -> None:
         for source in output.all_input_nodes:
-            if self.kinds[source] is Kind.SEQUENCE:
+            if self.shapes[source] is None:
+                self._refuse(source, "the model returns it, and it is not one tensor", "return tensors only")
+            elif self.kinds[source] is Kind.SEQUENCE:
                 self.readouts[source] = None
 
     def _refuse(self, node: fx.Node, reason: str, fix: str = "") -> None:
@@ -292,7 +300,7 @@ class _Planner:
         assert shape is not None
         source = node.all_input_nodes[0]
         call = self.calls[name]
-        return SitePlan(name, shape[1:], self.kinds[source] is not Kind.SEQUENCE, call.operator, call.source)
+        return SitePlan(name, node.name, shape[1:], self.kinds[source] is not Kind.SEQUENCE, call.operator, call.source)
 
     def _stages(self) -> tuple[tuple[Stage, ...], tuple[tuple[str, ...], ...]]:
         stages: list[Stage] = []

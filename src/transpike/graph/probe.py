@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from transpike.errors import InputError
+from transpike.graph.trace import source_of
 
 ROWS = 3
 """Samples in the probing batch: a number that layer sizes seldom have."""
@@ -22,9 +24,26 @@ class _Recorder(fx.Interpreter):
         self.keep = keep
 
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
+        try:
+            value = super().run_node(n)
+        except Exception as error:  # whatever an operator of the user's raises
+            raise _NodeError(n, first_line(error)) from error
         self.keep(n, value)
         return value
+
+
+class _NodeError(Exception):
+    """An operator failed on the probing batch."""
+
+    def __init__(self, node: fx.Node, message: str) -> None:
+        self.node = node
+        self.message = message
+        super().__init__(message)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the graph dumps that torch appends."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def check_inputs(inputs: Sequence[Any], where: str) -> int:
@@ -59,6 +78,22 @@ def check_inputs(inputs: Sequence[Any], where: str) -> int:
     return sizes[0]
 
 
+def check_arguments(gm: fx.GraphModule, inputs: Sequence[Any], where: str) -> None:
+    """Checks that there is an input for every argument of the model that has no default.
+
+    Raises:
+        InputError: there are fewer, or more than the model takes.
+    """
+    arguments = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    needed = [node for node in arguments if not node.args]
+    if not len(needed) <= len(inputs) <= len(arguments):
+        raise InputError(
+            f"the model takes {len(needed)} input(s), got {len(inputs)}",
+            where=where,
+            fix="pass one tensor each for " + ", ".join(node.name for node in needed),
+        )
+
+
 def probing_batch(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Three different samples made from the example inputs (a single sample is varied)."""
     rows = []
@@ -71,26 +106,38 @@ def probing_batch(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tuple[int, ...] | None]:
-    """Shape of every tensor-valued node on these inputs; None for other values."""
+    """Shape of every tensor-valued node on these inputs; None for other values.
+
+    Raises:
+        InputError: an operator fails on them.
+    """
     shapes: dict[fx.Node, tuple[int, ...] | None] = {}
 
     def keep(node: fx.Node, value: Any) -> None:
         shapes[node] = tuple(value.shape) if isinstance(value, Tensor) else None
 
-    with torch.no_grad():
-        _Recorder(gm, keep).run(*inputs)
+    try:
+        with torch.no_grad():
+            _Recorder(gm, keep).run(*inputs)
+    except _NodeError as error:
+        given = ", ".join(f"{list(tensor.shape[1:])} {tensor.dtype}" for tensor in inputs)
+        raise InputError(
+            f"the model fails on samples of shape {given}: {error.message}",
+            where=f"node {error.node.name!r} at {source_of(error.node)}",
+            fix="pass example_inputs of the shape, dtype and device that the model takes",
+        ) from error
     return shapes
 
 
 def sizes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
-    """Value of every node that gives a whole number or a shape on these inputs."""
+    """Value of every node that gives a whole number or a shape on these inputs, up to one that fails on them."""
     sizes: dict[fx.Node, Any] = {}
 
     def keep(node: fx.Node, value: Any) -> None:
         if isinstance(value, int | torch.Size):
             sizes[node] = value
 
-    with torch.no_grad():
+    with suppress(_NodeError), torch.no_grad():
         _Recorder(gm, keep).run(*inputs)
     return sizes
 
@@ -130,7 +177,11 @@ def batch_violations(
 
     with torch.no_grad():
         _Recorder(gm, keep).run(*inputs)
-        _Recorder(gm, compare).run(*(tensor[-1:] for tensor in inputs))
+        try:
+            _Recorder(gm, compare).run(*(tensor[-1:] for tensor in inputs))
+        except _NodeError as error:
+            if error.node not in tainted:
+                violations[error.node] = f"it fails for a single sample: {error.message}"
     return list(violations.items())
 
 

@@ -7,7 +7,8 @@ import linecache
 import os
 import re
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -69,6 +70,17 @@ def trace(model: nn.Module, leaves: Collection[str | type[nn.Module]] = ()) -> f
     gm = fx.GraphModule(model, graph)
     keep_unused_state(gm, model)
     return gm
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[nn.Module]:
+    """``model`` in evaluation mode; afterwards every module has its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.eval()
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def keep_unused_state(gm: fx.GraphModule, model: nn.Module) -> None:

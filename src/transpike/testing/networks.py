@@ -417,6 +417,20 @@ class ConstantParameters(nn.Module):
         return self.fc(x.flatten(1))  # type: ignore[no-any-return]
 
 
+class AnswerIsASite(nn.Module):
+    """A feature extractor: signals straight from the neurons are the answers, one of them is read on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = _conv(3, 4)
+        self.relu = nn.ReLU()
+        self.conv2 = _conv(4, 4, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        fine = self.relu(self.conv1(x))
+        return fine, F.relu(self.conv2(fine))
+
+
 class SoftmaxReadout(nn.Module):
     """A softmax behind the last layer."""
 

@@ -92,6 +92,7 @@ TOPOLOGIES: tuple[Topology, ...] = (
     Topology("chunk_and_split", networks.ChunkAndSplit, _IMAGE, ("relu@0", "relu@1", "relu@2", "relu@3")),
     Topology("mean_over_space", networks.MeanOverSpace, _IMAGE, ("relu@0", "relu@1")),
     Topology("constant_parameters", networks.ConstantParameters, _IMAGE, ("relu@0", "relu@1")),
+    Topology("answer_is_a_site", networks.AnswerIsASite, _IMAGE, ("relu", "relu@0")),
     Topology("softmax_readout", networks.SoftmaxReadout, ((12,),), ("relu",), leave=("softmax",)),
 )
 """The zoo: parametrize tests over it."""
