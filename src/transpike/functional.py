@@ -57,7 +57,8 @@ def rate_activation(z: Tensor, theta: Tensor | float, steps: int, shift: float) 
 def conversion_error_bound(theta: float, slope: float, steps: int) -> float:
     """The optimum ``c theta^2 / (4 T)`` of Theorem 2, as the paper states it.
 
-    The proof integrates the signed error, so for ``shift != 1/2`` this is not a bound on the absolute error.
+    It is the integral of the error over ``0 <= z <= theta``; the mean over a uniform z is this divided by theta. The
+    proof integrates the signed error, so for ``shift != 1/2`` this is not a bound on the absolute error.
     """
     return slope * theta**2 / (4 * steps)
 

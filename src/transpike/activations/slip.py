@@ -9,7 +9,7 @@ corrected. Both treat the activation as ``theta * g(z / theta)``, hence ``d/dthe
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -36,6 +36,13 @@ class Gradient(Enum):
 
     RELEASED = "released"
     PAPER = "paper"
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    """``value`` as a float in [low, high]; neither NaN nor a truth value passes."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
+    return float(value)
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,10 @@ class SlipReLU:
         if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
             raise ValueError(f"levels (N) must be a whole number of at least 1, got {self.levels!r}")
         for name, low, high in (("slope", 0.0, 1.0), ("shift", -0.5, 0.5), ("ramp_shift", -1.0, 1.0)):
-            value = getattr(self, name)
-            if not low <= value <= high:  # False for NaN too
-                raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {value!r}")
-        start = self.theta_init
-        if not isinstance(start, ThetaPercentile) and not (THETA_FLOOR <= start < math.inf):
-            raise ValueError(f"theta_init must be finite and at least {THETA_FLOOR:g}, got {start!r}")
+            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
+        if not isinstance(self.theta_init, ThetaPercentile):
+            start = _number("theta_init", self.theta_init, THETA_FLOOR, sys.float_info.max)
+            object.__setattr__(self, "theta_init", start)
 
     def build(self) -> SlipActivation:
         """Returns the trainable module; with `ThetaPercentile` its theta waits at 1 for the data."""
@@ -95,7 +100,8 @@ def ThresholdReLU(**settings: Any) -> SlipReLU:  # noqa: N802 - a named construc
 
 def ShiftThresholdReLU(levels: int, **settings: Any) -> SlipReLU:  # noqa: N802
     """Shift-threshold ReLU, also called RTS: ``c = 1, delta1 = -1/(2N)``, delta = 0 (Deng & Gu 2021)."""
-    return SlipReLU(levels=levels, **{"slope": 1.0, "shift": 0.0, "ramp_shift": -0.5 / levels, **settings})
+    ramp_shift = -0.5 / levels if isinstance(levels, int) and levels > 0 else 0.0  # SlipReLU refuses other levels
+    return SlipReLU(levels=levels, **{"slope": 1.0, "shift": 0.0, "ramp_shift": ramp_shift, **settings})
 
 
 def QCF(levels: int, **settings: Any) -> SlipReLU:  # noqa: N802
