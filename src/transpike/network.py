@@ -103,6 +103,7 @@ class SpikingNetwork(nn.Module):
         self.neuron = neuron
         self.record = record
         self._lowered: dict[tuple[Schedule, KernelPreference, int], Lowered] = {}
+        self._lower_plain()
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -316,9 +317,14 @@ class SpikingNetwork(nn.Module):
             self._lowered[key] = lower(self.network, self.plan, self.neuron, schedule, kernel, number)
         return self._lowered[key]
 
+    def _lower_plain(self) -> None:
+        """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""
+        self._lower(Plain(), KernelPreference.AUTO, 0)
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._lowered.clear()  # lowered graphs hold references to tensors that are about to move
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._lower_plain()
         return self
 
     def _check(self, inputs: tuple[Tensor, ...], where: str) -> int:
