@@ -36,7 +36,8 @@ _KERNELS = {"reference": reference.integrate_fire, "eager": eager.integrate_fire
 def _integrate_fire(
     drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool, surrogate: str, kernel: str
 ) -> tuple[Tensor, Tensor]:
-    return _KERNELS[kernel](drive, v, theta, soft_reset)
+    events, v = _KERNELS[kernel](drive, v, theta, soft_reset)
+    return events.contiguous(), v.contiguous()  # as the fake promises, whatever the layout of the inputs
 
 
 @_integrate_fire.register_fake
@@ -70,12 +71,16 @@ def integrate_fire(
         ``events [S, N, *]`` of zeros and ones, and the potential after the last step, ``[N, *]``.
 
     Raises:
-        ValueError: no time-step, or ``v`` does not have the shape of one step of ``drive``.
+        ValueError: no time-step, ``v`` does not have the shape of one step of ``drive``, or ``theta`` does not
+            broadcast to it.
     """
     if drive.dim() < 1 or drive.shape[0] < 1:
         raise ValueError(f"drive needs at least one time-step, got shape {tuple(drive.shape)}")
     if v.shape != drive.shape[1:]:
         raise ValueError(f"v must have the shape {tuple(drive.shape[1:])} of one step, got {tuple(v.shape)}")
+    sizes = zip(reversed(theta.shape), reversed(v.shape), strict=False)
+    if theta.dim() > v.dim() or any(size not in (1, wanted) for size, wanted in sizes):
+        raise ValueError(f"theta of shape {tuple(theta.shape)} does not broadcast to a step of {tuple(v.shape)}")
     name = "eager" if kernel is KernelPreference.AUTO else kernel.value
     events, v = _integrate_fire(drive, v, theta, soft_reset, surrogate.value, name)
     return events, v
