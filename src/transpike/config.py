@@ -38,6 +38,8 @@ def from_json(value: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     Raises:
         ValueError: unknown kind, unknown or missing field, or a value the record refuses.
     """
+    if not isinstance(value, Mapping):
+        raise ValueError(f"a record is a JSON object, not {type(value).__name__}")
     kind = str(value.get("kind"))
     if kind not in kinds:
         raise ValueError(f"unknown record {kind!r}; known: {', '.join(sorted(kinds))}")
@@ -47,15 +49,19 @@ def from_json(value: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     unknown = sorted(set(arguments) - set(fields))
     if unknown:
         raise ValueError(f"{kind} has no field {', '.join(unknown)}")
-    for name, item in arguments.items():
-        if isinstance(item, Mapping) and "kind" in item:
-            arguments[name] = from_json(item, kinds)
-        elif isinstance(item, list):
-            arguments[name] = tuple(item)
+    missing = sorted(set(fields) - set(arguments))
+    if missing:  # never filled from defaults: a default may change, what was written may not
+        raise ValueError(f"{kind} lacks {', '.join(missing)}")
     try:
-        return cls(**arguments)
+        return cls(**{name: _decode(item, kinds) for name, item in arguments.items()})
     except TypeError as error:
         raise ValueError(f"{kind}: {error}") from error
+
+
+def _decode(item: Any, kinds: Mapping[str, type]) -> Any:
+    if isinstance(item, Mapping):
+        return from_json(item, kinds) if "kind" in item else {key: _decode(i, kinds) for key, i in item.items()}
+    return tuple(_decode(i, kinds) for i in item) if isinstance(item, list | tuple) else item
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -16,7 +16,7 @@ BINS = 8192
 class Percentile(ThresholdRule):
     """Threshold = a percentile of the ReLU outputs (zeros included) on calibration data.
 
-    Where that percentile is zero, because a channel is active more seldom, its largest activation is taken.
+    Where a channel is active more seldom, so that its percentile falls on zeros, its largest activation is taken.
     Needs data, no labels, no retraining. Differs from the paper in that weights are not rescaled.
 
     Attributes:
@@ -39,36 +39,40 @@ class Percentile(ThresholdRule):
 class HistogramPercentile(Statistic):
     """Percentile from a histogram whose range doubles when a larger value comes; memory does not grow with data.
 
-    The result is interpolated inside a bin and lies within one bin width, at most 1/4096 of the largest value of
-    its row, of the exact percentile.
+    Zeros are counted apart. The result interpolates between two order statistics as ``numpy.percentile`` does; each is
+    known to one bin, so the result lies within one bin width, at most 1/4096 of the largest value of its row, of the
+    exact percentile. Where the lower of the two is zero there is nothing to interpolate: the largest value is taken.
     """
 
     def __init__(self, fraction: float) -> None:
         self.fraction = fraction
-        self.counts: Tensor | None = None
+        self.counts: Tensor | None = None  # of the positive values
+        self.zeros: Tensor | None = None
         self.top: Tensor | None = None  # upper end of each row's histogram, a power of two times its first maximum
         self.maximum: Tensor | None = None
 
     def update(self, rows: Tensor) -> None:
         """Adds ReLU outputs of ``[rows, values]``."""
         rows = rows.clamp_min(0.0)
+        rows = rows if rows.dtype == torch.float64 else rows.float()  # half precision cannot tell the bins apart
         largest = rows.amax(1)
-        if self.counts is None or self.top is None or self.maximum is None:
+        if self.counts is None or self.zeros is None or self.top is None or self.maximum is None:
             self.counts = torch.zeros(rows.shape[0], BINS, dtype=torch.int64, device=rows.device)
+            self.zeros = self.counts[:, 0].clone()
             self.top = largest.clone()
             self.maximum = largest.clone()
         self._widen(largest)
         self.maximum = torch.maximum(self.maximum, largest)
-        scale = torch.where(self.top > 0, BINS / self.top, 0.0)
-        index = (rows * scale.unsqueeze(1)).long().clamp_max(BINS - 1)
+        self.zeros += (rows == 0).sum(1)
+        unit = torch.where(self.top > 0, self.top, 1.0).unsqueeze(1)
+        index = (rows / unit * BINS).long().clamp_max(BINS - 1)
         index += torch.arange(rows.shape[0], device=rows.device).unsqueeze(1) * BINS
-        self.counts += torch.bincount(index.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+        self.counts += torch.bincount(index[rows > 0], minlength=self.counts.numel()).view_as(self.counts)
 
     def _widen(self, largest: Tensor) -> None:
         assert self.counts is not None
         assert self.top is not None
-        empty = (self.top == 0) & (largest > 0)  # so far all values of the row were zero, in bin 0
-        self.top = torch.where(empty, largest, self.top)
+        self.top = torch.where(self.top == 0, largest, self.top)  # so far all values of the row were zero
         while bool((largest > self.top).any()):
             grow = largest > self.top
             pairs = self.counts.view(-1, BINS // 2, 2).sum(2)
@@ -79,17 +83,26 @@ class HistogramPercentile(Statistic):
     def result(self) -> Tensor:
         """The percentile of each row."""
         assert self.counts is not None
+        assert self.zeros is not None
+        assert self.maximum is not None
+        rank = self.fraction * (self.zeros + self.counts.sum(1) - 1).double()  # as numpy.percentile counts
+        lower = rank.floor()
+        below, above = self._ordered(lower), self._ordered(rank.ceil())
+        value = torch.lerp(below, above, (rank - lower).to(below.dtype))
+        return torch.where((lower < self.zeros) | (self.fraction >= 1.0), self.maximum, value)
+
+    def _ordered(self, rank: Tensor) -> Tensor:
+        """The value at a place (from 0) in the sorted row, taken in the middle of its share of its bin."""
+        assert self.counts is not None
+        assert self.zeros is not None
         assert self.top is not None
         assert self.maximum is not None
-        rank = self.fraction * (self.counts.sum(1) - 1).double()  # as numpy.percentile's linear method counts
+        place = (rank - self.zeros).clamp_min(0.0).unsqueeze(1)
         cumulative = self.counts.cumsum(1).double()
-        bin_index = torch.searchsorted(cumulative, rank.unsqueeze(1), right=True).squeeze(1).clamp_max(BINS - 1)
-        below = torch.where(
-            bin_index > 0, cumulative.gather(1, (bin_index - 1).clamp_min(0).unsqueeze(1)).squeeze(1), 0.0
-        )
-        inside = self.counts.gather(1, bin_index.unsqueeze(1)).squeeze(1).clamp_min(1)
-        position = (bin_index + (rank - below) / inside) / BINS
-        value = position.to(self.top.dtype) * self.top
-        if self.fraction >= 1.0:
-            return self.maximum
-        return torch.where(bin_index == 0, self.maximum, torch.minimum(value, self.maximum))
+        index = torch.searchsorted(cumulative, place, right=True).clamp_max(BINS - 1)
+        inside = self.counts.gather(1, index)
+        before = cumulative.gather(1, index) - inside
+        position = (index + (place - before + 0.5) / inside.clamp_min(1)) / BINS
+        value = torch.minimum(position.squeeze(1).to(self.top.dtype) * self.top, self.maximum)
+        last = rank + 1 >= self.zeros + self.counts.sum(1)
+        return torch.where(last, self.maximum, value)
