@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
+torch.set_num_threads(1)  # toy networks; threads only cost time, and more on a shared machine
 settings.register_profile("transpike", derandomize=True, deadline=None, database=None, max_examples=40)
 settings.load_profile("transpike")
 

@@ -11,17 +11,14 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from transpike.errors import InputError, StateError, VerificationError
-from transpike.graph.lower import Lowered, SiteRunner, lower
-from transpike.graph.normalize import modules_of
+from transpike.graph.lower import Lowered, lower
 from transpike.graph.plan import Plan, SitePlan, longest_path
 from transpike.graph.probe import check_arguments, check_inputs, first_line
 from transpike.graph.site import Site
+from transpike.graph.watch import Clipped, Observer, Observing
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
 from transpike.schedules import Memory, Plain, Schedule
-
-Observer = Callable[[str, Tensor, Tensor], None]
-"""Called per site and chunk with its name, drive ``[S, N, *]`` and events ``[S, N, *]``."""
 
 
 class State(NamedTuple):
@@ -161,7 +158,7 @@ class SpikingNetwork(nn.Module):
         for number in range(schedule.passes):
             lowered = self._lower(schedule, kernel, number)
             statics = lowered.prologue(*inputs)
-            run = lowered.body if observe is None else _Observing(lowered.body, observe).run
+            run = lowered.body if observe is None else Observing(lowered.body, observe).run
             total = schedule.pass_steps(steps, number) + lags
             if memories is None:
                 memories = (None,) * len(lowered.stateful)
@@ -228,7 +225,7 @@ class SpikingNetwork(nn.Module):
             inputs: one tensor ``[N, *]`` per argument.
             observe: called with each site's name and clipped activation ``[N, *]``.
         """
-        return _Clipped(self.network, observe).run(*inputs)
+        return Clipped(self.network, observe).run(*inputs)
 
     # ---- looking -----------------------------------------------------------------------------------------------
 
@@ -375,42 +372,6 @@ class SpikingNetwork(nn.Module):
                         where=owner,
                         fix="start a new state (None) for each batch",
                     )
-
-
-class _Observing(fx.Interpreter):
-    """Runs a lowered body and reports every site."""
-
-    def __init__(self, body: fx.GraphModule, observe: Observer) -> None:
-        super().__init__(body)
-        self.observe = observe
-        self.runners = modules_of(body)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        result = super().call_module(target, args, kwargs)
-        runner = self.runners[target]
-        if isinstance(runner, SiteRunner):
-            value, _, batch, steps, _ = args
-            events = result[0].unflatten(0, (-1, batch)) / runner.site.theta
-            self.observe(runner.name, runner.drive(value, batch, steps), events)
-        return result
-
-
-class _Clipped(fx.Interpreter):
-    """Runs the ANN graph with ``clip(z, 0, theta)`` at every site."""
-
-    def __init__(self, network: fx.GraphModule, observe: Callable[[str, Tensor], None] | None) -> None:
-        super().__init__(network)
-        self.observe = observe
-        self.found = modules_of(network)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        site = self.found[target]
-        if not isinstance(site, Site):
-            return super().call_module(target, args, kwargs)
-        value = site.clipped(args[0])
-        if self.observe is not None:
-            self.observe(str(target), value)
-        return value
 
 
 def _keep_site_memory(plan: Plan, lowered: Lowered, memories: tuple[Memory | None, ...]) -> tuple[Memory | None, ...]:

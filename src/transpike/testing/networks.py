@@ -413,7 +413,7 @@ class ConstantParameters(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.conv1(x)) * self.scale + self.shift
-        x = torch.relu(F.conv2d(x, torch.relu(self.weight) - 0.125, padding=1))
+        x = torch.relu(F.conv2d(x, torch.relu(self.weight) - 0.0625, padding=1))
         return self.fc(x.flatten(1))  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,71 @@
+"""Runs a graph node by node and reports what happens at its sites."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+
+from transpike.graph.lower import SiteRunner
+from transpike.graph.normalize import modules_of
+from transpike.graph.site import Site
+
+Observer = Callable[[str, Tensor, Tensor], None]
+"""Called per site and chunk with its name, drive ``[S, N, *]`` and events ``[S, N, *]``."""
+
+
+class _Interpreter(fx.Interpreter):
+    """An interpreter whose answer has the dicts and lists of the model, not fx's immutable ones."""
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The answer."""
+        return _mutable(super().output(target, args, kwargs))
+
+
+def _mutable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _mutable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mutable(item) for item in value]
+    if type(value) is tuple:
+        return tuple(_mutable(item) for item in value)
+    return value
+
+
+class Observing(_Interpreter):
+    """Runs a lowered body and reports every site."""
+
+    def __init__(self, body: fx.GraphModule, observe: Observer) -> None:
+        super().__init__(body)
+        self.observe = observe
+        self.runners = modules_of(body)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Runs one module; a site is reported."""
+        result = super().call_module(target, args, kwargs)
+        runner = self.runners[target]
+        if isinstance(runner, SiteRunner):
+            value, _, batch, steps, _ = args
+            events = result[0].unflatten(0, (-1, batch)) / runner.site.theta
+            self.observe(runner.name, runner.drive(value, batch, steps), events)
+        return result
+
+
+class Clipped(_Interpreter):
+    """Runs the ANN graph with ``clip(z, 0, theta)`` at every site."""
+
+    def __init__(self, network: fx.GraphModule, observe: Callable[[str, Tensor], None] | None) -> None:
+        super().__init__(network)
+        self.observe = observe
+        self.found = modules_of(network)
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Runs one module; a site is clipped and reported."""
+        site = self.found[target]
+        if not isinstance(site, Site):
+            return super().call_module(target, args, kwargs)
+        value = site.clipped(args[0])
+        if self.observe is not None:
+            self.observe(str(target), value)
+        return value
