@@ -13,7 +13,7 @@ from transpike.errors import CalibrationError, InputError
 from transpike.graph.normalize import modules_of
 from transpike.graph.probe import check_inputs
 from transpike.graph.site import Site
-from transpike.methods.contract import ThresholdRule, fill_silent
+from transpike.methods.contract import PerChannel, ThresholdRule, fill_silent
 
 CalibrationData = Tensor | Iterable[Any]
 """A tensor ``[N, *]``, or batches: tensors, or tuples whose first element is the input (labels are ignored)."""
@@ -47,6 +47,12 @@ class _Sites(fx.Interpreter):
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         if isinstance(self.found[target], Site):
+            if not bool(torch.isfinite(args[0]).all()):
+                raise CalibrationError(
+                    "a pre-activation is NaN or infinite",
+                    where=f"site {target}",
+                    fix="look for NaN in the weights, or for data that was scaled otherwise than in training",
+                )
             self.take(str(target), args[0])
         return super().call_module(target, args, kwargs)
 
@@ -102,7 +108,7 @@ def calibrate_thresholds(
     def take(name: str, z: Tensor) -> None:
         if name in statistics:
             dimensions[name] = z.dim()
-            if z.dim() < 2:
+            if z.dim() < 2 and isinstance(rule.granularity, PerChannel):
                 raise CalibrationError(
                     f"site {name!r} has shape {tuple(z.shape)} and no channels",
                     fix="use PerLayer() thresholds",
