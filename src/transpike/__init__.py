@@ -1,5 +1,16 @@
-"""transpike: trained neural networks become spiking ones that answer after a few time-steps."""
+"""transpike: trained neural networks become spiking ones that answer after a few time-steps.
 
+>>> import transpike as tp
+>>> snn = tp.convert(model, [tp.Percentile(99.9, tp.PerChannel()), tp.HalfThreshold()],
+...                  calibration=batches, example_inputs=x)
+>>> logits = snn(x, steps=8)  # [T, N, classes]; row t-1 is the answer after t steps
+"""
+
+from importlib.metadata import version as _version
+
+__version__ = _version("transpike")
+
+from transpike import data, zoo
 from transpike.activations import (
     QCF,
     QCFS,
@@ -11,8 +22,11 @@ from transpike.activations import (
     ThetaPercentile,
     ThresholdReLU,
 )
+from transpike.card import Card, InputSpec, card_of
+from transpike.checkpoint import describe, load, save
 from transpike.convert import Inspection, convert, inspect
 from transpike.errors import TranspikeError
+from transpike.evaluate import Report, evaluate
 from transpike.kernels import KernelPreference, Surrogate
 from transpike.methods import (
     HalfThreshold,
@@ -27,13 +41,16 @@ from transpike.network import SpikingNetwork, State
 from transpike.neurons import IF, Reset
 from transpike.schedules import Plain, Schedule
 from transpike.tailor import Tailoring, tailor, tailoring
+from transpike.training import fit
 
 __all__ = [
     "IF",
     "QCF",
     "QCFS",
+    "Card",
     "Gradient",
     "HalfThreshold",
+    "InputSpec",
     "Inspection",
     "KernelPreference",
     "Maximum",
@@ -41,6 +58,7 @@ __all__ = [
     "PerLayer",
     "Percentile",
     "Plain",
+    "Report",
     "Reset",
     "Schedule",
     "ShiftThresholdReLU",
@@ -56,8 +74,16 @@ __all__ = [
     "ThresholdReLU",
     "TranspikeError",
     "ZeroPotential",
+    "card_of",
     "convert",
+    "data",
+    "describe",
+    "evaluate",
+    "fit",
     "inspect",
+    "load",
+    "save",
     "tailor",
     "tailoring",
+    "zoo",
 ]

@@ -8,10 +8,11 @@ from typing import Any
 
 from transpike.card import Card, CardedModule, InputSpec, ModelSource
 from transpike.errors import ModelError
-from transpike.zoo.digits import DigitsNet
+from transpike.zoo.digits import DigitsResNet
 from transpike.zoo.resnet20 import CifarResNet20
+from transpike.zoo.weights import load_weights
 
-__all__ = ["ZOO", "CifarResNet20", "DigitsNet", "ZooEntry", "build"]
+__all__ = ["ZOO", "CifarResNet20", "DigitsResNet", "ZooEntry", "build", "load_weights"]
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class ZooEntry:
 _CIFAR = InputSpec((3, 32, 32), dataset="cifar10")
 
 ZOO: Mapping[str, ZooEntry] = {
-    "digits-cnn": ZooEntry(
-        DigitsNet, InputSpec((1, 8, 8), dataset="digits"), "six convolutions for 8x8 handwritten digits"
+    "digits-resnet": ZooEntry(
+        DigitsResNet, InputSpec((1, 8, 8), dataset="digits"), "a ResNet-20 in miniature for 8x8 handwritten digits"
     ),
     "cifar-resnet20": ZooEntry(
         CifarResNet20, _CIFAR, "ResNet-20 for 32x32 images, parameter-free shortcuts (option A), functional ReLU"

@@ -1,0 +1,321 @@
+"""The commands of ``transpike``."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from transpike.cli.main import app
+
+_WIDE = 120
+_out = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+
+
+class Activation(StrEnum):
+    """Activations to train with."""
+
+    SLIP = "slip"
+    QCFS = "qcfs"
+    QCF = "qcf"
+    THRESHOLD = "threshold-relu"
+    SHIFT_THRESHOLD = "shift-threshold-relu"
+
+
+class Rule(StrEnum):
+    """Threshold rules."""
+
+    MAXIMUM = "maximum"
+    PERCENTILE = "percentile"
+
+
+class Per(StrEnum):
+    """Granularities of thresholds."""
+
+    LAYER = "layer"
+    CHANNEL = "channel"
+
+
+class Potential(StrEnum):
+    """Initial potentials."""
+
+    ZERO = "zero"
+    HALF = "half"
+
+
+class Device(StrEnum):
+    """Where to run."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A built-in network, a checkpoint (*.safetensors) or package.module:factory."),
+]
+Options = Annotated[
+    list[str] | None, typer.Option("--option", help="name=value for the network's builder; repeatable.")
+]
+Weights = Annotated[Path | None, typer.Option(help="State_dict to load into MODEL (*.safetensors, *.pt, *.th).")]
+DataName = Annotated[str, typer.Option("--dataset", help="digits or cifar10.")]
+Root = Annotated[Path | None, typer.Option("--data", help="Folder with the data sets (default: $TRANSPIKE_DATA).")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
+Leave = Annotated[
+    list[str] | None, typer.Option(help="Operator to keep as it is (path, node or class name); repeatable.")
+]
+Factory = Annotated[str | None, typer.Option("--model", help="package.module:factory of a checkpoint's own model.")]
+
+
+@app.command()
+def inspect(
+    model: Model,
+    input_shape: Annotated[
+        str | None, typer.Option(help="One sample without the batch, for example 3,224,224.")
+    ] = None,
+    leave: Leave = None,
+    leaves: Annotated[list[str] | None, typer.Option("--leaf", help="Submodule not to trace into; repeatable.")] = None,
+    option: Options = None,
+) -> None:
+    """Show what would be converted, before anything is; exit status 1 if something stands in the way.
+
+    Examples:
+    * `transpike inspect cifar-resnet20`
+    * `transpike inspect torchvision.models:resnet18 --input-shape 3,224,224`
+    """
+    from transpike.convert import inspect as inspect_model
+    from transpike.report import inspection_table
+    from transpike.resolve import example_for, parse_options, resolve_model
+
+    network = resolve_model(model, parse_options(option or []))
+    found = inspect_model(network, example_for(network, input_shape), leave=leave or (), leaves=leaves or ())
+    _out.print(inspection_table(found))
+    if found.plan.pools:
+        _out.print(f"max-pooling as temporal operator: {', '.join(found.plan.pools)}")
+    if found.plan.analogue:
+        _out.print(f"kept analogue: {', '.join(found.plan.analogue)}")
+    if not found.convertible:
+        _out.print(f"[bold red]{len(found.obstacles)} in the way:[/]")
+        for obstacle in found.obstacles:
+            _out.print(f"  - {obstacle}", markup=False)
+        raise typer.Exit(1)
+    _out.print(f"[bold green]converts[/] ({len(found.folded)} BatchNorm folded)")
+
+
+@app.command()
+def train(
+    model: Model,
+    output: Output,
+    dataset: DataName = "digits",
+    data: Root = None,
+    activation: Annotated[Activation | None, typer.Option(help="Leave out to train with plain ReLU.")] = None,
+    levels: Annotated[int, typer.Option(help="N (L of QCFS): steps of the staircase.")] = 4,
+    slope: Annotated[float, typer.Option(help="c of SlipReLU in [0, 1].")] = 0.3,
+    theta_percentile: Annotated[
+        float | None, typer.Option(help="Start thresholds at this percentile of activations (default: 8.0).")
+    ] = None,
+    epochs: int = 30,
+    learning_rate: float = 0.1,
+    weight_decay: float = 5e-4,
+    batch_size: int = 128,
+    seed: int = 0,
+    weights: Weights = None,
+    option: Options = None,
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    device: Device = Device.AUTO,
+) -> None:
+    """Train a network; interrupted training goes on from OUTPUT with the ending .ckpt.
+
+    Examples:
+    * `transpike train digits-resnet -o relu.safetensors`
+    * `transpike train relu.safetensors --activation slip --levels 2 --slope 0.2 -o slip.safetensors`
+    """
+    import torch
+
+    from transpike import activations, checkpoint, zoo
+    from transpike.card import Card, card_of, set_card
+    from transpike.data import load_data, loader, random_subset
+    from transpike.report import training_table
+    from transpike.resolve import parse_options, resolve_model
+    from transpike.tailor import tailor, tailoring
+    from transpike.training import fit
+
+    torch.manual_seed(seed)
+    network = resolve_model(model, parse_options(option or []))
+    if weights is not None:
+        zoo.load_weights(network, weights)
+    found = load_data(dataset, data, seed=seed)
+    if activation is not None:
+        theta = 8.0 if theta_percentile is None else activations.ThetaPercentile(theta_percentile)
+        config = {
+            Activation.SLIP: lambda: activations.SlipReLU(levels, slope, theta_init=theta),
+            Activation.QCFS: lambda: activations.QCFS(levels, theta_init=theta),
+            Activation.QCF: lambda: activations.QCF(levels, theta_init=theta),
+            Activation.THRESHOLD: lambda: activations.ThresholdReLU(theta_init=theta),
+            Activation.SHIFT_THRESHOLD: lambda: activations.ShiftThresholdReLU(levels, theta_init=theta),
+        }[activation]()
+        source = card_of(network).source
+        network = tailor(network, config, calibration=loader(random_subset(found.calibration, 512, seed)))
+        set_card(network, Card(source, found.inputs))
+        _out.print(str(tailoring(network)), markup=False)
+    history = fit(
+        network,
+        found,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        seed=seed,
+        checkpoint=output.with_suffix(".ckpt"),
+        workers=workers,
+        device=device.value,
+        progress=True,
+    )
+    checkpoint.save(network.cpu(), output, inputs=found.inputs)
+    _out.print(training_table(history))
+    _out.print(f"written: {output}")
+
+
+@app.command()
+def convert(
+    model: Model,
+    output: Output,
+    dataset: DataName = "digits",
+    data: Root = None,
+    threshold: Annotated[Rule | None, typer.Option(help="Rule for plain ReLU; trained thresholds need none.")] = None,
+    percentile: Annotated[float, typer.Option(help="For the percentile rule.")] = 99.9,
+    per: Annotated[Per, typer.Option(help="One threshold per layer or per channel.")] = Per.CHANNEL,
+    potential: Annotated[Potential | None, typer.Option(help="v(0): 0 or theta/2 (default for ReLU).")] = None,
+    calibration_images: Annotated[int, typer.Option(help="Training images for the thresholds.")] = 512,
+    weights: Weights = None,
+    option: Options = None,
+    leave: Leave = None,
+    seed: int = 0,
+) -> None:
+    """Convert a trained network and write it to a file.
+
+    Examples:
+    * `transpike convert slip.safetensors -o snn.safetensors`
+    * `transpike convert cifar-resnet20 --weights w.pt --dataset cifar10 --threshold percentile -o snn.safetensors`
+    """
+    from transpike import checkpoint, zoo
+    from transpike.convert import convert as convert_model
+    from transpike.data import load_data, loader, random_subset
+    from transpike.methods import POTENTIAL_RULES
+    from transpike.recipe import threshold_rule
+    from transpike.resolve import parse_options, resolve_model
+
+    network = resolve_model(model, parse_options(option or []))
+    if weights is not None:
+        zoo.load_weights(network, weights)
+    found = load_data(dataset, data, seed=seed)
+    batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
+    parts = [] if threshold is None else [threshold_rule(threshold.value, per.value, percentile)]
+    if potential is not None:
+        parts.append(POTENTIAL_RULES[potential.value]())
+    snn = convert_model(
+        network,
+        parts,
+        example_inputs=batches[0][0][:4],
+        calibration=batches,
+        leave=leave or (),
+        progress=True,
+    )
+    snn.verify(batches[0][0][:16], ann=network.eval())
+    checkpoint.save(snn, output, inputs=found.inputs)
+    _out.print(snn.summary(), markup=False)
+    _out.print(f"written: {output}")
+
+
+@app.command()
+def evaluate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A converted network, as `transpike convert` writes it.")],
+    dataset: Annotated[str | None, typer.Option("--dataset", help="digits or cifar10 (default: as stored).")] = None,
+    data: Root = None,
+    steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T; all smaller ones come with it.")] = 32,
+    images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
+    batch_size: int = 100,
+    device: Device = Device.AUTO,
+    sites: Annotated[bool, typer.Option("--sites", help="Also print the activity of every site.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="JSON file; an interrupted run goes on from it.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of accuracy against T (*.png, *.svg, *.pdf).")] = None,
+    model: Factory = None,
+) -> None:
+    """Print accuracy, spikes and latency at every T on test images.
+
+    Example:
+    * `transpike evaluate snn.safetensors --steps 8 --plot accuracy.png`
+    """
+    from transpike.card import card_of
+    from transpike.data import load_data, loader
+    from transpike.errors import ModelError
+    from transpike.evaluate import evaluate as evaluate_network
+    from transpike.network import SpikingNetwork
+    from transpike.recipe import test_images, torch_device
+    from transpike.report import plot_accuracy, report_table, sites_table
+    from transpike.resolve import resolve_model
+
+    snn = resolve_model(file, model=model)
+    if not isinstance(snn, SpikingNetwork):
+        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    stored = card_of(snn.network).inputs
+    name = dataset or (stored.dataset if stored is not None else "")
+    found = load_data(name, data)
+    report = evaluate_network(
+        snn,
+        loader(test_images(found, images), batch_size),
+        steps=steps,
+        device=torch_device(device.value),
+        cache=cache,
+        progress=True,
+    )
+    _out.print(report_table(report))
+    if sites:
+        _out.print(sites_table(report))
+    if plot is not None:
+        plot_accuracy({Path(file).name: report}, plot, f"{Path(file).name} on {report.images:,} images of {name}")
+        _out.print(f"written: {plot}")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe or a *.toml file.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder to write (default: runs/RECIPE).")
+    ] = None,
+    data: Root = None,
+    device: Device = Device.AUTO,
+) -> None:
+    """Run a recipe: train, convert, evaluate, and write checkpoints, a JSON record and a plot.
+
+    Examples:
+    * `transpike run --list`
+    * `transpike run digits`
+    """
+    from transpike.recipe import find_recipe, recipes, run_recipe
+    from transpike.report import comparison_table, report_table
+
+    if list_ or recipe is None:
+        table = Table(box=box.SIMPLE)
+        table.add_column("recipe", no_wrap=True)
+        table.add_column("about")
+        for name, entry in recipes().items():
+            table.add_row(name, entry.about)
+        _out.print(table)
+        return
+    plan = find_recipe(recipe)
+    folder = output or Path("runs") / plan.name
+    outcome = run_recipe(plan, folder, data_root=data, device=device.value, progress=True, say=_out.print)
+    _out.print(comparison_table(outcome.reports, outcome.published))
+    first = next(iter(outcome.reports))
+    _out.print(f"{first}:", markup=False)
+    _out.print(report_table(outcome.reports[first]))
+    _out.print(f"written: {folder}/ (checkpoints, result.json, accuracy.png)")

@@ -1,0 +1,13 @@
+"""Tables for the terminal and plots for people."""
+
+from transpike.report.plots import plot_accuracy
+from transpike.report.tables import comparison_table, inspection_table, report_table, sites_table, training_table
+
+__all__ = [
+    "comparison_table",
+    "inspection_table",
+    "plot_accuracy",
+    "report_table",
+    "sites_table",
+    "training_table",
+]

@@ -1,0 +1,89 @@
+"""Rich tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.table import Table
+
+from transpike.convert import Inspection
+from transpike.evaluate import Report
+from transpike.training import Epoch
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A plain table whose first column is text and the others are numbers."""
+    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0, min_width=2)
+    return table
+
+
+def interesting_steps(report: Report) -> list[int]:
+    """Powers of two among the rows, and the last row."""
+    steps = [row.steps for row in report.rows]
+    return [t for t in steps if t & (t - 1) == 0 or t == steps[-1]]
+
+
+def report_table(report: Report, steps: Sequence[int] | None = None) -> Table:
+    """Accuracy, events and the four latency figures at several T."""
+    title = f"{report.images:,} images, ANN {report.ann_top1:.2f} %, {report.schedule}"
+    table = _table(title, "T", "top-1 %", "top-5 %", "to ANN", "events/image", "claimed", "pipeline", "interval")
+    for t in steps or interesting_steps(report):
+        row = report.row(t)
+        table.add_row(
+            str(t),
+            f"{row.top1:.2f}",
+            f"{row.top5:.2f}",
+            f"{row.top1 - report.ann_top1:+.2f}",
+            f"{row.events:,.0f}",
+            str(row.latency.claimed_steps),
+            str(row.latency.pipeline_steps),
+            str(row.latency.interval),
+        )
+    return table
+
+
+def sites_table(report: Report) -> Table:
+    """Activity of every site."""
+    table = _table(f"activity over T = {report.rows[-1].steps}", "site", "neurons", "events/image", "rate/step")
+    for site in report.sites:
+        table.add_row(site.name, f"{site.neurons:,}", f"{site.events:,.0f}", f"{site.rate:.4f}")
+    return table
+
+
+def comparison_table(reports: Mapping[str, Report], published: Mapping[str, Mapping[int, float]]) -> Table:
+    """Top-1 accuracy of several runs at the same T, published numbers beneath their row."""
+    steps = sorted({t for report in reports.values() for t in interesting_steps(report)})
+    table = _table("top-1 accuracy in %", "run", "images", "ANN", *(f"T={t}" for t in steps))
+    for label, report in reports.items():
+        cells = [f"{report.row(t).top1:.2f}" if t in interesting_steps(report) else "-" for t in steps]
+        table.add_row(label, f"{report.images:,}", f"{report.ann_top1:.2f}", *cells)
+        if label in published:
+            known = published[label]
+            table.add_row("  published", "", "", *(f"{known[t]:.2f}" if t in known else "-" for t in steps))
+    return table
+
+
+def training_table(history: Sequence[Epoch]) -> Table:
+    """Loss and accuracy of the last epochs."""
+    table = _table("training", "epoch", "loss", "train %", "validation %")
+    for epoch in history[-5:]:
+        table.add_row(
+            str(epoch.epoch), f"{epoch.loss:.4f}", f"{epoch.train_accuracy:.2f}", f"{epoch.validation_accuracy:.2f}"
+        )
+    return table
+
+
+def inspection_table(inspection: Inspection) -> Table:
+    """The sites that a conversion would make."""
+    neurons = sum(site.neurons for site in inspection.plan.sites)
+    title = f"{inspection.model}: {len(inspection.plan.sites)} sites, {neurons:,} neurons"
+    table = Table(title=title, box=box.SIMPLE, title_justify="left")
+    for column in ("site", "population", "drive", "operator", "source"):
+        table.add_column(column, overflow="fold")
+    for site in inspection.plan.sites:
+        shape = "x".join(str(size) for size in site.shape)
+        table.add_row(site.name, shape, "constant" if site.constant_drive else "spikes", site.operator, site.source)
+    return table
