@@ -113,7 +113,7 @@ def _innermost(frames: list[tuple[str, int]]) -> str:
     for file, line in reversed(frames):
         if not file.startswith(_FOREIGN):
             code = linecache.getline(file, line).strip()
-            file = file.split("site-packages" + os.sep)[-1]
+            file = file.split("site-packages" + os.sep)[-1].removeprefix(str(Path.cwd()) + os.sep)
             return f"{file}:{line}: {code}" if code else f"{file}:{line}"
     return ""
 
