@@ -227,6 +227,12 @@ def _check_parity(model: nn.Module, network: fx.GraphModule, inputs: tuple[Tenso
     with evaluation_mode(model), torch.no_grad():
         expected = pytree.tree_leaves(model(*(tensor.clone() for tensor in inputs)))
         actual = pytree.tree_leaves(network(*inputs))
+    if not all(bool(a.isfinite().all()) for a in expected if isinstance(a, Tensor)):
+        raise VerificationError(
+            f"{type(model).__name__} returns NaN or infinity on the example inputs",
+            where="example_inputs",
+            fix="look for NaN in the weights, or for inputs that were scaled otherwise than in training",
+        )
     tensors = [(a, b) for a, b in zip(expected, actual, strict=False) if isinstance(a, Tensor)]
     difference = largest(relative_difference(a, b) for a, b in tensors)
     tolerance = 1e-3 if tensors and tensors[0][0].dtype in (torch.float32, torch.float64) else 5e-2

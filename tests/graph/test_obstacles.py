@@ -1,0 +1,496 @@
+"""Everything that cannot be converted is an error that names the node, the line in this file, and the way out."""
+
+import re
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import transpike as tp
+from transpike.errors import ConversionError, InputError, TraceError, VerificationError
+
+FLAT, IMAGE, SEQUENCE = (2, 4), (2, 3, 4, 4), (2, 5, 4)
+
+
+class Base(nn.Module):
+    """Layers for the models below; each names only what it uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.gelu, self.silu, self.leaky = nn.GELU(), nn.SiLU(), nn.LeakyReLU()
+        self.layer_norm, self.group_norm = nn.LayerNorm(4), nn.GroupNorm(1, 3)
+        self.instance_norm = nn.InstanceNorm2d(3)
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+        self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
+        self.no_statistics_1d = nn.BatchNorm1d(4, track_running_stats=False)
+        self.no_statistics_2d = nn.BatchNorm2d(3, track_running_stats=False)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+
+
+class GELUModule(Base):
+    def forward(self, x):
+        return self.b(self.gelu(self.a(x)))
+
+
+class GELUFunctionOnSpikes(Base):
+    def forward(self, x):
+        return self.c(F.gelu(self.b(F.relu(self.a(x)))))
+
+
+class SiLU(Base):
+    def forward(self, x):
+        return self.c(self.silu(self.b(F.relu(self.a(x)))))
+
+
+class LeakyReLU(Base):
+    def forward(self, x):
+        return self.b(self.leaky(self.a(x)))
+
+
+class Sigmoid(Base):
+    def forward(self, x):
+        return torch.sigmoid(self.b(F.relu(self.a(x))))
+
+
+class SoftmaxInTheMiddle(Base):
+    def forward(self, x):
+        return self.c(F.relu(self.b(F.softmax(F.relu(self.a(x)), dim=1))))
+
+
+class SoftmaxAtTheEnd(Base):
+    def forward(self, x):
+        return torch.softmax(self.b(F.relu(self.a(x))), dim=1)
+
+
+class LayerNorm(Base):
+    def forward(self, x):
+        return F.relu(self.layer_norm(self.b(F.relu(self.a(x)))))
+
+
+class GroupNorm(Base):
+    def forward(self, x):
+        return F.relu(self.group_norm(self.conv(x)))
+
+
+class InstanceNorm(Base):
+    def forward(self, x):
+        return F.relu(self.instance_norm(self.conv(F.relu(x))))
+
+
+class LSTM(Base):
+    def forward(self, x):
+        states, _ = self.lstm(F.relu(self.a(x)))
+        return self.b(states[:, -1])
+
+
+class LSTMOnTheInput(Base):
+    def forward(self, x):
+        states, _ = self.lstm(x)
+        return self.b(F.relu(self.a(states[:, -1])))
+
+
+class Attention(Base):
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return self.attention(x, x, x)[0]
+
+
+class Gate(Base):
+    def forward(self, x):
+        return self.c(F.relu(self.a(x)) * F.relu(self.b(x)))
+
+
+class MatrixProduct(Base):
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return torch.matmul(x, x.transpose(1, 2))
+
+
+class DividesBySpikes(Base):
+    def forward(self, x):
+        return x / (1 + F.relu(self.a(x)))
+
+
+class DividesBySpikesByName(Base):
+    def forward(self, x):
+        return torch.div(x, other=1 + F.relu(self.a(x)))
+
+
+class RoundingDivision(Base):
+    def forward(self, x):
+        return self.b(torch.div(F.relu(self.a(x)), 2, rounding_mode="floor"))
+
+
+class Square(Base):
+    def forward(self, x):
+        return self.b(F.relu(self.a(x)) ** 2)
+
+
+class Where(Base):
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return self.b(torch.where(x > 0.5, x, -x))
+
+
+class UpperClampOnly(Base):
+    def forward(self, x):
+        return self.b(torch.clamp(self.a(x), max=6.0))
+
+
+class HardtanhOfBothSigns(Base):
+    def forward(self, x):
+        return self.b(F.hardtanh(self.a(x)))
+
+
+class MeanOverBatch(Base):
+    def forward(self, x):
+        return self.b(F.relu(self.a(x))).mean(0)
+
+
+class MinusMeanOverBatch(Base):
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return self.b(x - x.mean(0, keepdim=True))
+
+
+class SortsTheBatch(Base):
+    def forward(self, x):
+        return self.b(F.relu(self.a(x)).flip(0))
+
+
+class FlipsTheFirstInput(Base):
+    def forward(self, x):
+        return F.relu(self.a(x + x.roll(1, 0)))
+
+
+class MovesTheBatch(Base):
+    def forward(self, x):
+        return F.relu(self.a(x)).view(4, -1).transpose(0, 1)
+
+
+class MergesTheBatch(Base):
+    def forward(self, x):
+        return self.b(F.relu(self.a(x)).view(-1, 4))
+
+
+class ShapeFromBatchSize(Base):
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        rows = x.view(x.shape[0] * 2, 2)
+        return rows
+
+
+class ShapeFromTheInputsBatchSize(Base):
+    def forward(self, x):
+        half = x.size(0) * 2
+        return F.relu(self.a(x)).reshape(half, 2)
+
+
+class BatchNorm1dWithoutStatistics(Base):
+    def forward(self, x):
+        return self.b(F.relu(self.no_statistics_1d(self.a(x))))
+
+
+class BatchNorm2dWithoutStatistics(Base):
+    def forward(self, x):
+        return F.relu(self.no_statistics_2d(self.conv(F.relu(x))))
+
+
+class PoolWithIndices(Base):
+    def forward(self, x):
+        values, _ = self.pool(F.relu(self.conv(x)))
+        return values
+
+
+class ReturnsANumber(Base):
+    def forward(self, x):
+        return F.relu(self.a(x)), x.shape[0]
+
+
+class ReturnsChunks(Base):
+    def forward(self, x):
+        return self.b(F.relu(self.a(x))).chunk(2, dim=1)
+
+
+class ChangesAViewedTensor(Base):
+    def forward(self, x):
+        x = self.a(x)
+        rows = x.view(-1, 2, 2)
+        F.relu(x, inplace=True)
+        return self.b(rows.flatten(1))
+
+
+# model, shape of the inputs, node, what the reason says, what the way out says
+OBSTACLES = [
+    (GELUModule, FLAT, "gelu", "neurons cannot stand for", "leave=['gelu']"),
+    (GELUFunctionOnSpikes, FLAT, "gelu", "spikes arrive at it", "train the network with ReLU"),
+    (SiLU, FLAT, "silu", "spikes arrive at it", "train the network with ReLU"),
+    (LeakyReLU, FLAT, "leaky", "neurons cannot stand for", "train the network with ReLU"),
+    (Sigmoid, FLAT, "sigmoid", "spikes arrive at it", "leave=['sigmoid']"),
+    (SoftmaxInTheMiddle, FLAT, "softmax", "spikes arrive at it", "inside the network (attention)"),
+    (SoftmaxAtTheEnd, FLAT, "softmax", "spikes arrive at it", "leave=['softmax']"),
+    (LayerNorm, FLAT, "layer_norm", "spikes arrive at it", "train with BatchNorm"),
+    (GroupNorm, IMAGE, "group_norm", "neither linear nor", "train with BatchNorm"),
+    (InstanceNorm, IMAGE, "instance_norm", "spikes arrive at it", "train with BatchNorm"),
+    (LSTM, SEQUENCE, "lstm", "spikes arrive at it", "recurrent layers are not converted"),
+    (LSTMOnTheInput, SEQUENCE, "lstm", "neither linear nor", "leave=['lstm']"),
+    (Attention, SEQUENCE, "attention", "spikes arrive at it", "attention multiplies"),
+    (Gate, FLAT, "mul", "both factors change", "without it"),
+    (MatrixProduct, SEQUENCE, "matmul", "both factors change", "without it"),
+    (DividesBySpikes, FLAT, "truediv", "divides by a spiking signal", "without it"),
+    (DividesBySpikesByName, FLAT, "div", "divides by a spiking signal", "without it"),
+    (RoundingDivision, FLAT, "div", "not linear in time", "linear in time"),
+    (Square, FLAT, "pow_1", "not linear in time", "linear in time"),
+    (Where, FLAT, "gt", "not linear in time", "linear in time"),
+    (UpperClampOnly, FLAT, "clamp", "neurons cannot stand for", "train the network with ReLU"),
+    (HardtanhOfBothSigns, FLAT, "hardtanh", "neurons cannot stand for", "train the network with ReLU"),
+    (MeanOverBatch, FLAT, "mean", "batch must stay the first dimension", "keep the batch"),
+    (MinusMeanOverBatch, FLAT, "mean", "batch must stay the first dimension", "keep the batch"),
+    (SortsTheBatch, FLAT, "flip", "depends on the other samples", "keep the batch"),
+    (FlipsTheFirstInput, FLAT, "roll", "depends on the other samples", "keep the batch"),
+    (MovesTheBatch, FLAT, "view", "batch must stay the first dimension", "keep the batch"),
+    (MergesTheBatch, SEQUENCE, "view", "batch must stay the first dimension", "keep the batch"),
+    (ShapeFromBatchSize, FLAT, "view", "batch must stay the first dimension", "keep the batch"),
+    (ShapeFromTheInputsBatchSize, FLAT, "reshape", "shape with the batch size", "flatten(1)"),
+    (BatchNorm1dWithoutStatistics, FLAT, "no_statistics_1d", "neither linear nor", "leave=['no_statistics_1d']"),
+    (BatchNorm2dWithoutStatistics, IMAGE, "no_statistics_2d", "not linear in time", "linear in time"),
+    (PoolWithIndices, IMAGE, "pool", "not linear in time", "linear in time"),
+    (ReturnsANumber, FLAT, "getitem", "it is not one tensor", "return tensors only"),
+    (ReturnsChunks, FLAT, "chunk", "it is not one tensor", "return tensors only"),
+    (ChangesAViewedTensor, FLAT, "relu", "through another view", "without changing a tensor in place"),
+]
+
+
+def _assert_names(text, *parts):
+    for part in parts:
+        assert part in text, f"{part!r} is missing in:\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "node", "reason", "fix"), OBSTACLES, ids=[row[0].__name__ for row in OBSTACLES]
+)
+def test_obstacle(model, shape, node, reason, fix):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ConversionError) as caught:
+        tp.convert(model().eval(), [tp.Maximum()], example_inputs=x, calibration=x)
+    obstacle = next(o for o in caught.value.obstacles if o.node == node)
+    assert re.search(r"test_obstacles\.py:\d+: \S", obstacle.source), obstacle.source
+    _assert_names(str(caught.value), f"node {node!r}", obstacle.source, reason, fix)
+
+
+@pytest.mark.parametrize("model", [GELUModule, Gate, BatchNorm1dWithoutStatistics, MeanOverBatch, DividesBySpikes])
+def test_each_obstacle_is_said_once(model):
+    found = tp.inspect(model().eval(), torch.randn(FLAT))
+    assert not found.convertible
+    assert len(found.obstacles) == len({obstacle.node for obstacle in found.obstacles}) == 1
+    assert "does not convert" in str(found)
+
+
+def test_all_obstacles_are_listed_together():
+    class Many(Base):
+        def forward(self, x):
+            x = self.layer_norm(F.relu(self.a(x)))
+            x = self.b(F.gelu(x))
+            return self.c(F.relu(x) * F.relu(x + 1))
+
+    found = tp.inspect(Many().eval(), torch.randn(FLAT))
+    assert [obstacle.node for obstacle in found.obstacles] == ["layer_norm", "gelu", "mul"]
+
+
+# ---- what cannot be traced ---------------------------------------------------------------------------------------
+
+
+class ControlFlow(Base):
+    def forward(self, x):
+        if x.sum() > 0:
+            x = -x
+        return F.relu(self.a(x))
+
+
+class ItemAssignment(Base):
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        x[:, 0] = 0
+        return self.b(x)
+
+
+class PythonNumber(Base):
+    def forward(self, x):
+        return F.relu(self.a(x)) * float(x.mean())
+
+
+class Inner(Base):
+    def forward(self, x):
+        while x.abs().max() > 100:
+            x = x / 2
+        return x
+
+
+class Outer(Base):
+    def __init__(self):
+        super().__init__()
+        self.inner = Inner()
+
+    def forward(self, x):
+        return F.relu(self.a(self.inner(x)))
+
+
+@pytest.mark.parametrize(
+    ("model", "line", "leaf"),
+    [
+        (ControlFlow, "if x.sum() > 0:", "leaves=['ControlFlow']"),
+        (ItemAssignment, "x[:, 0] = 0", "leaves=['ItemAssignment']"),
+        (PythonNumber, "float(x.mean())", "leaves=['PythonNumber']"),
+        (Outer, "while x.abs().max() > 100:", "leaves=['inner']"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["inspect", "tailor"])
+def test_what_cannot_be_traced(model, line, leaf, verb):
+    x = torch.randn(FLAT)
+    run = partial(tp.inspect, example_inputs=x) if verb == "inspect" else partial(tp.tailor, activation=tp.QCFS(4))
+    with pytest.raises(TraceError) as caught:
+        run(model().eval())
+    _assert_names(str(caught.value), model.__name__, "test_obstacles.py:", line, "rewrite that line")
+    if model is Outer:
+        _assert_names(str(caught.value), leaf)
+
+
+def test_a_leaf_on_the_input_is_the_way_out_of_control_flow():
+    x = torch.randn(FLAT)
+    snn = tp.convert(Outer().eval(), [tp.Maximum()], example_inputs=x, calibration=x, leaves=["inner"], leave=["inner"])
+    assert snn.plan.analogue == ("inner",)
+    with pytest.raises(ValueError, match="leaf 'inn' is not a submodule of Outer"):
+        tp.inspect(Outer().eval(), x, leaves=["inn"])
+
+
+# ---- leave ---------------------------------------------------------------------------------------------------------
+
+
+def test_leave_on_static_values_and_behind_the_readout():
+    x = torch.randn(FLAT)
+    model = SoftmaxAtTheEnd().eval()
+    snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=x, leave=["softmax"])
+    rows = snn(x, steps=5)
+    torch.testing.assert_close(rows.sum(-1), torch.ones(5, 2))
+    mean_of_logits = tp.convert(
+        nn.Sequential(model.a, nn.ReLU(), model.b).eval(), [tp.Maximum()], example_inputs=x, calibration=x
+    )(x, steps=5)
+    torch.testing.assert_close(rows, mean_of_logits.softmax(-1))
+
+
+@pytest.mark.parametrize("name", ["lstm", "LSTM"])
+def test_leave_by_path_and_by_class(name):
+    x = torch.randn(SEQUENCE)
+    model = LSTMOnTheInput().eval()
+    snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=x, leave=[name])
+    assert snn.plan.analogue == ("lstm",)
+    torch.testing.assert_close(snn.ann(x), model(x))
+
+
+def test_leave_where_spikes_arrive_and_neurons_follow():
+    with pytest.raises(ConversionError) as caught:
+        tp.convert(
+            SoftmaxInTheMiddle().eval(),
+            [tp.Maximum()],
+            example_inputs=torch.randn(FLAT),
+            calibration=torch.randn(FLAT),
+            leave=["softmax"],
+        )
+    _assert_names(str(caught.value), "'softmax'", "listed in leave, but spikes arrive", "test_obstacles.py:")
+
+
+def test_unknown_leave():
+    with pytest.raises(ValueError, match="leave names no operator of the model: sofmax"):
+        tp.inspect(SoftmaxAtTheEnd().eval(), torch.randn(FLAT), leave=["sofmax", "softmax"])
+
+
+# ---- no activation -------------------------------------------------------------------------------------------------
+
+
+class OnlyAConstantReLU(Base):
+    def forward(self, x):
+        return self.b(x) * F.relu(self.a.bias)
+
+
+@pytest.mark.parametrize("model", [nn.Linear(4, 4), OnlyAConstantReLU()], ids=["linear", "relu_of_a_weight"])
+def test_no_activation_at_all(model):
+    with pytest.raises(ConversionError) as caught:
+        tp.convert(model.eval(), [tp.Maximum()], example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT))
+    _assert_names(str(caught.value), "holds no activation", "ReLU6 or SlipReLU", "'output'")
+
+
+# ---- verification --------------------------------------------------------------------------------------------------
+
+
+def test_an_alias_that_tracing_does_not_see_is_found_by_parity():
+    class Alias(Base):
+        def forward(self, x):
+            x = self.a(x)
+            other = x
+            x += 1  # fx sees ``x = x + 1``; other changes too, which fx does not see
+            return self.b(F.relu(other))
+
+    with pytest.raises(VerificationError, match="differs from the model by") as caught:
+        tp.convert(Alias().eval(), [tp.Maximum()], example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT))
+    _assert_names(str(caught.value), "Alias", "changed in place")
+
+
+def test_nan_in_the_weights_is_found_in_every_output():
+    class Two(Base):
+        def forward(self, x):
+            x = F.relu(self.a(x))
+            return self.b(x), self.c(x)
+
+    for layer in ("b", "c"):
+        model = Two().eval()
+        with torch.no_grad():
+            getattr(model, layer).bias[0] = float("nan")
+        with pytest.raises(VerificationError, match="Two returns NaN or infinity on the example inputs"):
+            tp.convert(model, [tp.Maximum()], example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT))
+
+
+# ---- example inputs ------------------------------------------------------------------------------------------------
+
+NAN = torch.tensor([[1.0, float("nan"), 0.0, float("inf")]])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "what"),
+    [
+        (NAN, "2 values are NaN or infinite"),
+        (torch.ones(2, 4, dtype=torch.int64), "not a floating type"),
+        (torch.ones(2, 4, dtype=torch.uint8), "scale images to floats"),
+        (torch.empty(0, 4), "the batch is empty"),
+        (torch.tensor(1.0), "no batch dimension"),
+        ([1.0, 2.0], "a tensor is expected, not list"),
+        ((), "no input given"),
+        ((torch.ones(2, 4), torch.ones(2, 4)), "takes 1 input(s), got 2"),
+        (torch.ones(2, 5), "fails on samples of shape [5]"),
+        (torch.ones(2, 4, dtype=torch.float64), "torch.float64"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["inspect", "convert"])
+def test_unusable_example_inputs(inputs, what, verb):
+    class Net(Base):
+        def forward(self, x):
+            return self.b(F.relu(self.a(x)))
+
+    run = partial(tp.convert, parts=[tp.Maximum()], calibration=torch.ones(2, 4)) if verb == "convert" else tp.inspect
+    with pytest.raises(InputError) as caught:
+        run(Net().eval(), example_inputs=inputs)
+    _assert_names(str(caught.value), what, "where:", "fix:")
+
+
+def test_example_inputs_that_do_not_match_each_other():
+    class Two(Base):
+        def forward(self, x, y):
+            return F.relu(self.a(x)) + F.relu(self.b(y))
+
+    with pytest.raises(InputError, match=r"different batch sizes \[2, 3\]"):
+        tp.inspect(Two().eval(), (torch.ones(2, 4), torch.ones(3, 4)))
+    with pytest.raises(InputError, match=r"takes 2 input\(s\), got 1"):
+        tp.inspect(Two().eval(), torch.ones(2, 4))
