@@ -131,8 +131,11 @@ def fit(
         "batch_size": batch_size,
         "seed": seed,
     }
-    train = DataLoader(data.train, batch_size, sampler=EpochShuffle(_size(data.train), seed), num_workers=workers)
-    validation = DataLoader(data.validation, 500, num_workers=workers)
+    # Generators of their own: a loader draws a seed when it starts, which must not shift the order of dropout.
+    own = [torch.Generator().manual_seed(seed) for _ in range(2)]
+    order = EpochShuffle(_size(data.train), seed)
+    train = DataLoader(data.train, batch_size, sampler=order, num_workers=workers, generator=own[0])
+    validation = DataLoader(data.validation, 500, num_workers=workers, generator=own[1])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

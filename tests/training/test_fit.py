@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import transpike as tp
+from transpike.card import InputSpec
+from transpike.container import read_container
+from transpike.data import Data
+from transpike.errors import CheckpointError
+from transpike.training import TrainingError, fit
+from transpike.training.fit import EpochShuffle, parameter_groups
+
+
+def blobs(seed: int = 0) -> Data:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(96) % 3
+    images = torch.randn(96, 4, generator=generator) + 4 * torch.eye(3, 4)[labels]
+    dataset = TensorDataset(images, labels)
+    return Data(InputSpec((4,), dataset="blobs"), dataset, dataset, dataset, dataset)
+
+
+def network(seed: int = 0, **settings) -> nn.Module:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
+    return tp.tailor(model, tp.SlipReLU(2, 0.3, theta_init=2.0, **settings))
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
+
+
+def test_it_learns_and_reports() -> None:
+    net = network()
+    history = fit(net, blobs(), epochs=8, learning_rate=0.1, batch_size=16)
+    assert [epoch.epoch for epoch in history] == list(range(1, 9))
+    assert history[-1].loss < history[0].loss / 2
+    assert history[-1].validation_accuracy > 95
+    with torch.no_grad():
+        images, labels = blobs().validation.tensors
+        exact = 100 * (net(images).argmax(1) == labels).double().mean()
+    assert history[-1].validation_accuracy == pytest.approx(float(exact))
+    assert not net.training
+
+
+def test_the_arithmetic_is_sgd_with_cosine() -> None:
+    """Two epochs of one batch, written out: momentum, weight decay on everything, lr * (1 + cos(pi e / E)) / 2."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(4, 3))
+    by_hand = copy.deepcopy(model)
+    data = blobs()
+    fit(model, data, epochs=2, learning_rate=0.2, batch_size=96)
+    images, labels = data.train.tensors
+    buffers = [torch.zeros_like(p) for p in by_hand.parameters()]
+    for rate in (0.2, 0.1):
+        by_hand.zero_grad()
+        nn.functional.cross_entropy(by_hand(images), labels).backward()
+        with torch.no_grad():
+            for parameter, buffer in zip(by_hand.parameters(), buffers, strict=True):
+                buffer.mul_(0.9).add_(parameter.grad + 5e-4 * parameter)
+                parameter -= rate * buffer
+    for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    straight, killed, resumed = network(), network(), network()
+    history = fit(straight, blobs(), epochs=4, batch_size=16)
+    from transpike.training import lightning
+
+    begin = lightning._Classifier.on_train_epoch_start
+
+    def die(self) -> None:
+        if self.current_epoch == 2:
+            raise MemoryError("killed")
+        begin(self)
+
+    monkeypatch.setattr(lightning._Classifier, "on_train_epoch_start", die)
+    file = tmp_path / "state.ckpt"
+    with pytest.raises(MemoryError):
+        fit(killed, blobs(), epochs=4, batch_size=16, checkpoint=file)
+    monkeypatch.undo()
+    assert read_container(file)[1]["kind"] == "training"
+    assert fit(resumed, blobs(), epochs=4, batch_size=16, checkpoint=file) == history
+    assert same(straight, resumed)
+    assert not same(straight, killed)
+    assert [p.name for p in tmp_path.iterdir()] == ["state.ckpt"]
+
+
+def test_a_foreign_or_damaged_state_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state.ckpt"
+    fit(network(), blobs(), epochs=1, checkpoint=file)
+    with pytest.raises(TrainingError, match="other settings"):
+        fit(network(), blobs(), epochs=2, checkpoint=file)
+    with pytest.raises(TrainingError, match="another network"):
+        fit(nn.Sequential(nn.Linear(4, 3)), blobs(), epochs=1, checkpoint=file)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match="damaged"):
+        fit(network(), blobs(), epochs=1, checkpoint=file)
+    with pytest.raises(ValueError, match=r"\.ckpt"):
+        fit(network(), blobs(), epochs=1, checkpoint=tmp_path / "state.bin")
+
+
+def test_divergence_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="smaller learning rate"):
+        fit(nn.Sequential(nn.Linear(4, 3)), blobs(), epochs=20, learning_rate=1e30, batch_size=16)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"batch_size": 0}]
+)
+def test_wrong_settings(wrong: dict) -> None:
+    with pytest.raises(ValueError):
+        fit(network(), blobs(), **{"epochs": 1, **wrong})
+
+
+def test_theta_decays_unless_told_otherwise() -> None:
+    (group,) = parameter_groups(network(), 0.1)
+    assert group["weight_decay"] == 0.1
+    decayed, exempt = parameter_groups(network(decay_theta=False), 0.1)
+    assert exempt["weight_decay"] == 0.0
+    assert [tuple(p.shape) for p in exempt["params"]] == [()]
+    assert len(decayed["params"]) == 6
+
+
+def test_order_depends_on_seed_and_epoch() -> None:
+    sampler = EpochShuffle(50, seed=1)
+    first = list(sampler)
+    assert sorted(first) == list(range(50))
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    sampler.set_epoch(0)
+    assert list(sampler) == first
+    assert list(EpochShuffle(50, seed=2)) != first
