@@ -25,7 +25,7 @@ from transpike.graph.normalize import (
     replace_activations,
 )
 from transpike.graph.plan import Plan, Planning, make_plan, unused_leaves
-from transpike.graph.probe import check_arguments, check_inputs, probing_batch
+from transpike.graph.probe import check_arguments, check_inputs, probing_batch, shapes_of
 from transpike.graph.site import Site
 from transpike.graph.trace import evaluation_mode, trace
 from transpike.methods import HalfThreshold, Part, PotentialRule, ThresholdRule
@@ -210,16 +210,17 @@ def _prepare(
     if unknown:
         raise ValueError(f"leave names no operator of the model: {', '.join(unknown)}")
     remove_dropout(gm)
-    folded = fold_batchnorm(gm)
+    if reference is not None:
+        gm.to(device=reference.device, dtype=reference.dtype)
+    probe = probing_batch(inputs)
+    folded = fold_batchnorm(gm, shapes_of(gm, probe))
     pool_before_activation(gm, lambda module: isinstance(module, Site))
     gm.graph.eliminate_dead_code()
     gm.delete_all_unused_submodules()
     gm.graph.lint()
     gm.recompile()
-    if reference is not None:
-        gm.to(device=reference.device, dtype=reference.dtype)
     calls = [call for call in calls if isinstance(modules_of(gm).get(call.name), Site)]
-    planning = make_plan(gm, probing_batch(inputs), calls, leave)
+    planning = make_plan(gm, probe, calls, leave)
     return _Prepared(gm, planning, folded, calls, inputs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
+from collections.abc import Mapping
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
@@ -11,11 +12,15 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from transpike.graph.normalize import call_module, modules_of
 
 
-def fold_batchnorm(gm: fx.GraphModule) -> list[str]:
+def fold_batchnorm(gm: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ...] | None]) -> list[str]:
     """Folds every BatchNorm (evaluation mode) that directly follows a layer with no other reader.
 
     A layer that is called several times is copied for each call, since each call may have a BatchNorm of its own.
     The arithmetic is done in float64. BatchNorm elsewhere (pre-activation networks) stays, as an affine operator.
+
+    Args:
+        gm: changed in place.
+        shapes: shape of every value: behind a linear layer, BatchNorm acts on its outputs only in ``[N, C]``.
 
     Returns:
         The names of the folded BatchNorm modules.
@@ -37,7 +42,10 @@ def fold_batchnorm(gm: fx.GraphModule) -> list[str]:
             or len(layer_node.users) > 1
         ):
             continue
-        fused = _fuse(modules[str(layer_node.target)], norm)
+        layer = modules[str(layer_node.target)]
+        if type(layer) is nn.Linear and len(shapes[layer_node] or ()) != 2:
+            continue
+        fused = _fuse(layer, norm)
         if fused is None:
             continue
         name = str(layer_node.target)
@@ -57,8 +65,6 @@ def _fuse(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module 
     is_linear = type(layer) is nn.Linear
     if not is_linear and not isinstance(layer, nn.modules.conv._ConvNd):
         return None
-    if is_linear and layer.out_features != norm.num_features:
-        return None  # BatchNorm1d over another dimension
     assert isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
     weight = layer.weight
     statistics = [
