@@ -136,6 +136,11 @@ def parse_recipe(text: str, name: str) -> Recipe:
         trainings = tuple(_training(entry) for entry in raw.pop("train", []))
         variants = tuple(_variant(entry) for entry in raw.pop("row"))
         recipe = Recipe(name=name, weights=raw.pop("weights", None), trainings=trainings, variants=variants, **raw)
+        known: set[str] = set()
+        for training in trainings:
+            if training.start is not None and training.start not in known:
+                raise ValueError(f"{training.name!r} starts from {training.start!r}, which is not trained before it")
+            known.add(training.name)
         available = {training.name for training in trainings} | ({"pretrained"} if recipe.weights else set())
         for variant in variants:
             if variant.network not in available:

@@ -1,0 +1,5 @@
+"""``python -m transpike``."""
+
+from transpike.cli import main
+
+main()

@@ -1,0 +1,144 @@
+"""The program as a user runs it: in a process of its own, in an empty folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from transpike.cli.main import main
+
+
+@pytest.fixture
+def transpike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs the program in an empty folder; returns exit status, standard output and standard error."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["transpike", *words])
+        code: int | str | None = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+        found = capsys.readouterr()
+        return int(code or 0), found.out, found.err
+
+    return call
+
+
+def test_the_installed_program() -> None:
+    program = Path(sys.executable).parent / "transpike"
+    result = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("transpike 0.")
+
+
+@pytest.mark.parametrize("command", ["inspect", "train", "convert", "evaluate", "run"])
+def test_every_help_has_an_example(transpike, command: str) -> None:
+    code, out, _ = transpike(command, "--help")
+    assert code == 0
+    assert f"transpike {command}" in out
+    assert "Example" in out
+
+
+def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
+    small = ("--option", "width=2", "--option", "blocks=1", "--epochs", "2", "--learning-rate", "0.05")
+    code, out, err = transpike("train", "digits-resnet", "-o", "relu.safetensors", *small)
+    assert (code, err) == (0, "")
+    assert "validation" in out
+    code, out, _ = transpike(
+        "train", "relu.safetensors", "--activation", "slip", "--levels", "2", "--epochs", "1", "-o", "slip.safetensors"
+    )
+    assert code == 0
+    assert "stem.2" in out  # what was replaced, and where
+    assert "zoo/digits.py" in out
+    code, out, _ = transpike("convert", "slip.safetensors", "-o", "snn.safetensors")
+    assert code == 0
+    assert "7 sites" in out
+    code, out, _ = transpike(
+        *("evaluate", "snn.safetensors", "-T", "4", "--images", "60", "--sites", "--plot", "a.png", "--cache", "c.json")
+    )
+    assert code == 0
+    assert "60 images" in out
+    assert "pipeline" in out
+    assert "stages.0.relu@1" in out
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = transpike(
+        "convert", "relu.safetensors", "--threshold", "maximum", "--per", "layer", "-o", "r.safetensors"
+    )
+    assert code == 0
+    assert "7 sites" in out
+
+
+def test_inspect(transpike) -> None:
+    code, out, _ = transpike("inspect", "digits-resnet")
+    assert code == 0
+    assert "19 sites" in out
+    assert "converts" in out
+    code, out, _ = transpike("inspect", "torchvision.models:efficientnet_b0", "--input-shape", "3,32,32")
+    assert code == 1
+    assert "SiLU" in out
+    assert "torchvision/" in out
+    assert "fix:" in out
+
+
+def test_own_factory_in_the_current_folder(transpike, tmp_path: Path) -> None:
+    (tmp_path / "my_models.py").write_text(
+        "from torch import nn\n"
+        "def net(width=4):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
+        "def number():\n"
+        "    return 3\n"
+    )
+    code, out, _ = transpike("inspect", "my_models:net", "--input-shape", "1x8x8", "--option", "width=6")
+    assert code == 0
+    assert " 6 " in out
+    code, _, _ = transpike("convert", "my_models:net", "--threshold", "percentile", "-o", "own.safetensors")
+    assert code == 0
+    code, out, _ = transpike("evaluate", "own.safetensors", "--model", "my_models:net", "-T", "2", "--images", "10")
+    assert code == 0
+    assert "10 images" in out
+    assert transpike("evaluate", "own.safetensors")[0] == 1
+    for wrong, message in (
+        ("my_models:absent", "has no 'absent'"),
+        ("my_models:number", "returned a int"),
+        ("not_there:net", "cannot import not_there"),
+    ):
+        code, _, err = transpike("inspect", wrong, "--input-shape", "1,8,8")
+        assert code == 1
+        assert message in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("inspect", "lenet"), "neither a built-in network, a file nor package.module:factory"),
+        (("inspect", "torchvision.models:resnet18"), "--input-shape"),
+        (("inspect", "torchvision.models:resnet18", "--input-shape", "3,x"), "is no shape"),
+        (("inspect", "digits-resnet", "--option", "width"), "--option name=value"),
+        (("inspect", "digits-resnet", "--option", "depth=2"), "refuses its options"),
+        (("inspect", "digits-resnet", "--leave", "softmax"), "leave names no operator"),
+        (("convert", "digits-resnet", "-o", "x.safetensors"), "a plain ReLU has no threshold"),
+        (("evaluate", "absent.safetensors"), "no such file"),
+        (("run", "nothing"), "known: cifar10-resnet20-relu, digits"),
+        (("train", "digits-resnet", "-o", "x.safetensors", "--dataset", "cifar10"), "TRANSPIKE_DATA"),
+        (("train", "digits-resnet", "-o", "x.safetensors", "--activation", "slip", "--levels", "0"), "levels (N)"),
+    ],
+)
+def test_an_error_is_one_message(transpike, monkeypatch: pytest.MonkeyPatch, words, message: str) -> None:
+    monkeypatch.delenv("TRANSPIKE_DATA", raising=False)
+    code, _, err = transpike(*words)
+    assert code == 1
+    assert message in err
+    assert "Traceback" not in err
+    assert err.startswith("error:")
+    assert "Traceback" in transpike("--debug", *words)[2]
+
+
+def test_run_list(transpike) -> None:
+    code, out, _ = transpike("run", "--list")
+    assert code == 0
+    assert "digits" in out
+    assert "cifar10-resnet20-relu" in out
