@@ -142,7 +142,7 @@ def evaluate(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     chunk: int | None = None,
-    memory_mib: int = 512,
+    memory_mib: int = 32,
     cache: Path | None = None,
     progress: bool = False,
 ) -> Report:

@@ -318,6 +318,12 @@ class SpikingNetwork(nn.Module):
         """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""
         self._lower(Plain(), KernelPreference.AUTO, 0)
 
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training flag; the operators stay in evaluation mode, since time is folded into the batch."""
+        super().train(mode)
+        self.network.eval()
+        return self
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._lowered.clear()  # lowered graphs hold references to tensors that are about to move
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
