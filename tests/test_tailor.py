@@ -214,7 +214,7 @@ def test_theta_from_data_does_not_train_batchnorm_or_change_the_mode():
     for key, value in kept.items():
         assert torch.equal(tailored.state_dict()[key], value), key
         assert torch.equal(model.state_dict()[key], value), key
-    assert float(tailored.get_submodule("relu@0").theta) != 1.0
+    assert tailored.get_submodule("relu@0").theta.item() != 1.0
 
 
 def test_theta_from_data_without_data():
