@@ -27,6 +27,7 @@ from transpike.checkpoint import describe, load, save
 from transpike.convert import Inspection, convert, inspect
 from transpike.errors import TranspikeError
 from transpike.evaluate import Report, evaluate
+from transpike.graph.operators import MaxPooling
 from transpike.kernels import KernelPreference, Surrogate
 from transpike.methods import (
     HalfThreshold,
@@ -53,6 +54,7 @@ __all__ = [
     "InputSpec",
     "Inspection",
     "KernelPreference",
+    "MaxPooling",
     "Maximum",
     "PerChannel",
     "PerLayer",

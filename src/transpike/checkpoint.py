@@ -18,6 +18,7 @@ from transpike.config import from_json, to_json
 from transpike.container import read_container, write_container
 from transpike.convert import restore
 from transpike.errors import CheckpointError, TranspikeError
+from transpike.graph.operators import MaxPooling
 from transpike.methods import POTENTIAL_RULES, THRESHOLD_RULES, PerChannel, PerLayer
 from transpike.network import SpikingNetwork
 from transpike.neurons import IF
@@ -180,7 +181,8 @@ def _restore_spiking(base: nn.Module, header: dict[str, Any], dtype: torch.dtype
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in conversion["example_shapes"])
     neuron = from_json(header["neuron"], _KINDS)
-    snn = restore(base, inputs, conversion["leave"], conversion["leaves"], neuron)
+    pooling = MaxPooling(conversion["max_pooling"])
+    snn = restore(base, inputs, conversion["leave"], conversion["leaves"], neuron, pooling)
     snn.record.update({key: conversion[key] for key in ("example_shapes", "parts")})
     return snn
 

@@ -17,6 +17,7 @@ from transpike.errors import CalibrationError, ConversionError, Obstacle, Verifi
 from transpike.graph.fold import fold_batchnorm
 from transpike.graph.normalize import (
     ActivationCall,
+    average_pools,
     functionalize,
     modularize,
     modules_of,
@@ -24,6 +25,7 @@ from transpike.graph.normalize import (
     remove_dropout,
     replace_activations,
 )
+from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import Plan, Planning, make_plan, unused_leaves
 from transpike.graph.probe import check_arguments, check_inputs, probing_batch, shapes_of
 from transpike.graph.site import Site
@@ -91,6 +93,7 @@ def inspect(
     *,
     leave: Collection[str] = (),
     leaves: Collection[str | type[nn.Module]] = (),
+    max_pooling: MaxPooling = MaxPooling.RUNNING,
 ) -> Inspection:
     """Lists what `convert` would make of a model: sites, what stays analogue, and everything in the way.
 
@@ -99,12 +102,13 @@ def inspect(
         example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments.
         leave: operators to keep as they are, see `convert`.
         leaves: submodules that are not traced into.
+        max_pooling: how max-pooling is to run in time.
 
     Raises:
         TraceError: the model cannot be traced at all.
         InputError: the example inputs are unusable.
     """
-    prepared = _prepare(model, example_inputs, leave, leaves)
+    prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
     plan, obstacles = prepared.planning.plan, prepared.planning.obstacles
     return Inspection(type(model).__name__, plan, obstacles, tuple(prepared.folded), tuple(prepared.calls))
 
@@ -118,6 +122,7 @@ def convert(
     leave: Collection[str] = (),
     leaves: Collection[str | type[nn.Module]] = (),
     neuron: Neuron | None = None,
+    max_pooling: MaxPooling = MaxPooling.RUNNING,
     progress: bool = False,
 ) -> SpikingNetwork:
     """Converts a trained network into a spiking one. The source model is not changed.
@@ -136,6 +141,7 @@ def convert(
             and behind the last activation, where they act on the running mean.
         leaves: submodules, by name or type, that are not traced into.
         neuron: the neuron model; None is `IF` with soft reset.
+        max_pooling: how max-pooling runs in time; only the default converges to the source network.
         progress: show a progress bar.
 
     Returns:
@@ -147,11 +153,14 @@ def convert(
         CalibrationError: thresholds are needed and there is no rule or no data, or the rule fits no site.
         VerificationError: the graph computes something else than the model.
     """
-    prepared = _prepare(model, example_inputs, leave, leaves)
+    prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
     network, planning = prepared.network, prepared.planning
     if planning.obstacles:
         raise ConversionError(planning.obstacles)
-    _check_parity(model, network, prepared.inputs)
+    faithful = network
+    if max_pooling is MaxPooling.AVERAGE:  # differs from the model on purpose; everything else must not
+        faithful = _prepare(model, example_inputs, leave, leaves, MaxPooling.RUNNING).network
+    _check_parity(model, faithful, prepared.inputs)
     sites = {site.name: network.get_submodule(site.name) for site in planning.plan.sites}
     _set_parameters(
         {name: s for name, s in sites.items() if isinstance(s, Site)}, network, parts, calibration, progress
@@ -162,22 +171,29 @@ def convert(
         "leaves": sorted(leaf for leaf in leaves if isinstance(leaf, str)),
         "parts": tuple(parts),
         "example_shapes": [list(tensor.shape[1:]) for tensor in prepared.inputs],
+        "max_pooling": max_pooling,
     }
     snn = SpikingNetwork(network, planning.plan, neuron, record)
     return snn.requires_grad_(False).eval()
 
 
 def restore(
-    model: nn.Module, example_inputs: Inputs, leave: Collection[str], leaves: Collection[str], neuron: Neuron
+    model: nn.Module,
+    example_inputs: Inputs,
+    leave: Collection[str],
+    leaves: Collection[str],
+    neuron: Neuron,
+    max_pooling: MaxPooling,
 ) -> SpikingNetwork:
     """The structure of a converted network without its numbers, for `transpike.load`."""
-    prepared = _prepare(model, example_inputs, leave, leaves)
+    prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
     if prepared.planning.obstacles:
         raise ConversionError(prepared.planning.obstacles)
     record: dict[str, Any] = {
         "leave": sorted(leave),
         "leaves": sorted(leaves),
         "example_shapes": [list(tensor.shape[1:]) for tensor in prepared.inputs],
+        "max_pooling": max_pooling,
     }
     snn = SpikingNetwork(prepared.network, prepared.planning.plan, neuron, record)
     return snn.requires_grad_(False).eval()
@@ -188,6 +204,7 @@ def _prepare(
     example_inputs: Inputs,
     leave: Collection[str],
     leaves: Collection[str | type[nn.Module]],
+    max_pooling: MaxPooling,
 ) -> _Prepared:
     """Traces, normalises and plans a copy of the model."""
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
@@ -214,13 +231,16 @@ def _prepare(
         gm.to(device=reference.device, dtype=reference.dtype)
     probe = probing_batch(inputs)
     folded = fold_batchnorm(gm, shapes_of(gm, probe))
-    pool_before_activation(gm, lambda module: isinstance(module, Site))
+    if max_pooling is MaxPooling.RUNNING:
+        pool_before_activation(gm, lambda module: isinstance(module, Site))
+    elif max_pooling is MaxPooling.AVERAGE:
+        average_pools(gm)
     gm.graph.eliminate_dead_code()
     gm.delete_all_unused_submodules()
     gm.graph.lint()
     gm.recompile()
     calls = [call for call in calls if isinstance(modules_of(gm).get(call.name), Site)]
-    planning = make_plan(gm, probe, calls, leave)
+    planning = make_plan(gm, probe, calls, leave, max_pooling)
     return _Prepared(gm, planning, folded, calls, inputs)
 
 

@@ -12,18 +12,16 @@ from torch import fx, nn
 from transpike.activations import SlipReLU, ThetaPercentile
 from transpike.calibration.sweep import CalibrationData, sweep
 from transpike.card import card_of, set_card
-from transpike.errors import CalibrationError, ConversionError, Obstacle
+from transpike.errors import CalibrationError
 from transpike.graph.normalize import (
     ActivationCall,
-    call_module,
+    average_pools,
     functionalize,
     modularize,
-    modules_of,
     replace_activations,
 )
-from transpike.graph.operators import MAX_POOL_MODULES, operator_name
 from transpike.graph.site import Site
-from transpike.graph.trace import keep_unused_state, source_of, trace
+from transpike.graph.trace import keep_unused_state, trace
 from transpike.methods.percentile import HistogramPercentile
 
 _META = "transpike.tailoring"
@@ -103,7 +101,7 @@ def apply_activation(
 
     calls = replace_activations(gm, make, tailored=False)
     set_card(gm, card_of(model))
-    pools = _average_pools(gm)
+    pools = average_pools(gm)
     gm.delete_all_unused_submodules()
     keep_unused_state(gm, copy.deepcopy(model))  # never the tensors of the source
     gm.graph.lint()
@@ -149,43 +147,3 @@ def _starting_thresholds(
 
     sweep(ann, calibration, take)
     return {name: float(value) for name, s in statistics.items() if (value := s.result().item()) > 0}
-
-
-def _average_pools(gm: fx.GraphModule) -> list[ActivationCall]:
-    modules = modules_of(gm)
-    done = []
-    for node in list(gm.graph.nodes):
-        if node.op != "call_module" or not isinstance(modules[str(node.target)], MAX_POOL_MODULES):
-            continue
-        pool = modules[str(node.target)]
-        call = ActivationCall(str(node.target), operator_name(node, modules), source_of(node))
-        call_module(gm, node, str(node.target), _average_pool(pool, node), node.args[0])
-        done.append(call)
-    return done
-
-
-def _average_pool(pool: nn.Module, node: fx.Node) -> nn.Module:
-    """The average pooling of the same geometry; padding counts as zeros, as in the papers' code."""
-    name = type(pool).__name__.replace("Max", "Avg")
-    reason = ""
-    if getattr(pool, "return_indices", False):
-        reason = "it returns indices"
-    elif getattr(pool, "dilation", 1) not in (1, (1,), (1, 1), (1, 1, 1)):
-        reason = "average pooling has no dilation"
-    if reason:
-        raise ConversionError(
-            [
-                Obstacle(
-                    str(node.target),
-                    type(pool).__name__,
-                    source_of(node),
-                    reason,
-                    "use max-pooling without indices and dilation, or average pooling",
-                )
-            ]
-        )
-    cls = getattr(nn, name)
-    if isinstance(pool, nn.modules.pooling._AdaptiveMaxPoolNd):
-        return cls(pool.output_size)  # type: ignore[no-any-return]
-    assert isinstance(pool, nn.modules.pooling._MaxPoolNd)
-    return cls(pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)  # type: ignore[no-any-return]

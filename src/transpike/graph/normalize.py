@@ -18,6 +18,9 @@ from transpike.graph.operators import (
     DROPOUT_FUNCTIONS,
     MAX_POOL_FUNCTIONS,
     MAX_POOL_MODULES,
+    MAXIMUM_CALLS,
+    GlobalAveragePool,
+    GlobalMaxPool,
     argument,
     match_activation,
     operator_name,
@@ -203,17 +206,25 @@ def modularize(gm: fx.GraphModule) -> None:
     """
     taken: Counter[str] = Counter()
     for node in list(gm.graph.nodes):
-        if node.op != "call_function":
+        if node.op not in ("call_function", "call_method"):
             continue
+        module: nn.Module
         if node.target in DROPOUT_FUNCTIONS:
             module = DROPOUT_FUNCTIONS[node.target](argument(node, 1, "p", 0.5))
-        elif node.target in MAX_POOL_FUNCTIONS and not argument(node, 6, "return_indices", False):
+        elif node.target in MAX_POOL_FUNCTIONS and not _returns_indices(node):
             module = _pool_module(node)
+        elif node.target in MAXIMUM_CALLS and argument(node, 1, "dim") is not None:
+            module = GlobalMaxPool(argument(node, 1, "dim"), argument(node, 2, "keepdim", False))
         else:
             continue
         path = _join(_owner(node), type(module).__name__.lower())
         call_module(gm, node, f"{path}@{taken[path]}", module, node.args[0])
         taken[path] += 1
+
+
+def _returns_indices(node: fx.Node) -> bool:
+    adaptive = issubclass(MAX_POOL_FUNCTIONS[node.target], nn.modules.pooling._AdaptiveMaxPoolNd)
+    return bool(argument(node, 2 if adaptive else 6, "return_indices", False))
 
 
 def _pool_module(node: fx.Node) -> nn.Module:
@@ -243,24 +254,115 @@ def remove_dropout(gm: fx.GraphModule) -> None:
 
 
 def pool_before_activation(gm: fx.GraphModule, is_activation: Callable[[nn.Module], bool]) -> None:
-    """Moves max-pooling in front of the activation whose only reader it is.
+    """Moves max-pooling in front of the activations whose only reader it is, through ``cat`` over channels.
 
     Activations never decrease, so ``max(relu(z)) = relu(max(z))``; pooled currents instead of pooled spikes keep
     the spikes binary.
     """
     modules = modules_of(gm)
-    for pool in list(gm.graph.nodes):
-        if pool.op != "call_module" or not isinstance(modules[str(pool.target)], MAX_POOL_MODULES):
+
+    def sole_activation(node: Any) -> bool:
+        return (
+            isinstance(node, fx.Node)
+            and node.op == "call_module"
+            and is_activation(modules[str(node.target)])
+            and len(node.users) == 1
+        )
+
+    waiting = [node for node in gm.graph.nodes if is_max_pool(node, modules)]
+    while waiting:
+        pool = waiting.pop()
+        source = pool.args[0]
+        assert isinstance(source, fx.Node)
+        if sole_activation(source):
+            pool.replace_input_with(source, source.args[0])
+            pool.replace_all_uses_with(source, propagate_meta=False)
+            source.args = (pool,)
+            pool.append(source)
+            waiting.append(pool)
+        elif _joins_channels(source) and len(source.users) == 1 and any(map(sole_activation, source.all_input_nodes)):
+            waiting.extend(_pool_before_cat(gm, pool, source))
+
+
+def is_max_pool(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether this is a call of a max-pooling module without indices."""
+    if node.op != "call_module":
+        return False
+    module = modules[str(node.target)]
+    return isinstance(module, MAX_POOL_MODULES) and getattr(module, "return_indices", False) is False
+
+
+def average_pools(gm: fx.GraphModule) -> list[ActivationCall]:
+    """Replaces every max-pooling by the average pooling of the same geometry; returns the replaced calls.
+
+    Raises:
+        ConversionError: a max-pooling with indices or dilation has no average-pooling counterpart.
+    """
+    modules = modules_of(gm)
+    done = []
+    for node in list(gm.graph.nodes):
+        if node.op != "call_module" or not isinstance(modules[str(node.target)], MAX_POOL_MODULES):
             continue
-        site = pool.args[0]
-        if not (isinstance(site, fx.Node) and site.op == "call_module" and is_activation(modules[str(site.target)])):
-            continue
-        if len(site.users) > 1 or getattr(modules[str(pool.target)], "return_indices", False):
-            continue
-        pool.replace_input_with(site, site.args[0])
-        pool.replace_all_uses_with(site, propagate_meta=False)
-        site.args = (pool,)
-        pool.append(site)
+        pool = modules[str(node.target)]
+        call = ActivationCall(str(node.target), operator_name(node, modules), source_of(node))
+        call_module(gm, node, str(node.target), _average_pool(pool, node), node.args[0])
+        done.append(call)
+    return done
+
+
+def _average_pool(pool: nn.Module, node: fx.Node) -> nn.Module:
+    """The average pooling of the same geometry; padding counts as zeros, as in the papers' code."""
+    name = type(pool).__name__.replace("Max", "Avg")
+    reason = ""
+    if getattr(pool, "return_indices", False):
+        reason = "it returns indices"
+    elif getattr(pool, "dilation", 1) not in (1, (1,), (1, 1), (1, 1, 1)):
+        reason = "average pooling has no dilation"
+    if reason:
+        raise ConversionError(
+            [
+                Obstacle(
+                    str(node.target),
+                    type(pool).__name__,
+                    source_of(node),
+                    reason,
+                    "use max-pooling without indices and dilation, or average pooling",
+                )
+            ]
+        )
+    if isinstance(pool, GlobalMaxPool):
+        return GlobalAveragePool(pool)
+    cls = getattr(nn, name)
+    if isinstance(pool, nn.modules.pooling._AdaptiveMaxPoolNd):
+        return cls(pool.output_size)  # type: ignore[no-any-return]
+    assert isinstance(pool, nn.modules.pooling._MaxPoolNd)
+    return cls(pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)  # type: ignore[no-any-return]
+
+
+def _joins_channels(node: fx.Node) -> bool:
+    return (
+        node.op == "call_function"
+        and node.target in (torch.cat, torch.concat, torch.concatenate)
+        and isinstance(argument(node, 0, "tensors"), list | tuple)
+        and len(node.args) > 0
+        and argument(node, 1, "dim", 0) == 1
+    )
+
+
+def _pool_before_cat(gm: fx.GraphModule, pool: fx.Node, cat: fx.Node) -> list[fx.Node]:
+    """``pool(cat(a, b))`` to ``cat(pool(a), pool(b))``; returns the new pooling calls."""
+    pooled = []
+    operands = cat.args[0]
+    assert isinstance(operands, list | tuple)
+    with gm.graph.inserting_before(cat):
+        for operand in operands:
+            new = gm.graph.call_module(str(pool.target), (operand,))
+            new.meta = copy.copy(pool.meta)
+            pooled.append(new)
+    pool.replace_all_uses_with(cat, propagate_meta=False)
+    cat.args = (pooled, *cat.args[1:])
+    gm.graph.erase_node(pool)
+    return pooled
 
 
 def call_module(gm: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, *arguments: Any) -> fx.Node:

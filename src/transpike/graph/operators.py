@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 
 class Role(Enum):
@@ -25,6 +25,53 @@ class Role(Enum):
     MAX_POOL = "temporal operator"
     SIZE = "reads a shape"
     OTHER = "not linear in time"
+
+
+class MaxPooling(Enum):
+    """How max-pooling runs in time.
+
+    ``RUNNING``, the default: moved in front of the activation it follows; elsewhere it emits the increase of the
+    maximum of the running sums. T steps add up to the maximum of the sums, so the network converges to its source.
+
+    ``PER_STEP``: the maximum of each step's values: with spikes a logical or. Overestimates, and does not converge.
+
+    ``AVERAGE``: average pooling in its place, as the papers do, although the network was trained otherwise.
+    """
+
+    RUNNING = "running"
+    PER_STEP = "per_step"
+    AVERAGE = "average"
+
+
+class GlobalMaxPool(nn.Module):
+    """Maximum over some dimensions, as a module: what ``torch.amax(x, dim)`` becomes.
+
+    Args:
+        dim: dimensions to reduce, never the batch.
+        keepdim: keep them with size 1.
+    """
+
+    def __init__(self, dim: int | tuple[int, ...], keepdim: bool) -> None:
+        super().__init__()
+        self.dim = (dim,) if isinstance(dim, int) else tuple(dim)
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, *]`` without, or with size 1 in, the dimensions."""
+        return torch.amax(x, self.dim, self.keepdim)
+
+
+class GlobalAveragePool(nn.Module):
+    """Mean over the dimensions that a `GlobalMaxPool` reduces."""
+
+    def __init__(self, pool: GlobalMaxPool) -> None:
+        super().__init__()
+        self.dim = pool.dim
+        self.keepdim = pool.keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, *]`` without, or with size 1 in, the dimensions."""
+        return torch.mean(x, self.dim, self.keepdim)
 
 
 _LINEAR_MODULES: tuple[type[nn.Module], ...] = (
@@ -47,8 +94,15 @@ _LINEAR_MODULES: tuple[type[nn.Module], ...] = (
     nn.PixelShuffle,
     nn.PixelUnshuffle,
     nn.ChannelShuffle,
+    GlobalAveragePool,
 )
+
+
+MAXIMUM_CALLS = {torch.amax, "amax"}
+"""Calls that `GlobalMaxPool` stands for."""
+
 MAX_POOL_MODULES: tuple[type[nn.Module], ...] = (
+    GlobalMaxPool,
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
@@ -235,8 +289,8 @@ def role_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Role:
         return Role.OTHER  # a division that rounds
     if node.op == "call_module":
         module = modules[str(target)]
-        if isinstance(module, MAX_POOL_MODULES) and not module.return_indices:
-            return Role.MAX_POOL
+        if isinstance(module, MAX_POOL_MODULES):
+            return Role.OTHER if getattr(module, "return_indices", False) else Role.MAX_POOL
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             return Role.OTHER  # statistics of the batch
         if isinstance(module, _LINEAR_MODULES) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):

@@ -12,6 +12,7 @@ from transpike.errors import Obstacle
 from transpike.graph.normalize import ActivationCall, modules_of
 from transpike.graph.operators import (
     DIVISIONS,
+    MaxPooling,
     Role,
     advice,
     argument,
@@ -112,7 +113,11 @@ class Planning:
 
 
 def make_plan(
-    gm: fx.GraphModule, inputs: Sequence[Tensor], calls: Sequence[ActivationCall], leave: Collection[str]
+    gm: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    calls: Sequence[ActivationCall],
+    leave: Collection[str],
+    max_pooling: MaxPooling,
 ) -> Planning:
     """Classifies every node.
 
@@ -121,8 +126,9 @@ def make_plan(
         inputs: the probing batch.
         calls: what the sites were in the source.
         leave: names of operators to keep as they are.
+        max_pooling: how max-pooling runs in time.
     """
-    return _Planner(gm, inputs, calls, leave).run()
+    return _Planner(gm, inputs, calls, leave, max_pooling).run()
 
 
 class _Planner:
@@ -132,8 +138,10 @@ class _Planner:
         inputs: Sequence[Tensor],
         calls: Sequence[ActivationCall],
         leave: Collection[str],
+        max_pooling: MaxPooling,
     ) -> None:
         self.gm = gm
+        self.max_pooling = max_pooling
         self.inputs = inputs
         self.modules = modules_of(gm)
         self.calls = {call.name: call for call in calls}
@@ -226,7 +234,8 @@ class _Planner:
         if role is Role.LINEAR:
             return Kind.SEQUENCE
         if role is Role.MAX_POOL:
-            self.pools.append(node)
+            if self.max_pooling is MaxPooling.RUNNING:
+                self.pools.append(node)
             return Kind.SEQUENCE
         if role is Role.PRODUCT:
             factors = list(node.args) + list(node.kwargs.values())
