@@ -9,10 +9,24 @@ from typing import Any
 from transpike.card import Card, CardedModule, InputSpec, ModelSource
 from transpike.errors import ModelError
 from transpike.zoo.digits import DigitsResNet
+from transpike.zoo.resnet import ResNet
 from transpike.zoo.resnet20 import CifarResNet20
+from transpike.zoo.vgg import VGG16
 from transpike.zoo.weights import load_weights
+from transpike.zoo.wide_cnn import AlexNet, CIFARNet
 
-__all__ = ["ZOO", "CifarResNet20", "DigitsResNet", "ZooEntry", "build", "load_weights"]
+__all__ = [
+    "VGG16",
+    "ZOO",
+    "AlexNet",
+    "CIFARNet",
+    "CifarResNet20",
+    "DigitsResNet",
+    "ResNet",
+    "ZooEntry",
+    "build",
+    "load_weights",
+]
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,13 @@ class ZooEntry:
 
 
 _CIFAR = InputSpec((3, 32, 32), dataset="cifar10")
+_IMAGENET = InputSpec((3, 224, 224), dataset="imagenet")
+
+
+def _preset(cls: Callable[..., CardedModule], **preset: Any) -> Callable[..., CardedModule]:
+    """The builder of a variant: ``cls`` with other defaults."""
+    return lambda **options: cls(**{**preset, **options})
+
 
 ZOO: Mapping[str, ZooEntry] = {
     "digits-resnet": ZooEntry(
@@ -40,9 +61,29 @@ ZOO: Mapping[str, ZooEntry] = {
         CifarResNet20, _CIFAR, "ResNet-20 for 32x32 images, parameter-free shortcuts (option A), functional ReLU"
     ),
     "cifar-resnet20-conv": ZooEntry(
-        lambda **options: CifarResNet20(**{"shortcut": "conv", **options}),
+        _preset(CifarResNet20, shortcut="conv"),
         _CIFAR,
         "ResNet-20 as the conversion papers use it: 1x1 convolution with BatchNorm in the shortcuts",
+    ),
+    "cifar-vgg16": ZooEntry(VGG16, _CIFAR, "VGG-16 of the papers: two hidden layers of 4096 behind 32x32 images"),
+    "cifar-vgg16-linear": ZooEntry(_preset(VGG16, head="linear"), _CIFAR, "VGG-16 with one linear layer as head"),
+    "cifar-resnet18": ZooEntry(ResNet, _CIFAR, "ResNet-18 of the papers: 3x3 stem, no pooling"),
+    "cifar-resnet34": ZooEntry(_preset(ResNet, depth=34), _CIFAR, "ResNet-34 with a 3x3 stem, no pooling"),
+    "cifarnet": ZooEntry(CIFARNet, _CIFAR, "CIFARNet of Wu et al. 2019, average pooling"),
+    "cifar-alexnet": ZooEntry(AlexNet, _CIFAR, "AlexNet for 32x32 images of Wu et al. 2019, average pooling"),
+    "imagenet-vgg16": ZooEntry(
+        _preset(VGG16, classes=1000, image_size=224), _IMAGENET, "VGG-16 with BatchNorm for 224x224 images"
+    ),
+    "imagenet-resnet18": ZooEntry(
+        _preset(ResNet, classes=1000, stem="imagenet"), _IMAGENET, "ResNet-18 with the 7x7 stem and max-pooling"
+    ),
+    "imagenet-resnet34": ZooEntry(
+        _preset(ResNet, depth=34, classes=1000, stem="imagenet"), _IMAGENET, "ResNet-34 with the 7x7 stem"
+    ),
+    "imagenet-resnet34-papers": ZooEntry(
+        _preset(ResNet, depth=34, classes=1000),
+        _IMAGENET,
+        "ResNet-34 as QCFS, SlipReLU and COS run it on ImageNet: 3x3 stem, no pooling, about 16 times the work",
     ),
 }
 
