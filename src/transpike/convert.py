@@ -20,6 +20,7 @@ from transpike.graph.normalize import (
     average_pools,
     functionalize,
     modularize,
+    modularize_batchnorm,
     modules_of,
     pool_before_activation,
     remove_dropout,
@@ -215,6 +216,7 @@ def _prepare(
     set_card(gm, card_of(model))
     functionalize(gm)
     modularize(gm)
+    modularize_batchnorm(gm)
     kept = set(leave)
 
     def make(name: str, activation: nn.Module) -> nn.Module:

@@ -7,21 +7,24 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 
 from transpike.activations import SlipReLU, ThetaPercentile
 from transpike.calibration.sweep import CalibrationData, sweep
 from transpike.card import card_of, set_card
-from transpike.errors import CalibrationError
+from transpike.errors import CalibrationError, ConversionError, Obstacle
 from transpike.graph.normalize import (
     ActivationCall,
     average_pools,
     functionalize,
     modularize,
+    modules_of,
     replace_activations,
 )
+from transpike.graph.operators import operator_name
 from transpike.graph.site import Site
-from transpike.graph.trace import keep_unused_state, trace
+from transpike.graph.trace import keep_unused_state, source_of, trace
 from transpike.methods.percentile import HistogramPercentile
 
 _META = "transpike.tailoring"
@@ -91,6 +94,7 @@ def apply_activation(
     gm = trace(model, leaves)
     earlier = tailoring(gm)
     functionalize(gm)
+    _refuse_functional_batchnorm(gm)
     modularize(gm)
 
     def make(name: str, _: nn.Module) -> nn.Module:
@@ -111,6 +115,25 @@ def apply_activation(
         gm.meta[_META] = Tailoring(activation, tuple(calls), tuple(pools), names)
     reference = next(model.parameters(), None)
     return gm if reference is None else gm.to(device=reference.device, dtype=reference.dtype)
+
+
+def _refuse_functional_batchnorm(gm: fx.GraphModule) -> None:
+    """A traced ``F.batch_norm(..., training=self.training)`` would keep its mode, so it cannot be trained."""
+    modules = modules_of(gm)
+    found = [node for node in gm.graph.nodes if node.target is F.batch_norm]
+    if found:
+        raise ConversionError(
+            [
+                Obstacle(
+                    node.name,
+                    operator_name(node, modules),
+                    source_of(node),
+                    "a traced functional BatchNorm keeps the mode it was traced in, so the network cannot be trained",
+                    "use nn.BatchNorm modules; or convert the trained ReLU network without tailoring",
+                )
+                for node in found
+            ]
+        )
 
 
 def tailoring(network: nn.Module) -> Tailoring | None:

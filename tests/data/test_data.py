@@ -25,7 +25,7 @@ def test_digits_are_split_without_overlap() -> None:
     assert not (parts[0] | parts[1]) & parts[2]
     image, label = data.train[0]
     assert image.shape == data.inputs.shape
-    assert 0.0 <= float(image.min())
+    assert float(image.min()) >= 0.0
     assert float(image.max()) <= 1.0
     assert data.inputs.classes[label] in "0123456789"
 
@@ -48,7 +48,7 @@ def test_split_keeps_class_proportions() -> None:
 def test_fixed_list_has_2000_different_test_images() -> None:
     indices = fixed_test_indices("cifar10")
     assert len(set(indices)) == 2000
-    assert 0 <= min(indices)
+    assert min(indices) >= 0
     assert max(indices) < 10_000
     with pytest.raises(DataError, match="no fixed list"):
         fixed_test_indices("digits")

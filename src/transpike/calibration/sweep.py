@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from transpike.errors import CalibrationError, InputError
 from transpike.graph.normalize import modules_of
-from transpike.graph.probe import check_inputs
+from transpike.graph.probe import check_inputs, first_line
 from transpike.graph.site import Site
 from transpike.methods.contract import PerChannel, ThresholdRule, fill_silent
 
@@ -78,7 +78,14 @@ def sweep(network: fx.GraphModule, data: CalibrationData, take: Any, *, progress
                 samples += check_inputs(inputs, f"calibration batch {index}")
             except InputError as error:
                 raise CalibrationError(error.what, where=error.where, fix=error.fix) from error
-            runner.run(*(tensor.to(reference.device, reference.dtype) for tensor in inputs))
+            try:
+                runner.run(*(tensor.to(reference.device, reference.dtype) for tensor in inputs))
+            except RuntimeError as error:
+                raise CalibrationError(
+                    f"the network refuses the batch: {first_line(error)}",
+                    where=f"calibration batch {index}, shapes {[tuple(tensor.shape) for tensor in inputs]}",
+                    fix="give batches of the shape the network was trained with",
+                ) from error
             bar.advance(task)
     if not samples:
         raise CalibrationError(

@@ -19,6 +19,7 @@ from transpike.graph.operators import (
     MAX_POOL_FUNCTIONS,
     MAX_POOL_MODULES,
     MAXIMUM_CALLS,
+    FixedBatchNorm,
     GlobalAveragePool,
     GlobalMaxPool,
     argument,
@@ -220,6 +221,34 @@ def modularize(gm: fx.GraphModule) -> None:
         path = _join(_owner(node), type(module).__name__.lower())
         call_module(gm, node, f"{path}@{taken[path]}", module, node.args[0])
         taken[path] += 1
+
+
+def modularize_batchnorm(gm: fx.GraphModule) -> None:
+    """Turns functional BatchNorm with stored statistics, traced in evaluation mode, into modules that can be folded."""
+    taken: Counter[str] = Counter()
+    for node in list(gm.graph.nodes):
+        if node.op != "call_function" or node.target is not F.batch_norm or argument(node, 5, "training", False):
+            continue
+        names = ("running_mean", "running_var", "weight", "bias")
+        tensors = {name: _stored(gm, argument(node, index, name)) for index, name in enumerate(names, start=1)}
+        if tensors["running_mean"] is None or tensors["running_var"] is None:
+            continue
+        norm = FixedBatchNorm(len(tensors["running_mean"]), eps=argument(node, 7, "eps", 1e-5))
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                getattr(norm, name).data.copy_(tensor)
+        path = _join(_owner(node), "batch_norm")
+        call_module(gm, node, f"{path}@{taken[path]}", norm.to(tensors["running_mean"]), node.args[0])
+        taken[path] += 1
+
+
+def _stored(gm: fx.GraphModule, node: Any) -> torch.Tensor | None:
+    """The parameter or buffer that a get_attr node reads."""
+    if not isinstance(node, fx.Node) or node.op != "get_attr":
+        return None
+    path, _, name = str(node.target).rpartition(".")
+    found = getattr(gm.get_submodule(path), name)
+    return found.detach() if isinstance(found, torch.Tensor) else None
 
 
 def _returns_indices(node: fx.Node) -> bool:

@@ -74,6 +74,13 @@ class GlobalAveragePool(nn.Module):
         return torch.mean(x, self.dim, self.keepdim)
 
 
+class FixedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """What a functional BatchNorm with stored statistics becomes, for any number of dimensions."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any ``[N, C, *]``."""
+
+
 _LINEAR_MODULES: tuple[type[nn.Module], ...] = (
     nn.modules.conv._ConvNd,
     nn.Linear,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from transpike.testing import networks
+from transpike.testing import networks, pooling_networks
 from transpike.testing.dyadic import dyadic_batch, make_dyadic
 
 
@@ -22,6 +22,7 @@ class Topology:
         inputs: shape of one sample for each argument.
         sites: names of the sites, in execution order.
         leave: what must be passed to `transpike.convert` as ``leave``.
+        tailorable: whether `transpike.tailor` takes it.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Topology:
     inputs: tuple[tuple[int, ...], ...]
     sites: tuple[str, ...]
     leave: tuple[str, ...] = ()
+    tailorable: bool = True
 
     def __str__(self) -> str:
         return self.name
@@ -94,5 +96,11 @@ TOPOLOGIES: tuple[Topology, ...] = (
     Topology("constant_parameters", networks.ConstantParameters, _IMAGE, ("relu@0", "relu@1")),
     Topology("answer_is_a_site", networks.AnswerIsASite, _IMAGE, ("relu", "relu@0")),
     Topology("softmax_readout", networks.SoftmaxReadout, ((12,),), ("relu",), leave=("softmax",)),
+    Topology("pool_after_cat", pooling_networks.PoolAfterCat, _IMAGE, ("relu@0", "relu@1", "relu@2", "relu@3")),
+    Topology("pool_of_mixed_cat", pooling_networks.PoolOfMixedCat, _IMAGE, ("relu@0", "relu@1", "relu@2")),
+    Topology("odd_pools", pooling_networks.OddPools, _IMAGE, ("relu@0", "relu@1", "relu@2"), tailorable=False),
+    Topology("u_net", pooling_networks.UNet, _IMAGE, ("down.1", "bottom.1", "up.1")),
+    Topology("two_heads", pooling_networks.TwoHeads, _IMAGE, ("body.1", "more.1")),
+    Topology("functional_batchnorm", pooling_networks.FunctionalBatchNorm, _IMAGE, ("relu@0",), tailorable=False),
 )
 """The zoo: parametrize tests over it."""
