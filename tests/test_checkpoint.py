@@ -190,6 +190,13 @@ def test_headers_from_elsewhere(tmp_path: Path) -> None:
     write_container(path, {k: v for k, v in tensors.items() if "stem" not in k}, header)
     with pytest.raises(CheckpointError, match=r"missing stem\.0\.weight"):
         tp.load(path)
+    snn_path = tmp_path / "snn.safetensors"
+    tp.save(converted(), snn_path)
+    spiking, spiking_header = read_container(snn_path)
+    del spiking_header["conversion"]["leave"]
+    write_container(snn_path, spiking, spiking_header)
+    with pytest.raises(CheckpointError, match="header lacks 'leave'"):
+        tp.load(snn_path)
     unknown = {**header["card"], "source": {**header["card"]["source"], "name": "lenet"}}
     write_container(path, tensors, {**header, "card": unknown})
     with pytest.raises(CheckpointError, match="no built-in network 'lenet'"):

@@ -122,6 +122,8 @@ def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwo
             network = apply_activation(base, contents.activation, header["leaves"], {})
         if contents.kind == "spiking":
             network = _restore_spiking(network, header, dtype)
+    except KeyError as error:
+        raise CheckpointError(f"the header lacks {error}", where=str(path), fix="save the network again") from error
     except (TranspikeError, ValueError) as error:
         raise CheckpointError(f"the model cannot be prepared as the file says: {error}", where=str(path)) from error
     if isinstance(network, SpikingNetwork):
