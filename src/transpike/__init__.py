@@ -25,6 +25,7 @@ from transpike.activations import (
 from transpike.card import Card, InputSpec, card_of
 from transpike.checkpoint import describe, load, save
 from transpike.convert import Inspection, convert, inspect
+from transpike.encoding import Encoding, Poisson, Sequence
 from transpike.errors import TranspikeError
 from transpike.evaluate import Report, evaluate
 from transpike.graph.operators import MaxPooling
@@ -49,6 +50,7 @@ __all__ = [
     "QCF",
     "QCFS",
     "Card",
+    "Encoding",
     "Gradient",
     "HalfThreshold",
     "InputSpec",
@@ -60,9 +62,11 @@ __all__ = [
     "PerLayer",
     "Percentile",
     "Plain",
+    "Poisson",
     "Report",
     "Reset",
     "Schedule",
+    "Sequence",
     "ShiftThresholdReLU",
     "ShiftedPotential",
     "SlipReLU",

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from transpike.errors import InputError, StateError, VerificationError
+from transpike.encoding import Encoding
+from transpike.errors import ConversionError, InputError, StateError, VerificationError
 from transpike.graph.lower import Lowered, lower
-from transpike.graph.plan import Plan, SitePlan, longest_path
-from transpike.graph.probe import check_arguments, check_inputs, first_line
+from transpike.graph.normalize import ActivationCall
+from transpike.graph.operators import MaxPooling
+from transpike.graph.plan import Plan, SitePlan, longest_path, make_plan
+from transpike.graph.probe import ROWS, check_arguments, check_inputs, first_line
 from transpike.graph.site import Site
 from transpike.graph.watch import Clipped, Observer, Observing
 from transpike.kernels import KernelPreference
@@ -99,24 +102,25 @@ class SpikingNetwork(nn.Module):
         self.plan = plan
         self.neuron = neuron
         self.record = record
-        self._lowered: dict[tuple[Schedule, KernelPreference, int], Lowered] = {}
+        self._lowered: dict[tuple[Schedule, KernelPreference, int, frozenset[str]], Lowered] = {}
         self._lower_plain()
 
     # ---- running -----------------------------------------------------------------------------------------------
 
     def forward(
         self,
-        *inputs: Tensor,
+        *inputs: Tensor | Encoding,
         steps: int,
         schedule: Schedule | None = None,
         chunk: int | None = None,
         kernel: KernelPreference = KernelPreference.AUTO,
         observe: Observer | None = None,
     ) -> Any:
-        """Runs the network on a constant input.
+        """Runs the network.
 
         Args:
-            inputs: one tensor ``[N, *]`` per argument of the source model.
+            inputs: per argument of the source model a tensor ``[N, *]``, a constant current, or an `Encoding`:
+                `Sequence` of frames ``[T, N, *]``, `Poisson` spikes.
             steps: T, the number of time-steps, at least 1.
             schedule: how the sites run in time; None is `Plain`.
             chunk: how many steps every stage runs before the next stage starts; less takes less memory, the spikes
@@ -129,7 +133,8 @@ class SpikingNetwork(nn.Module):
 
         Raises:
             ValueError: steps or chunk below 1, or a chunk for a schedule that is not streamable.
-            InputError: NaN, wrong types, shapes, batch sizes that differ.
+            InputError: NaN, wrong types, shapes, batch sizes that differ, too few frames.
+            ConversionError: an operator in front of the first neurons cannot take an input that changes.
         """
         schedule = Plain() if schedule is None else schedule
         if steps < 1:
@@ -138,13 +143,27 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         if chunk is not None and not schedule.streamable:
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
-        batch = self._check(inputs, "SpikingNetwork")
-        with self._explain_shapes(inputs):
-            return self._run(inputs, batch, steps, schedule, chunk, kernel, observe)
+        total = max(schedule.pass_steps(steps, number) for number in range(schedule.passes))
+        total += longest_path(self.network, schedule.lag)
+        names = [node.name for node in self.network.graph.nodes if node.op == "placeholder"]
+        moving = {
+            name: value.frames(total) for name, value in zip(names, inputs, strict=False) if isinstance(value, Encoding)
+        }
+        first = tuple(
+            moving[name][0] if isinstance(value, Encoding) else value
+            for name, value in zip(names, inputs, strict=False)
+        ) + tuple(value for value in inputs[len(names) :] if isinstance(value, Tensor))
+        batch = self._check(first, "SpikingNetwork")
+        for name, frames in moving.items():
+            check_inputs((frames.flatten(0, 1),), f"SpikingNetwork, frames of {name}")
+        with self._explain_shapes(first):
+            constant = tuple(value for value in inputs if isinstance(value, Tensor))
+            return self._run(constant, moving, batch, steps, schedule, chunk, kernel, observe)
 
     def _run(
         self,
         inputs: tuple[Tensor, ...],
+        moving: dict[str, Tensor],
         batch: int,
         steps: int,
         schedule: Schedule,
@@ -154,9 +173,10 @@ class SpikingNetwork(nn.Module):
     ) -> Any:
         memories: tuple[Memory | None, ...] | None = None
         answer: Any = None
+        device = next(self.parameters()).device
         lags = longest_path(self.network, schedule.lag)
         for number in range(schedule.passes):
-            lowered = self._lower(schedule, kernel, number)
+            lowered = self._lower(schedule, kernel, number, frozenset(moving))
             statics = lowered.prologue(*inputs)
             run = lowered.body if observe is None else Observing(lowered.body, observe).run
             total = schedule.pass_steps(steps, number) + lags
@@ -167,8 +187,9 @@ class SpikingNetwork(nn.Module):
             parts = []
             for begin in range(0, total, chunk or total):
                 now = min(chunk or total, total - begin)
-                start = torch.tensor(begin, device=inputs[0].device)
-                part, memories = run(batch, now, start, *memories, *statics)
+                start = torch.tensor(begin, device=device)
+                frames = [values[begin : begin + now].flatten(0, 1) for values in moving.values()]
+                part, memories = run(batch, now, start, *memories, *statics, *frames)
                 parts.append(part)
             answer = parts[0] if len(parts) == 1 else pytree.tree_map(lambda *rows: torch.cat(rows), *parts)
         return pytree.tree_map(lambda rows: rows[:steps], answer)
@@ -177,6 +198,9 @@ class SpikingNetwork(nn.Module):
         self, x: Tensor | tuple[Tensor, ...], state: State | None = None, *, schedule: Schedule | None = None
     ) -> tuple[Any, State]:
         """Advances the network by one time-step; the input may differ from step to step.
+
+        Operators in front of the first neurons act on each step's input by itself; where that is a max-pooling, frames
+        that differ are better run as a `Sequence`, which pools their running sums.
 
         Args:
             x: one tensor ``[N, *]``, or a tuple of them for a model with several arguments.
@@ -252,7 +276,7 @@ class SpikingNetwork(nn.Module):
         return Latency(
             answer_steps=steps,
             claimed_steps=schedule.claimed_steps(steps),
-            pipeline_steps=longest_path(self.network, schedule.lag) + steps,
+            pipeline_steps=longest_path(self.network, schedule.delay) + steps,
             interval=schedule.interval(steps),
         )
 
@@ -308,11 +332,28 @@ class SpikingNetwork(nn.Module):
 
     # ---- inside ------------------------------------------------------------------------------------------------
 
-    def _lower(self, schedule: Schedule, kernel: KernelPreference, number: int) -> Lowered:
-        key = (schedule, kernel, number)
+    def _lower(
+        self, schedule: Schedule, kernel: KernelPreference, number: int, moving: frozenset[str] = frozenset()
+    ) -> Lowered:
+        key = (schedule, kernel, number, moving)
         if key not in self._lowered:
-            self._lowered[key] = lower(self.network, self.plan, self.neuron, schedule, kernel, number)
+            plan = self._plan_for(moving) if moving else self.plan
+            self._lowered[key] = lower(self.network, plan, self.neuron, schedule, kernel, number)
         return self._lowered[key]
+
+    def _plan_for(self, moving: frozenset[str]) -> Plan:
+        """The plan when some arguments differ from step to step."""
+        reference = next(self.parameters())
+        generator = torch.Generator().manual_seed(0)
+        probe = tuple(
+            torch.rand(ROWS, *shape, generator=generator).to(reference) for shape in self.record["example_shapes"]
+        )
+        calls = [ActivationCall(site.name, site.operator, site.source) for site in self.sites]
+        pooling = MaxPooling(self.record["max_pooling"])
+        planning = make_plan(self.network, probe, calls, self.record["leave"], pooling, moving)
+        if planning.obstacles:
+            raise ConversionError(planning.obstacles)
+        return planning.plan
 
     def _lower_plain(self) -> None:
         """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""

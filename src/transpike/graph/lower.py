@@ -127,9 +127,9 @@ class Lowered:
     """The executable form of a network under one schedule.
 
     Attributes:
-        prologue: ``(*inputs) -> static values``.
-        body: ``(batch, steps, start, *memories, *statics) -> (answer, memories)``; the answer has the structure of
-            the model's output with tensors ``[S, N, *]``.
+        prologue: ``(*constant inputs) -> static values``.
+        body: ``(batch, steps, start, *memories, *statics, *folded moving inputs) -> (answer, memories)``; the answer
+            has the structure of the model's output with tensors ``[S, N, *]``.
         stateful: names of the nodes that own the memories, in order.
     """
 
@@ -204,6 +204,9 @@ class _Lowering:
         self.readout_memories = {node: graph.placeholder(f"memory_mean_{node.name}") for node in readouts}
         for node in crossing:
             self.env[node] = graph.placeholder(f"static_{node.name}")
+        for node in nodes:
+            if node.op == "placeholder" and self.in_body(node):
+                self.env[node] = graph.placeholder(f"moving_{node.name}")
         self.means: dict[fx.Node, fx.Node] = {}
         order = {node: index for index, node in enumerate(owners)}
         readout_order = {node: len(owners) + index for index, node in enumerate(readouts)}  # a site may be both
@@ -213,7 +216,8 @@ class _Lowering:
                 answer = fx.map_arg(node.args[0], self._answer)
                 graph.output((answer, tuple(new[index] for index in range(len(owners) + len(readouts)))))
             elif self.in_body(node):
-                self.env[node] = self._emit(node, new, order)
+                if node.op != "placeholder":
+                    self.env[node] = self._emit(node, new, order)
                 if node in self.readout_memories:
                     value, memory = self._call(
                         f"readout_{node.name}", Readout(), self.env[node], self.readout_memories[node]

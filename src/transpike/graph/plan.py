@@ -118,6 +118,7 @@ def make_plan(
     calls: Sequence[ActivationCall],
     leave: Collection[str],
     max_pooling: MaxPooling,
+    moving: Collection[str] = (),
 ) -> Planning:
     """Classifies every node.
 
@@ -127,8 +128,9 @@ def make_plan(
         calls: what the sites were in the source.
         leave: names of operators to keep as they are.
         max_pooling: how max-pooling runs in time.
+        moving: names of the arguments that differ from step to step; the others are constant.
     """
-    return _Planner(gm, inputs, calls, leave, max_pooling).run()
+    return _Planner(gm, inputs, calls, leave, max_pooling, moving).run()
 
 
 class _Planner:
@@ -139,8 +141,10 @@ class _Planner:
         calls: Sequence[ActivationCall],
         leave: Collection[str],
         max_pooling: MaxPooling,
+        moving: Collection[str],
     ) -> None:
         self.gm = gm
+        self.moving = moving
         self.max_pooling = max_pooling
         self.inputs = inputs
         self.modules = modules_of(gm)
@@ -198,7 +202,9 @@ class _Planner:
 
     def _classify(self, node: fx.Node) -> Kind:
         if node.op == "placeholder":
-            return Kind.STATIC if self.shapes[node] is not None else Kind.SIZE
+            if self.shapes[node] is None:
+                return Kind.SIZE
+            return Kind.SEQUENCE if node.name in self.moving else Kind.STATIC
         if node.op == "get_attr":
             return Kind.CONSTANT
         if node.op == "output":

@@ -41,6 +41,10 @@ class Schedule(ABC):
         """How many steps of drive the site takes before its first emission counts (0: none)."""
         return 0
 
+    def delay(self, site: str) -> int:
+        """Steps from the site's first input to its first emission on a device that steps all layers at once."""
+        return self.lag(site)
+
     def input_steps(self, steps: int) -> int:
         """How many steps each site must emit so that ``steps`` of them can be read out, lags not counted."""
         return steps
