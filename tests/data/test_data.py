@@ -73,9 +73,9 @@ def test_missing_data_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
         load_data("cifar10")
     with pytest.raises(DataError, match="cifar-10-batches-py"):
         load_data("cifar10", tmp_path)
-    with pytest.raises(DataError, match="known: cifar10, digits"):
+    with pytest.raises(DataError, match="known: cifar10, cifar100, digits, folder, imagenet"):
         load_data("mnist")
-    assert set(DATA) == {"digits", "cifar10"}
+    assert set(DATA) == {"digits", "cifar10", "cifar100", "imagenet", "folder"}
 
 
 def test_cifar10_on_real_files(data_root: Path) -> None:

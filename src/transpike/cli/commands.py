@@ -49,6 +49,14 @@ class Potential(StrEnum):
     HALF = "half"
 
 
+class Prepare(StrEnum):
+    """Preparations of the CIFAR sets."""
+
+    STANDARD = "standard"
+    SLIPRELU = "sliprelu"
+    COS = "cos"
+
+
 class Device(StrEnum):
     """Where to run."""
 
@@ -65,7 +73,7 @@ Options = Annotated[
     list[str] | None, typer.Option("--option", help="name=value for the network's builder; repeatable.")
 ]
 Weights = Annotated[Path | None, typer.Option(help="State_dict to load into MODEL (*.safetensors, *.pt, *.th).")]
-DataName = Annotated[str, typer.Option("--dataset", help="digits or cifar10.")]
+DataName = Annotated[str, typer.Option("--dataset", help="digits, cifar10, cifar100, imagenet or folder.")]
 Root = Annotated[Path | None, typer.Option("--data", help="Folder with the data sets (default: $TRANSPIKE_DATA).")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Leave = Annotated[
@@ -128,6 +136,9 @@ def train(
     seed: int = 0,
     weights: Weights = None,
     option: Options = None,
+    preparation: Annotated[Prepare, typer.Option(help="Augmentation of the CIFAR sets, as a paper did it.")] = (
+        Prepare.STANDARD
+    ),
     workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
     device: Device = Device.AUTO,
 ) -> None:
@@ -141,7 +152,7 @@ def train(
 
     from transpike import activations, checkpoint, zoo
     from transpike.card import Card, card_of, set_card
-    from transpike.data import load_data, loader, random_subset
+    from transpike.data import Preparation, load_data, loader, random_subset
     from transpike.report import training_table
     from transpike.resolve import parse_options, resolve_model
     from transpike.tailor import tailor, tailoring
@@ -151,7 +162,7 @@ def train(
     network = resolve_model(model, parse_options(option or []))
     if weights is not None:
         zoo.load_weights(network, weights)
-    found = load_data(dataset, data, seed=seed)
+    found = load_data(dataset, data, seed=seed, preparation=Preparation(preparation.value))
     if activation is not None:
         theta = 8.0 if theta_percentile is None else activations.ThetaPercentile(theta_percentile)
         config = {
@@ -206,6 +217,7 @@ def convert(
     * `transpike convert cifar-resnet20 --weights w.pt --dataset cifar10 --threshold percentile -o snn.safetensors`
     """
     from transpike import checkpoint, zoo
+    from transpike.card import card_of
     from transpike.convert import convert as convert_model
     from transpike.data import load_data, loader, random_subset
     from transpike.methods import POTENTIAL_RULES
@@ -215,7 +227,7 @@ def convert(
     network = resolve_model(model, parse_options(option or []))
     if weights is not None:
         zoo.load_weights(network, weights)
-    found = load_data(dataset, data, seed=seed)
+    found = load_data(dataset, data, seed=seed, like=card_of(network).inputs)
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
     parts = [] if threshold is None else [threshold_rule(threshold.value, per.value, percentile)]
     if potential is not None:
@@ -237,7 +249,7 @@ def convert(
 @app.command()
 def evaluate(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A converted network, as `transpike convert` writes it.")],
-    dataset: Annotated[str | None, typer.Option("--dataset", help="digits or cifar10 (default: as stored).")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="A data set (default: as stored).")] = None,
     data: Root = None,
     steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T; all smaller ones come with it.")] = 32,
     images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
@@ -267,7 +279,7 @@ def evaluate(
         raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
     stored = card_of(snn.network).inputs
     name = dataset or (stored.dataset if stored is not None else "")
-    found = load_data(name, data)
+    found = load_data(name, data, like=stored)
     report = evaluate_network(
         snn,
         loader(test_images(found, images), batch_size),

@@ -6,18 +6,24 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from transpike.data.cifar import cifar10
+from transpike.card import InputSpec
+from transpike.data.cifar import Preparation, cifar10, cifar100
 from transpike.data.contract import Data, fixed_test_indices, loader, random_subset
 from transpike.data.digits import digits
+from transpike.data.folders import image_folder, imagenet
 from transpike.errors import DataError
 
 __all__ = [
     "DATA",
     "ROOT_VARIABLE",
     "Data",
+    "Preparation",
     "cifar10",
+    "cifar100",
     "digits",
     "fixed_test_indices",
+    "image_folder",
+    "imagenet",
     "load_data",
     "loader",
     "random_subset",
@@ -26,16 +32,31 @@ __all__ = [
 ROOT_VARIABLE = "TRANSPIKE_DATA"
 """Environment variable that names the folder with downloaded data sets."""
 
-DATA: Mapping[str, Callable[..., Data]] = {"digits": digits, "cifar10": cifar10}
+DATA: Mapping[str, Callable[..., Data]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "imagenet": imagenet,
+    "folder": image_folder,
+}
 
 
-def load_data(name: str, root: Path | None = None, *, seed: int = 0) -> Data:
+def load_data(
+    name: str,
+    root: Path | None = None,
+    *,
+    seed: int = 0,
+    preparation: Preparation = Preparation.STANDARD,
+    like: InputSpec | None = None,
+) -> Data:
     """Opens a data set by name.
 
     Args:
-        name: a key of `DATA`.
+        name: a key of `DATA`; ``"folder"`` is a folder of the user's own images, see `image_folder`.
         root: folder that holds it; None reads the environment variable TRANSPIKE_DATA. The digits need none.
         seed: seed of the split into training and validation part.
+        preparation: normalisation and augmentation of the CIFAR sets.
+        like: the input of a trained network, whose size and normalisation are then used.
 
     Raises:
         DataError: unknown name, or the files are not there.
@@ -48,6 +69,7 @@ def load_data(name: str, root: Path | None = None, *, seed: int = 0) -> Data:
     if folder is None:
         raise DataError(
             f"the folder with {name} is not known",
-            fix=f"pass --data FOLDER, or set {ROOT_VARIABLE} to the folder that torchvision's {name} is in",
+            fix=f"pass --data FOLDER, or set {ROOT_VARIABLE} to the folder that {name} is in",
         )
-    return DATA[name](folder, seed=seed)
+    settings = {"preparation": preparation} if name.startswith("cifar") else {}
+    return DATA[name](folder, seed=seed, like=like, **settings)

@@ -1,50 +1,142 @@
-"""CIFAR-10 through torchvision."""
+"""CIFAR-10 and CIFAR-100 through torchvision, prepared as each paper's released code did it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from transpike.card import InputSpec
 from transpike.data.contract import Data, split_indices
 from transpike.errors import DataError
 
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+
+class Preparation(Enum):
+    """Normalisation and augmentation; all crop at random (padding 4) and flip.
+
+    ``STANDARD``: nothing else, the ImageNet statistics that the public CIFAR-10 ResNets were trained with.
+    ``SLIPRELU``: AutoAugment for CIFAR-10 but not for CIFAR-100 (whatever the paper says), Cutout 16.
+    ``COS``: AutoAugment for both, Cutout 16 for CIFAR-10 and 8 for CIFAR-100, as in QCFS.
+    """
+
+    STANDARD = "standard"
+    SLIPRELU = "sliprelu"
+    COS = "cos"
 
 
-def cifar10(root: Path, *, seed: int = 0, mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD) -> Data:
-    """Opens CIFAR-10; nothing is downloaded.
+@dataclass(frozen=True)
+class _Settings:
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    auto_augment: bool = False
+    cutout: int = 0
 
-    Training images are cropped at random (padding 4) and flipped. A tenth of each class of the training set is held
-    back for validation.
+
+_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+_CIFAR100_COS = ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255))
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+SETTINGS: Mapping[tuple[str, Preparation], _Settings] = {
+    ("cifar10", Preparation.STANDARD): _Settings(*_IMAGENET),
+    ("cifar10", Preparation.SLIPRELU): _Settings(*_CIFAR10, auto_augment=True, cutout=16),
+    ("cifar10", Preparation.COS): _Settings(*_CIFAR10, auto_augment=True, cutout=16),
+    ("cifar100", Preparation.STANDARD): _Settings(*_CIFAR100),
+    ("cifar100", Preparation.SLIPRELU): _Settings(*_CIFAR100, cutout=16),
+    ("cifar100", Preparation.COS): _Settings(*_CIFAR100_COS, auto_augment=True, cutout=8),
+}
+
+
+class Cutout(nn.Module):
+    """Zeroes a square around a random pixel; what lies outside the image is cut off (DeVries & Taylor 2017).
+
+    Args:
+        length: side of the square, in pixels.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        if length < 1:
+            raise ValueError(f"length must be at least 1, got {length}")
+        self.length = length
+
+    def forward(self, image: Tensor) -> Tensor:
+        """``[C, H, W]``, normalised, so that zero is the mean."""
+        height, width = image.shape[-2:]
+        row, column = (int(torch.randint(size, ())) for size in (height, width))
+        half = self.length // 2
+        rows = slice(max(row - half, 0), min(row - half + self.length, height))
+        columns = slice(max(column - half, 0), min(column - half + self.length, width))
+        image = image.clone()
+        image[..., rows, columns] = 0.0
+        return image
+
+
+def cifar10(
+    root: Path,
+    *,
+    seed: int = 0,
+    preparation: Preparation = Preparation.STANDARD,
+    like: InputSpec | None = None,
+) -> Data:
+    """Opens CIFAR-10; nothing is downloaded. A tenth of each class of the training set is held back for validation.
 
     Args:
         root: the folder that holds ``cifar-10-batches-py``.
         seed: of the split into training and validation part.
-        mean: per channel; the default is what the public CIFAR ResNets were trained with.
-        std: per channel.
+        preparation: normalisation and augmentation.
+        like: a network's own input, whose normalisation then replaces that of the preparation.
 
     Raises:
         DataError: the files are missing or damaged.
     """
     from torchvision.datasets import CIFAR10
+
+    return _open("cifar10", CIFAR10, root, seed, preparation, like)
+
+
+def cifar100(
+    root: Path,
+    *,
+    seed: int = 0,
+    preparation: Preparation = Preparation.STANDARD,
+    like: InputSpec | None = None,
+) -> Data:
+    """Opens CIFAR-100 in ``cifar-100-python``; everything else as `cifar10`."""
+    from torchvision.datasets import CIFAR100
+
+    return _open("cifar100", CIFAR100, root, seed, preparation, like)
+
+
+def _open(name: str, dataset: Any, root: Path, seed: int, preparation: Preparation, like: InputSpec | None) -> Data:
     from torchvision.transforms import v2
 
-    plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
-    augment = [v2.ToImage(), v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip(), *plain[1:]]
+    settings = SETTINGS[name, preparation]
+    if like is not None and like.mean:
+        settings = replace(settings, mean=like.mean, std=like.std)
+    tail: list[Any] = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(settings.mean, settings.std)]
+    augment: list[Any] = [v2.ToImage(), v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()]
+    if settings.auto_augment:
+        augment.append(v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10))
+    augment += tail
+    if settings.cutout:
+        augment.append(Cutout(settings.cutout))
+    plain = v2.Compose([v2.ToImage(), *tail])
     try:
-        training = CIFAR10(root, train=True, transform=v2.Compose(augment))
-        calibration = CIFAR10(root, train=True, transform=v2.Compose(plain))
-        test = CIFAR10(root, train=False, transform=v2.Compose(plain))
+        training = dataset(root, train=True, transform=v2.Compose(augment))
+        calibration = dataset(root, train=True, transform=plain)
+        test = dataset(root, train=False, transform=plain)
     except (RuntimeError, OSError, EOFError) as error:
         raise DataError(
-            f"CIFAR-10 cannot be read: {error}",
+            f"{name} cannot be read: {error}",
             where=str(root),
-            fix="the folder must hold cifar-10-batches-py, as CIFAR10(..., download=True) of torchvision makes it",
+            fix=f"the folder must hold {dataset.base_folder}, as torchvision's download=True makes it",
         ) from error
     large, small = split_indices(training.targets, 0.1, seed)
-    inputs = InputSpec((3, 32, 32), mean, std, tuple(test.classes), "cifar10")
+    inputs = InputSpec((3, 32, 32), settings.mean, settings.std, tuple(test.classes), name)
     return Data(inputs, Subset(training, large), Subset(calibration, large), Subset(calibration, small), test)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def image_folder(
     std: tuple[float, ...] = IMAGENET_STD,
     validation: float = 0.1,
     seed: int = 0,
+    like: InputSpec | None = None,
 ) -> Data:
     """Opens ``root/train/CLASS/*.jpg`` and ``root/val/CLASS/*.jpg`` (or ``root/test``), as ImageNet is laid out.
 
@@ -57,6 +59,7 @@ def image_folder(
         std: per channel.
         validation: share of the training images held back for choices.
         seed: of that split.
+        like: a network's own input: its size, normalisation and classes then replace the arguments.
 
     Raises:
         DataError: a folder is missing or empty, the two parts have different classes, or too many or too few.
@@ -64,6 +67,9 @@ def image_folder(
     from torchvision.transforms import v2
 
     root = Path(root)
+    if like is not None:
+        size, resize = like.shape[-1], round(like.shape[-1] * resize / size)
+        mean, std = (like.mean, like.std) if like.mean else (mean, std)
     tail: list[Callable[..., Any]] = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
     augment = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip(), *tail])
     plain = v2.Compose([v2.Resize(resize), v2.CenterCrop(size), *tail])
@@ -80,6 +86,12 @@ def image_folder(
             where=f"{train_folder} and {test_folder}",
             fix="give both parts one folder per class, with the same names",
         )
+    if like is not None and like.classes and like.classes != names:
+        raise DataError(
+            f"the network knows the classes {', '.join(like.classes[:5])}, the folder holds {', '.join(names[:5])}",
+            where=str(root),
+            fix="name the folders as in training",
+        )
     if classes is not None and len(names) != classes:
         raise DataError(
             f"there are {len(names)} classes, {classes} are expected",
@@ -87,7 +99,7 @@ def image_folder(
             fix="check the folders, or the number of outputs of the network",
         )
     large, small = split_indices(training.targets, validation, seed)
-    inputs = InputSpec((3, size, size), mean, std, names, root.name)
+    inputs = InputSpec((3, size, size), mean, std, names, "folder")
     return Data(inputs, Subset(training, large), Subset(calibration, large), Subset(calibration, small), test)
 
 
@@ -108,13 +120,7 @@ def _folder(path: Path, transform: Callable[..., Any]) -> Any:
         ) from error
 
 
-def imagenet(root: Path, *, seed: int = 0) -> Data:
+def imagenet(root: Path, *, seed: int = 0, like: InputSpec | None = None) -> Data:
     """ImageNet-1k in folders, at 224x224; the 50,000 validation images are the test set, as in the papers."""
-    data = image_folder(root, classes=1000, validation=0.02, seed=seed)
-    return Data(
-        InputSpec(data.inputs.shape, data.inputs.mean, data.inputs.std, data.inputs.classes, "imagenet"),
-        data.train,
-        data.calibration,
-        data.validation,
-        data.test,
-    )
+    data = image_folder(root, classes=1000, validation=0.02, seed=seed, like=like)
+    return replace(data, inputs=replace(data.inputs, dataset="imagenet"))
