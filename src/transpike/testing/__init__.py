@@ -7,7 +7,6 @@ from transpike.testing.asserts import (
     assert_same_spikes,
     assert_stream_equals_run,
     record,
-    site_errors,
 )
 from transpike.testing.dyadic import (
     GRID,
@@ -32,5 +31,4 @@ __all__ = [
     "make_dyadic",
     "record",
     "set_dyadic_thresholds",
-    "site_errors",
 ]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from transpike.analysis import site_errors
 from transpike.network import SpikingNetwork, State
 from transpike.schedules import Schedule
 
@@ -86,18 +87,6 @@ def assert_stream_equals_run(
         rows.append(row)
     streamed = pytree.tree_map(lambda *parts: torch.stack(parts), *rows)
     assert_same_answer(streamed, snn(*inputs, steps=steps, schedule=schedule))
-
-
-def site_errors(snn: SpikingNetwork, *inputs: Tensor, steps: int, schedule: Schedule | None = None) -> dict[str, float]:
-    """Relative L1 error of every site's mean output against the clipped ANN, ``sum|snn - clip| / sum|clip|``."""
-    wanted: dict[str, Tensor] = {}
-    snn.clipped(*inputs, observe=lambda site, value: wanted.update({site: value}))
-    events = record(snn, *inputs, steps=steps, schedule=schedule).events
-    errors = {}
-    for site, value in wanted.items():
-        output = snn.site(site).theta * events[site][:steps].mean(0)
-        errors[site] = float((output - value).abs().sum() / value.abs().sum())
-    return errors
 
 
 def assert_converges(
