@@ -109,20 +109,15 @@ class Killed(Exception):
     pass
 
 
-def interrupted(after: int):
-    loader = batches(size=5)
-
-    class Loader:
-        def __len__(self) -> int:
-            return len(loader)
-
+def interrupted(after: int) -> DataLoader:
+    class Loader(DataLoader):
         def __iter__(self):
-            for index, batch in enumerate(loader):
+            for index, batch in enumerate(super().__iter__()):
                 if index == after:
                     raise Killed
                 yield batch
 
-    return Loader()
+    return Loader(batches().dataset, batch_size=5)
 
 
 def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +150,57 @@ def test_a_cache_of_something_else_is_not_used(tmp_path: Path) -> None:
     assert tp.evaluate(snn, batches(), steps=2, cache=cache).row(2).events < first.row(2).events
     cache.write_text('{"key": ')
     assert tp.evaluate(snn, batches(), steps=2, cache=cache).images == 30
+
+
+def test_the_cache_knows_the_data_and_the_network(tmp_path: Path) -> None:
+    cache, snn = tmp_path / "run.json", make()
+    images, labels = batches().dataset.tensors
+    fewer = DataLoader(TensorDataset(images[:28], labels[:28]), batch_size=8)
+    assert len(fewer) == len(batches())  # the same number of batches, the last one smaller
+    assert tp.evaluate(snn, fewer, steps=2, cache=cache).images == 28
+    assert tp.evaluate(snn, batches(), steps=2, cache=cache).images == 30
+    for count in (1, 3):  # iterators have no length
+        pairs = list(batches())[:count]
+        assert tp.evaluate(snn, iter(pairs), steps=2, cache=cache).images == 8 * count
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(1, 1, 3, padding=1), nn.Linear(9, 7)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.relu(self.conv(x))
+            return self.fc(nn.functional.max_pool2d(h + self.conv(h), 2).flatten(1))
+
+    torch.manual_seed(2)
+    model, reports = Residual(), []
+    for pooling in (tp.MaxPooling.RUNNING, tp.MaxPooling.PER_STEP):
+        pooled = tp.convert(model, [tp.Maximum()], calibration=images, example_inputs=images, max_pooling=pooling)
+        cached = tp.evaluate(pooled, batches(), steps=8, cache=cache).rows
+        assert cached == tp.evaluate(pooled, batches(), steps=8).rows
+        reports.append(cached)
+    assert reports[0] != reports[1]
+
+
+def test_an_unfinished_run_on_other_data_is_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("transpike.evaluate")
+    monkeypatch.setattr(module, "_SAVE_EVERY", 0.0)
+    snn, cache = make(), tmp_path / "run.json"
+    with pytest.raises(Killed):
+        tp.evaluate(snn, interrupted(4), steps=T, cache=cache)
+    images, labels = batches().dataset.tensors
+    labels = labels.clone()
+    labels[12] = (labels[12] + 1) % 7
+    with pytest.raises(DataError, match="not that of the unfinished run"):
+        tp.evaluate(snn, DataLoader(TensorDataset(images, labels), batch_size=5), steps=T, cache=cache)
+
+
+def test_potentials_of_particular_samples_are_refused() -> None:
+    snn = make()
+    site = snn.sites[0]
+    snn.site(site.name).set_initial_potential(torch.zeros(8, *site.shape))
+    with pytest.raises(InputError, match="particular samples"):
+        tp.evaluate(snn, batches(), steps=2)
 
 
 def test_report_survives_json() -> None:

@@ -128,9 +128,30 @@ def test_initial_potentials_per_channel_neuron_and_sample():
     mixed = record(snn, x, steps=5)
     site.set_initial_potential(torch.full((), 0.5))
     assert torch.equal(mixed.events["1"][:, 1], record(snn, x, steps=5).events["1"][:, 1])
-    site.set_initial_potential(torch.zeros(5, 1, 1))
-    with pytest.raises(ValueError, match=r"v_init of shape \(5, 1, 1\) does not fit"):
+    site.set_initial_potential(torch.arange(4) / 8)  # one per channel, not per column
+    assert_same_spikes(record(snn, x, steps=5), runs[0])
+    for wrong in (torch.zeros(5, 1, 1), torch.zeros(8), torch.zeros(4, 8, 7), torch.zeros(2, 3, 4, 8, 8)):
+        with pytest.raises(ValueError, match=r"\[4\] \(one per channel\)"):
+            site.set_initial_potential(wrong)
+    site.set_initial_potential(torch.zeros(5, 4, 8, 8))
+    with pytest.raises(ValueError, match=r"v_init of shape \(5, 4, 8, 8\) does not fit"):
         snn(x, steps=1)
+
+
+def test_thresholds_are_per_layer_or_per_channel():
+    snn, (x,) = _spiking(ZOO["conv"])
+    site = snn.site("1")
+    theta = torch.tensor([0.25, 0.5, 1.0, 2.0])
+    site.set_threshold(theta.view(4, 1, 1))
+    expected = record(snn, x, steps=5)
+    site.set_threshold(theta)
+    assert_same_spikes(record(snn, x, steps=5), expected)
+    for wrong in (torch.ones(8), torch.ones(1, 4, 1, 1), torch.ones(4, 8, 8)):
+        with pytest.raises(ValueError, match="takes one threshold, or 4"):
+            site.set_threshold(wrong)
+    half = _spiking(ZOO["conv"])[0].half()
+    with pytest.raises(ValueError, match=r"positive and finite in torch\.float16"):
+        half.site("1").set_threshold(torch.tensor(1e-9))
 
 
 def test_hard_reset_loses_what_lies_above_the_threshold():

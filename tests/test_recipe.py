@@ -68,6 +68,9 @@ def test_a_run_and_its_repetition(tmp_path: Path) -> None:
     again = run_recipe(recipe, tmp_path / "out", device="cpu", say=said.append)
     assert again.reports == outcome.reports
     assert not [line for line in said if line.startswith("training")]
+    changed = parse_recipe(SMALL.replace("learning_rate = 0.05", "learning_rate = 0.1"), "small")
+    with pytest.raises(RecipeError, match="another version of the recipe"):
+        run_recipe(changed, tmp_path / "out", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from transpike.config import to_json, write_json
 from transpike.errors import DataError, InputError
@@ -71,7 +72,7 @@ class Report:
         ann_top5: the same for the five largest outputs.
         rows: one per number of steps, ascending.
         sites: activity per site in the longest run.
-        seconds: wall time of the spiking network alone (the ANN and data loading not counted).
+        seconds: wall time of running the spiking network and counting its spikes (ANN and data loading not counted).
         schedule: how the network ran.
         dtype: floating type.
         device: where it ran.
@@ -130,6 +131,7 @@ class _Progress:
     hits5: list[int]
     events: dict[str, list[float]]  # per site: spikes in all steps up to t
     seconds: float
+    labels: str  # digest of all labels so far
 
 
 def evaluate(
@@ -167,28 +169,37 @@ def evaluate(
 
     Raises:
         ValueError: steps below 1, or rows outside 1 .. steps.
-        InputError, DataError: unusable batches or labels.
+        InputError, DataError: unusable batches or labels, or other data than in the unfinished run.
     """
     schedule = Plain() if schedule is None else schedule
     rows = _rows(steps, schedule, at)
     if device is not None or dtype is not None:
         snn = snn.to(device=device, dtype=dtype)
     reference = next(snn.parameters())
-    size = len(batches) if isinstance(batches, Sized) else None
+    for site in snn.sites:
+        if snn.site(site.name).v_init.dim() > max(1, len(site.shape)):
+            raise InputError(
+                "the initial potentials are those of particular samples",
+                where=f"site {site.name}",
+                fix="evaluate with potentials per layer, channel or neuron; call the network itself for one batch",
+            )
+    size = [len(batches), _samples(batches)] if isinstance(batches, Sized) else None
     remaining = iter(batches)
     first = next(remaining, None)
     if first is None:
         raise DataError("there is nothing to evaluate: the batches are empty", fix="a used-up iterator gives none")
     key = _fingerprint(snn, schedule, rows, _pair(first, 0), size)
     state = _read_cache(cache, key)
-    if isinstance(state, Report):
+    if isinstance(state, Report) and size is not None:  # what has no length might be longer now
         return state
+    if isinstance(state, Report):
+        state = None
     if state is None:
         zeros = [0] * len(rows)
         events: dict[str, list[float]] = {site.name: [0.0] * len(rows) for site in snn.sites}
-        state = _Progress(0, 0, [0, 0], zeros[:], zeros[:], events, 0.0)
+        state = _Progress(0, 0, [0, 0], zeros[:], zeros[:], events, 0.0, "")
     counter = _Counter(snn, schedule, rows, chunk, memory_mib, state)
-    counted = _count(counter, chain([first], remaining), size, cache, key, progress)
+    counted = _count(counter, chain([first], remaining), size[0] if size else None, cache, key, progress)
     report = _report(snn, counted, schedule, rows, str(reference.dtype).removeprefix("torch."), str(reference.device))
     if cache is not None:
         write_json(cache, {"key": key, "report": report.to_json()})
@@ -217,10 +228,20 @@ def _count(
     saved = time.monotonic()
     with torch.no_grad(), Progress(*columns, transient=True, disable=not progress) as bar:
         task = bar.add_task("", total=size)
+        labels_seen = ""
         for index, batch in enumerate(batches):
+            images, labels = _pair(batch, index)
+            labels_seen = hashlib.sha256((labels_seen + _digest([labels])).encode()).hexdigest()
+            if index == state.batches - 1 and labels_seen != state.labels:
+                raise DataError(
+                    "the data is not that of the unfinished run",
+                    where=str(cache),
+                    fix="remove this file to start afresh",
+                )
             if index >= state.batches:
-                counter.add(*_pair(batch, index))
+                counter.add(images, labels)
                 state.batches = index + 1
+                state.labels = labels_seen
                 if cache is not None and time.monotonic() - saved > _SAVE_EVERY:
                     write_json(cache, {"key": key, "unfinished": asdict(state)})
                     saved = time.monotonic()
@@ -371,6 +392,11 @@ def _report(
     )
 
 
+def _samples(batches: Sized) -> int:
+    """Number of samples, where the loader tells."""
+    return len(batches.dataset) if isinstance(batches, DataLoader) and isinstance(batches.dataset, Sized) else -1
+
+
 def _digest(tensors: Iterable[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
@@ -380,11 +406,12 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 
 
 def _fingerprint(
-    snn: SpikingNetwork, schedule: Schedule, rows: list[int], first_batch: tuple[Tensor, Tensor], size: int | None
+    snn: SpikingNetwork, schedule: Schedule, rows: list[int], first_batch: tuple[Tensor, Tensor], size: list[int] | None
 ) -> str:
-    """Identifies network, settings and data (by their first batch and number of batches)."""
+    """Identifies network, settings and data (by their first batch and their length)."""
     tensors = snn.state_dict()
-    settings = [VERSION, list(tensors), to_json(schedule), to_json(snn.neuron), rows, snn.network.code, size]
+    network = [list(tensors), snn.network.code, str(snn.network), snn.plan.pools, to_json(snn.record)]
+    settings = [VERSION, network, to_json(schedule), to_json(snn.neuron), rows, size]
     text = json.dumps(settings, sort_keys=True) + _digest(tensors.values()) + _digest(first_batch)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import platform
 import tomllib
@@ -276,7 +277,9 @@ def _networks(
         zoo.load_weights(networks["pretrained"], _weights_file(recipe.weights))
     for training in recipe.trainings:
         file = folder / f"{training.name}.safetensors"
+        made_by = _provenance(recipe, training)
         if file.is_file():
+            _check_provenance(file, made_by)
             say(f"{training.name}: trained before, reading {file}")
             loaded = checkpoint.load(file)
             networks[training.name] = loaded
@@ -297,10 +300,35 @@ def _networks(
             progress=progress,
         )
         network.cpu()
+        write_json(_provenance_file(file), made_by)
         checkpoint.save(network, file)
         say(f"{training.name}: validation {history[-1].validation_accuracy:.2f} %")
         networks[training.name] = network
     return networks
+
+
+def _provenance(recipe: Recipe, training: Training) -> dict[str, Any]:
+    """Everything that a trained network depends on, with the networks it starts from."""
+    by_name = {entry.name: entry for entry in recipe.trainings}
+    chain = [training]
+    while chain[-1].start is not None:
+        chain.append(by_name[chain[-1].start])
+    settings = [recipe.network, recipe.data, recipe.seed, recipe.calibration_images]
+    return {"recipe": settings, "trainings": [repr(entry) for entry in chain]}
+
+
+def _provenance_file(file: Path) -> Path:
+    return file.with_suffix(".training.json")
+
+
+def _check_provenance(file: Path, made_by: dict[str, Any]) -> None:
+    stored = _provenance_file(file)
+    if not stored.is_file() or json.loads(stored.read_text(encoding="utf-8")) != made_by:
+        raise RecipeError(
+            "this network was trained by another version of the recipe",
+            where=str(file),
+            fix="choose another --output, or remove the folder",
+        )
 
 
 def _weights_file(name: str) -> Path:

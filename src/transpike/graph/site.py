@@ -19,6 +19,7 @@ class Site(nn.Module):
         theta: firing threshold, a scalar or ``[C, 1, ...]`` to broadcast over ``[N, C, *]``.
         v_init: initial membrane potential, broadcastable in the same way, or per neuron ``[C, *]``, or per sample
             and neuron ``[N, C, *]``.
+        population: shape of one sample's neurons, for checking what is set; None until it is known.
     """
 
     theta: nn.Parameter
@@ -27,6 +28,7 @@ class Site(nn.Module):
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
         self.activation = activation
+        self.population: tuple[int, ...] | None = None
         trained = activation if isinstance(activation, SlipActivation) else None
         theta = torch.ones(()) if trained is None else trained.threshold.detach().clone()
         shift = 0.0 if trained is None else trained.config.shift
@@ -49,24 +51,47 @@ class Site(nn.Module):
         return SiteParameters(self.theta, self.v_init)
 
     def set_threshold(self, theta: Tensor) -> None:
-        """Sets the threshold.
+        """Sets the threshold: a scalar, or one value per channel as ``[C]`` or ``[C, 1, ...]``.
 
         Raises:
-            ValueError: a threshold is not a positive finite number.
+            ValueError: a threshold is not a positive finite number in the network's precision, or the shape is another.
         """
+        theta = theta.detach().to(self.theta)
         if not bool((torch.isfinite(theta) & (theta > 0)).all()):
-            raise ValueError(f"thresholds must be positive and finite, got {theta.flatten()[:8].tolist()}")
-        self.theta = nn.Parameter(theta.detach().to(self.theta), requires_grad=False)
+            raise ValueError(
+                f"thresholds must be positive and finite in {theta.dtype}, got {theta.flatten()[:8].tolist()}"
+            )
+        if self.population is not None and theta.dim() > 0:
+            channels = (self.population[0], *[1] * (len(self.population) - 1))
+            if theta.numel() != channels[0] or tuple(theta.shape) not in ((channels[0],), channels):
+                raise ValueError(
+                    f"a population of shape {self.population} takes one threshold, or {channels[0]} (one per channel) "
+                    f"as [{channels[0]}] or {list(channels)}; got shape {list(theta.shape)}"
+                )
+            theta = theta.reshape(channels)
+        self.theta = nn.Parameter(theta, requires_grad=False)
 
     def set_initial_potential(self, v_init: Tensor) -> None:
-        """Sets the initial membrane potential.
+        """Sets the initial membrane potential: a scalar, per channel ``[C]``, per neuron, or per sample and neuron.
 
         Raises:
-            ValueError: a potential is not finite.
+            ValueError: a potential is not finite, or the shape is none of these.
         """
+        v_init = v_init.detach().to(self.v_init)
         if not bool(torch.isfinite(v_init).all()):
             raise ValueError("initial potentials must be finite")
-        self.v_init = nn.Parameter(v_init.detach().to(self.v_init), requires_grad=False)
+        if self.population is not None and v_init.dim() > 0:
+            shape = self.population
+            if v_init.dim() == 1 and v_init.shape[0] == shape[0]:
+                v_init = v_init.reshape(-1, *[1] * (len(shape) - 1))
+            inner = tuple(v_init.shape[-len(shape) :])
+            fits = v_init.dim() in (len(shape), len(shape) + 1) and inner[0] in (1, shape[0])
+            if not fits or any(size not in (1, wanted) for size, wanted in zip(inner[1:], shape[1:], strict=True)):
+                raise ValueError(
+                    f"a population of shape {shape} takes one initial potential, [{shape[0]}] (one per channel), "
+                    f"{list(shape)} (per neuron) or [N, {', '.join(map(str, shape))}]; got shape {list(v_init.shape)}"
+                )
+        self.v_init = nn.Parameter(v_init, requires_grad=False)
 
     def clipped(self, z: Tensor) -> Tensor:
         """``clip(z, 0, theta)``: what the neurons' mean output tends to as T grows, for a constant drive."""
