@@ -102,6 +102,8 @@ class SpikingNetwork(nn.Module):
         self.plan = plan
         self.neuron = neuron
         self.record = record
+        for site in plan.sites:
+            self.site(site.name).population = site.shape
         self._lowered: dict[tuple[Schedule, KernelPreference, int, frozenset[str]], Lowered] = {}
         self._lower_plain()
 
