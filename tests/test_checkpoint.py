@@ -151,9 +151,14 @@ def test_own_model_needs_the_model(tmp_path: Path) -> None:
         tp.load(path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.GELU(), nn.ReLU(), nn.Linear(5, 3)))
 
 
-def test_what_cannot_be_saved() -> None:
-    with pytest.raises(CheckpointError, match="neither converted, tailored nor built in"):
-        tp.save(nn.Linear(2, 2), "nowhere.safetensors")
+def test_any_other_module(tmp_path: Path) -> None:
+    model = nn.Linear(2, 2)
+    tp.save(model, tmp_path / "m.safetensors", inputs=DIGITS)
+    back = tp.load(tmp_path / "m.safetensors", model=lambda: nn.Linear(2, 2))
+    assert torch.equal(back(torch.eye(2)), model(torch.eye(2)))
+    assert tp.describe(tmp_path / "m.safetensors").card.inputs == DIGITS
+    with pytest.raises(CheckpointError, match=r"model=MyModel[\s\S]*--model package\.module:factory"):
+        tp.load(tmp_path / "m.safetensors")
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

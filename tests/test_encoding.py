@@ -124,3 +124,18 @@ def test_errors():
     assert kept(x, steps=2).shape == (2, 3, 2)
     with pytest.raises(ConversionError, match=r"torch\.nn\.GELU"):
         kept(tp.Sequence(x.expand(2, 3, 4)), steps=2)
+
+
+def test_evaluation_with_poisson_spikes_by_name():
+    topology = ZOO["conv"]
+    x = topology.random_inputs(20)[0]
+    labels = torch.arange(20) % 5
+    snn = tp.convert(topology.model(), [tp.Maximum()], calibration=x, example_inputs=x)
+    batches = [(x[:12], labels[:12]), (x[12:], labels[12:])]
+    found = tp.evaluate(snn, batches, steps=6, coding=tp.Coding.POISSON)
+    hits = sum(
+        int((snn(tp.Poisson(images, seed), steps=6)[3].argmax(1) == wanted).sum())
+        for (images, wanted), seed in zip(batches, (0, 12), strict=True)
+    )
+    assert found.row(4).top1 == pytest.approx(100 * hits / 20)
+    assert found.rows != tp.evaluate(snn, batches, steps=6).rows

@@ -25,9 +25,9 @@ from transpike.activations import (
 from transpike.card import Card, InputSpec, card_of
 from transpike.checkpoint import describe, load, save
 from transpike.convert import Inspection, convert, inspect
-from transpike.encoding import Encoding, Poisson, Sequence
+from transpike.encoding import Coding, Encoding, Poisson, Sequence
 from transpike.errors import TranspikeError
-from transpike.evaluate import Report, evaluate
+from transpike.evaluate import evaluate
 from transpike.graph.operators import MaxPooling
 from transpike.kernels import KernelPreference, Surrogate
 from transpike.methods import (
@@ -41,6 +41,7 @@ from transpike.methods import (
 )
 from transpike.network import SpikingNetwork, State
 from transpike.neurons import IF, Reset
+from transpike.results import Report
 from transpike.schedules import Plain, Schedule
 from transpike.tailor import Tailoring, tailor, tailoring
 from transpike.training import fit
@@ -50,6 +51,7 @@ __all__ = [
     "QCF",
     "QCFS",
     "Card",
+    "Coding",
     "Encoding",
     "Gradient",
     "HalfThreshold",

@@ -38,26 +38,19 @@ ModelFactory = nn.Module | Callable[[], nn.Module]
 
 
 def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: InputSpec | None = None) -> None:
-    """Saves a converted, tailored or built-in network as one safetensors file that describes itself.
+    """Saves a network as one safetensors file that describes itself.
 
     Args:
-        network: a `SpikingNetwork`, a network made by `tailor`, or one of the zoo.
+        network: a `SpikingNetwork`, a network made by `tailor`, one of the zoo, or any other module; what the zoo
+            cannot rebuild needs its model again when it is loaded.
         path: the file, usually ``*.safetensors``.
         inputs: shape, normalisation and class names, if the network's card does not hold them yet.
-
-    Raises:
-        CheckpointError: the network is none of these.
     """
     graph = network.network if isinstance(network, SpikingNetwork) else network
     card = card_of(graph)
     if inputs is not None:
         card = replace(card, inputs=inputs)
     done = tailoring(graph)
-    if not isinstance(network, SpikingNetwork) and done is None and card.source is None:
-        raise CheckpointError(
-            f"a {type(network).__name__} is neither converted, tailored nor built in",
-            fix="save its state_dict with your own tools, or call tp.tailor or tp.convert first",
-        )
     header: dict[str, Any] = {
         "format": FORMAT,
         "kind": "spiking" if isinstance(network, SpikingNetwork) else "ann",
@@ -170,7 +163,8 @@ def _base_model(contents: Contents, model: ModelFactory | None, path: Path) -> n
         raise CheckpointError(
             "the network is not a built-in one",
             where=str(path),
-            fix="pass the model it was made from: tp.load(path, model=MyModel) or model=MyModel()",
+            fix="pass the model it was made from: tp.load(path, model=MyModel) or model=MyModel(); on the command line "
+            "--model package.module:factory",
         )
     try:
         return zoo.build(source.name, **source.options)

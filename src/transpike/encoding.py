@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -71,3 +72,14 @@ class Poisson(Encoding):
         largest = size.flatten(1).amax(1).view(-1, *[1] * (size.dim() - 1)).clamp_min(torch.finfo(size.dtype).tiny)
         draws = torch.rand(steps, *size.shape, generator=generator, device=size.device, dtype=torch.float32)
         return (draws < size / largest).to(size.dtype) * largest * self.values.sign()
+
+
+class Coding(Enum):
+    """How an image becomes an input in time, by name."""
+
+    CONSTANT = "constant"
+    POISSON = "poisson"
+
+    def encode(self, values: Tensor, seed: int = 0) -> Tensor | Encoding:
+        """What to give to a network for a batch of images ``[N, *]``."""
+        return Poisson(values, seed) if self is Coding.POISSON else values

@@ -18,106 +18,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from transpike.config import to_json, write_json
+from transpike.encoding import Coding
 from transpike.errors import DataError, InputError
-from transpike.network import Latency, SpikingNetwork
+from transpike.network import SpikingNetwork
+from transpike.results import VERSION, Report, Row, SiteActivity
 from transpike.schedules import Plain, Schedule
 
-VERSION = 1
 _SAVE_EVERY = 5.0  # seconds between two writes of an unfinished run
-
-
-@dataclass(frozen=True)
-class Row:
-    """One number of time-steps.
-
-    Attributes:
-        steps: T.
-        top1: accuracy in percent.
-        top5: accuracy in percent, counting the five largest outputs; equals 100 with five classes or fewer.
-        events: spikes per sample in T steps, all sites together.
-        latency: the four latency figures.
-    """
-
-    steps: int
-    top1: float
-    top5: float
-    events: float
-    latency: Latency
-
-
-@dataclass(frozen=True)
-class SiteActivity:
-    """Activity of one site over the longest run.
-
-    Attributes:
-        name: the site.
-        neurons: size of the population.
-        events: spikes per sample.
-        rate: spikes per neuron and step.
-    """
-
-    name: str
-    neurons: int
-    events: float
-    rate: float
-
-
-@dataclass(frozen=True)
-class Report:
-    """What `evaluate` found.
-
-    Attributes:
-        images: number of test samples.
-        ann_top1: accuracy of the source network on the same samples, in percent.
-        ann_top5: the same for the five largest outputs.
-        rows: one per number of steps, ascending.
-        sites: activity per site in the longest run.
-        seconds: wall time of running the spiking network and counting its spikes (ANN and data loading not counted).
-        schedule: how the network ran.
-        dtype: floating type.
-        device: where it ran.
-    """
-
-    images: int
-    ann_top1: float
-    ann_top5: float
-    rows: tuple[Row, ...]
-    sites: tuple[SiteActivity, ...]
-    seconds: float
-    schedule: str
-    dtype: str
-    device: str
-
-    def row(self, steps: int) -> Row:
-        """The row of T = ``steps``.
-
-        Raises:
-            KeyError: the run has no such row.
-        """
-        for row in self.rows:
-            if row.steps == steps:
-                return row
-        raise KeyError(f"no row for T = {steps}; rows: {[row.steps for row in self.rows]}")
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as JSON values."""
-        record = asdict(self)
-        record["rows"] = [{**asdict(row), "latency": row.latency._asdict()} for row in self.rows]
-        return {"version": VERSION, **record}
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Report:
-        """Rebuilds a report written by `to_json`.
-
-        Raises:
-            ValueError: another version.
-        """
-        if record.get("version") != VERSION:
-            raise ValueError(f"report of version {record.get('version')}, this library reads {VERSION}")
-        fields = {key: value for key, value in record.items() if key != "version"}
-        fields["rows"] = tuple(Row(**{**row, "latency": Latency(**row["latency"])}) for row in fields["rows"])
-        fields["sites"] = tuple(SiteActivity(**site) for site in fields["sites"])
-        return cls(**fields)
 
 
 @dataclass
@@ -140,6 +47,7 @@ def evaluate(
     *,
     steps: int,
     schedule: Schedule | None = None,
+    coding: Coding = Coding.CONSTANT,
     at: Sequence[int] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -158,6 +66,7 @@ def evaluate(
         batches: pairs ``(images [N, *], class indices [N])`` in a fixed order, for example a DataLoader.
         steps: the largest T.
         schedule: how the network runs; None is `Plain`.
+        coding: constant current, or Poisson spikes (seeded by the number of the image).
         at: the rows wanted; None gives all T (prefix-consistent) or the powers of two.
         device: None leaves the network where it is.
         dtype: None leaves the network's type.
@@ -188,7 +97,7 @@ def evaluate(
     first = next(remaining, None)
     if first is None:
         raise DataError("there is nothing to evaluate: the batches are empty", fix="a used-up iterator gives none")
-    key = _fingerprint(snn, schedule, rows, _pair(first, 0), size)
+    key = _fingerprint(snn, schedule, coding, rows, _pair(first, 0), size)
     state = _read_cache(cache, key)
     if isinstance(state, Report) and size is not None:  # what has no length might be longer now
         return state
@@ -198,7 +107,7 @@ def evaluate(
         zeros = [0] * len(rows)
         events: dict[str, list[float]] = {site.name: [0.0] * len(rows) for site in snn.sites}
         state = _Progress(0, 0, [0, 0], zeros[:], zeros[:], events, 0.0, "")
-    counter = _Counter(snn, schedule, rows, chunk, memory_mib, state)
+    counter = _Counter(snn, schedule, coding, rows, chunk, memory_mib, state)
     counted = _count(counter, chain([first], remaining), size[0] if size else None, cache, key, progress)
     report = _report(snn, counted, schedule, rows, str(reference.dtype).removeprefix("torch."), str(reference.device))
     if cache is not None:
@@ -255,6 +164,7 @@ class _Counter:
 
     snn: SpikingNetwork
     schedule: Schedule
+    coding: Coding
     rows: list[int]
     chunk: int | None
     memory_mib: int
@@ -305,10 +215,11 @@ class _Counter:
 
         size = self._size(images.shape[0], length)
         answers = []
-        for part in torch.split(images, size.samples):
+        for index, part in enumerate(torch.split(images, size.samples)):
             done.clear()
             chunk = size.steps if self.schedule.streamable else None
-            answers.append(self.snn(part, steps=length, schedule=self.schedule, chunk=chunk, observe=observe))
+            given = self.coding.encode(part, seed=self.state.images + index * size.samples)
+            answers.append(self.snn(given, steps=length, schedule=self.schedule, chunk=chunk, observe=observe))
         return torch.cat(answers, 1)
 
     def _size(self, batch: int, steps: int) -> _Size:
@@ -406,12 +317,17 @@ def _digest(tensors: Iterable[Tensor]) -> str:
 
 
 def _fingerprint(
-    snn: SpikingNetwork, schedule: Schedule, rows: list[int], first_batch: tuple[Tensor, Tensor], size: list[int] | None
+    snn: SpikingNetwork,
+    schedule: Schedule,
+    coding: Coding,
+    rows: list[int],
+    first_batch: tuple[Tensor, Tensor],
+    size: list[int] | None,
 ) -> str:
     """Identifies network, settings and data (by their first batch and their length)."""
     tensors = snn.state_dict()
     network = [list(tensors), snn.network.code, str(snn.network), snn.plan.pools, to_json(snn.record)]
-    settings = [VERSION, network, to_json(schedule), to_json(snn.neuron), rows, size]
+    settings = [VERSION, network, to_json(schedule), to_json(snn.neuron), coding.value, rows, size]
     text = json.dumps(settings, sort_keys=True) + _digest(tensors.values()) + _digest(first_batch)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -24,9 +24,10 @@ from transpike.config import write_json
 from transpike.convert import convert
 from transpike.data import Data, fixed_test_indices, load_data, loader, random_subset
 from transpike.errors import RecipeError
-from transpike.evaluate import Report, evaluate
+from transpike.evaluate import evaluate
 from transpike.methods import POTENTIAL_RULES, Granularity, Maximum, Part, Percentile, PerChannel, PerLayer
 from transpike.report import plot_accuracy
+from transpike.results import Report
 from transpike.tailor import tailor
 from transpike.training import fit
 

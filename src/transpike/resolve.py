@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,33 @@ def example_for(model: nn.Module, shape: str | None) -> Tensor:
         if not sizes or min(sizes) < 1:
             raise ModelError(f"{shape!r} is no shape", fix="sizes are positive")
     return torch.randn(2, *sizes, generator=torch.Generator().manual_seed(0))
+
+
+def dataset_for(model: nn.Module, name: str | None) -> str:
+    """The data set the user named, else the one on the model's card.
+
+    Raises:
+        ModelError: neither is there.
+    """
+    inputs = card_of(model).inputs
+    found = name or (inputs.dataset if inputs is not None else "")
+    if not found:
+        raise ModelError("the model does not say what data it is for", fix="pass --dataset")
+    return found
+
+
+def check_writable(path: Path) -> None:
+    """Makes sure that a file can be written before long work begins.
+
+    Raises:
+        ModelError: the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ModelError(f"the output cannot be written: {error}", where=str(path), fix="choose another -o") from error
 
 
 def parse_options(pairs: list[str]) -> dict[str, Any]:

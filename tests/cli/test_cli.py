@@ -95,12 +95,27 @@ def test_own_factory_in_the_current_folder(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike("inspect", "my_models:net", "--input-shape", "1x8x8", "--option", "width=6")
     assert code == 0
     assert " 6 " in out
-    code, _, _ = transpike("convert", "my_models:net", "--threshold", "percentile", "-o", "own.safetensors")
+    code, _, err = transpike("convert", "my_models:net", "--threshold", "percentile", "-o", "own.safetensors")
+    assert code == 1
+    assert "pass --dataset" in err
+    direct = ("--threshold", "percentile", "--dataset", "digits", "-o", "own.safetensors")
+    code, _, _ = transpike("convert", "my_models:net", *direct)
     assert code == 0
     code, out, _ = transpike("evaluate", "own.safetensors", "--model", "my_models:net", "-T", "2", "--images", "10")
     assert code == 0
     assert "10 images" in out
     assert transpike("evaluate", "own.safetensors")[0] == 1
+    words = ("--dataset", "digits", "--epochs", "1", "-o", "trained.safetensors")
+    code, _, err = transpike("train", "my_models:net", *words)
+    assert (code, err) == (0, "")
+    words = ("--model", "my_models:net", "--dataset", "digits", "-o")
+    code, _, err = transpike(
+        "train", "trained.safetensors", "--activation", "qcfs", "--epochs", "1", *words, "q.safetensors"
+    )
+    assert (code, err) == (0, "")
+    code, out, err = transpike("convert", "q.safetensors", *words, "q-snn.safetensors")
+    assert (code, err) == (0, "")
+    assert "1 sites" in out
     for wrong, message in (
         ("my_models:absent", "has no 'absent'"),
         ("my_models:number", "returned a int"),
@@ -122,6 +137,7 @@ def test_own_factory_in_the_current_folder(transpike, tmp_path: Path) -> None:
         (("inspect", "digits-resnet", "--leave", "softmax"), "leave names no operator"),
         (("convert", "digits-resnet", "-o", "x.safetensors"), "a plain ReLU has no threshold"),
         (("evaluate", "absent.safetensors"), "no such file"),
+        (("train", "digits-resnet", "-o", "/proc/nowhere/x.safetensors"), "the output cannot be written"),
         (("run", "nothing"), "known: cifar10-resnet20-relu, digits"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--dataset", "cifar10"), "TRANSPIKE_DATA"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--activation", "slip", "--levels", "0"), "levels (N)"),

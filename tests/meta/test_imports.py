@@ -22,6 +22,7 @@ GROUPS = [
     ["methods"],
     ["calibration"],
     ["network", "tailor", "convert"],
+    ["results"],
     ["evaluate"],
     ["analysis", "data", "zoo", "training"],
     ["checkpoint"],

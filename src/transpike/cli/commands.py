@@ -57,6 +57,13 @@ class Prepare(StrEnum):
     COS = "cos"
 
 
+class InputCoding(StrEnum):
+    """How images become inputs in time."""
+
+    CONSTANT = "constant"
+    POISSON = "poisson"
+
+
 class Device(StrEnum):
     """Where to run."""
 
@@ -73,13 +80,18 @@ Options = Annotated[
     list[str] | None, typer.Option("--option", help="name=value for the network's builder; repeatable.")
 ]
 Weights = Annotated[Path | None, typer.Option(help="State_dict to load into MODEL (*.safetensors, *.pt, *.th).")]
-DataName = Annotated[str, typer.Option("--dataset", help="digits, cifar10, cifar100, imagenet or folder.")]
+DataName = Annotated[
+    str | None,
+    typer.Option("--dataset", help="digits, cifar10, cifar100, imagenet or folder (default: the model's own)."),
+]
 Root = Annotated[Path | None, typer.Option("--data", help="Folder with the data sets (default: $TRANSPIKE_DATA).")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Leave = Annotated[
     list[str] | None, typer.Option(help="Operator to keep as it is (path, node or class name); repeatable.")
 ]
-Factory = Annotated[str | None, typer.Option("--model", help="package.module:factory of a checkpoint's own model.")]
+Factory = Annotated[
+    str | None, typer.Option("--model", help="package.module:factory of a checkpoint that is not built in.")
+]
 
 
 @app.command()
@@ -91,6 +103,7 @@ def inspect(
     leave: Leave = None,
     leaves: Annotated[list[str] | None, typer.Option("--leaf", help="Submodule not to trace into; repeatable.")] = None,
     option: Options = None,
+    factory: Factory = None,
 ) -> None:
     """Show what would be converted, before anything is; exit status 1 if something stands in the way.
 
@@ -102,7 +115,7 @@ def inspect(
     from transpike.report import inspection_table
     from transpike.resolve import example_for, parse_options, resolve_model
 
-    network = resolve_model(model, parse_options(option or []))
+    network = resolve_model(model, parse_options(option or []), model=factory)
     found = inspect_model(network, example_for(network, input_shape), leave=leave or (), leaves=leaves or ())
     _out.print(inspection_table(found))
     if found.plan.pools:
@@ -121,7 +134,7 @@ def inspect(
 def train(
     model: Model,
     output: Output,
-    dataset: DataName = "digits",
+    dataset: DataName = None,
     data: Root = None,
     activation: Annotated[Activation | None, typer.Option(help="Leave out to train with plain ReLU.")] = None,
     levels: Annotated[int, typer.Option(help="N (L of QCFS): steps of the staircase.")] = 4,
@@ -141,6 +154,7 @@ def train(
     ),
     workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
     device: Device = Device.AUTO,
+    factory: Factory = None,
 ) -> None:
     """Train a network; interrupted training goes on from OUTPUT with the ending .ckpt.
 
@@ -154,15 +168,16 @@ def train(
     from transpike.card import Card, card_of, set_card
     from transpike.data import Preparation, load_data, loader, random_subset
     from transpike.report import training_table
-    from transpike.resolve import parse_options, resolve_model
+    from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
     from transpike.tailor import tailor, tailoring
     from transpike.training import fit
 
     torch.manual_seed(seed)
-    network = resolve_model(model, parse_options(option or []))
+    network = resolve_model(model, parse_options(option or []), model=factory)
     if weights is not None:
         zoo.load_weights(network, weights)
-    found = load_data(dataset, data, seed=seed, preparation=Preparation(preparation.value))
+    check_writable(output)
+    found = load_data(dataset_for(network, dataset), data, seed=seed, preparation=Preparation(preparation.value))
     if activation is not None:
         theta = 8.0 if theta_percentile is None else activations.ThetaPercentile(theta_percentile)
         config = {
@@ -198,7 +213,7 @@ def train(
 def convert(
     model: Model,
     output: Output,
-    dataset: DataName = "digits",
+    dataset: DataName = None,
     data: Root = None,
     threshold: Annotated[Rule | None, typer.Option(help="Rule for plain ReLU; trained thresholds need none.")] = None,
     percentile: Annotated[float, typer.Option(help="For the percentile rule.")] = 99.9,
@@ -209,6 +224,7 @@ def convert(
     option: Options = None,
     leave: Leave = None,
     seed: int = 0,
+    factory: Factory = None,
 ) -> None:
     """Convert a trained network and write it to a file.
 
@@ -222,12 +238,13 @@ def convert(
     from transpike.data import load_data, loader, random_subset
     from transpike.methods import POTENTIAL_RULES
     from transpike.recipe import threshold_rule
-    from transpike.resolve import parse_options, resolve_model
+    from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
 
-    network = resolve_model(model, parse_options(option or []))
+    network = resolve_model(model, parse_options(option or []), model=factory)
     if weights is not None:
         zoo.load_weights(network, weights)
-    found = load_data(dataset, data, seed=seed, like=card_of(network).inputs)
+    check_writable(output)
+    found = load_data(dataset_for(network, dataset), data, seed=seed, like=card_of(network).inputs)
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
     parts = [] if threshold is None else [threshold_rule(threshold.value, per.value, percentile)]
     if potential is not None:
@@ -249,16 +266,17 @@ def convert(
 @app.command()
 def evaluate(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A converted network, as `transpike convert` writes it.")],
-    dataset: Annotated[str | None, typer.Option("--dataset", help="A data set (default: as stored).")] = None,
+    dataset: DataName = None,
     data: Root = None,
     steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T; all smaller ones come with it.")] = 32,
     images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
+    coding: Annotated[InputCoding, typer.Option(help="Constant current, or Poisson spikes.")] = InputCoding.CONSTANT,
     batch_size: int = 100,
     device: Device = Device.AUTO,
     sites: Annotated[bool, typer.Option("--sites", help="Also print the activity of every site.")] = False,
     cache: Annotated[Path | None, typer.Option(help="JSON file; an interrupted run goes on from it.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of accuracy against T (*.png, *.svg, *.pdf).")] = None,
-    model: Factory = None,
+    factory: Factory = None,
 ) -> None:
     """Print accuracy, spikes and latency at every T on test images.
 
@@ -267,23 +285,25 @@ def evaluate(
     """
     from transpike.card import card_of
     from transpike.data import load_data, loader
+    from transpike.encoding import Coding
     from transpike.errors import ModelError
     from transpike.evaluate import evaluate as evaluate_network
     from transpike.network import SpikingNetwork
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
-    from transpike.resolve import resolve_model
+    from transpike.resolve import dataset_for, resolve_model
 
-    snn = resolve_model(file, model=model)
+    snn = resolve_model(file, model=factory)
     if not isinstance(snn, SpikingNetwork):
         raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
     stored = card_of(snn.network).inputs
-    name = dataset or (stored.dataset if stored is not None else "")
+    name = dataset_for(snn.network, dataset)
     found = load_data(name, data, like=stored)
     report = evaluate_network(
         snn,
         loader(test_images(found, images), batch_size),
         steps=steps,
+        coding=Coding(coding.value),
         device=torch_device(device.value),
         cache=cache,
         progress=True,

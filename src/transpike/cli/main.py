@@ -46,7 +46,7 @@ def main() -> None:
 
     try:
         app()
-    except (TranspikeError, ValueError) as error:
+    except (TranspikeError, ValueError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_escape(str(error))}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from transpike.config import write_atomically
-from transpike.evaluate import Report
+from transpike.results import Report
 
 
 def plot_accuracy(reports: Mapping[str, Report], path: Path, title: str) -> None:

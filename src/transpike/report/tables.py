@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 
 from transpike.convert import Inspection
-from transpike.evaluate import Report
+from transpike.results import Report
 from transpike.training import Epoch
 
 

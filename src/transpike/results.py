@@ -1,0 +1,104 @@
+"""The numbers of an evaluation, as records and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from transpike.network import Latency
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number of time-steps.
+
+    Attributes:
+        steps: T.
+        top1: accuracy in percent.
+        top5: accuracy in percent, counting the five largest outputs; equals 100 with five classes or fewer.
+        events: spikes per sample in T steps, all sites together.
+        latency: the four latency figures.
+    """
+
+    steps: int
+    top1: float
+    top5: float
+    events: float
+    latency: Latency
+
+
+@dataclass(frozen=True)
+class SiteActivity:
+    """Activity of one site over the longest run.
+
+    Attributes:
+        name: the site.
+        neurons: size of the population.
+        events: spikes per sample.
+        rate: spikes per neuron and step.
+    """
+
+    name: str
+    neurons: int
+    events: float
+    rate: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` found.
+
+    Attributes:
+        images: number of test samples.
+        ann_top1: accuracy of the source network on the same samples, in percent.
+        ann_top5: the same for the five largest outputs.
+        rows: one per number of steps, ascending.
+        sites: activity per site in the longest run.
+        seconds: wall time of running the spiking network and counting its spikes (ANN and data loading not counted).
+        schedule: how the network ran.
+        dtype: floating type.
+        device: where it ran.
+    """
+
+    images: int
+    ann_top1: float
+    ann_top5: float
+    rows: tuple[Row, ...]
+    sites: tuple[SiteActivity, ...]
+    seconds: float
+    schedule: str
+    dtype: str
+    device: str
+
+    def row(self, steps: int) -> Row:
+        """The row of T = ``steps``.
+
+        Raises:
+            KeyError: the run has no such row.
+        """
+        for row in self.rows:
+            if row.steps == steps:
+                return row
+        raise KeyError(f"no row for T = {steps}; rows: {[row.steps for row in self.rows]}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values."""
+        record = asdict(self)
+        record["rows"] = [{**asdict(row), "latency": row.latency._asdict()} for row in self.rows]
+        return {"version": VERSION, **record}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Report:
+        """Rebuilds a report written by `to_json`.
+
+        Raises:
+            ValueError: another version.
+        """
+        if record.get("version") != VERSION:
+            raise ValueError(f"report of version {record.get('version')}, this library reads {VERSION}")
+        fields = {key: value for key, value in record.items() if key != "version"}
+        fields["rows"] = tuple(Row(**{**row, "latency": Latency(**row["latency"])}) for row in fields["rows"])
+        fields["sites"] = tuple(SiteActivity(**site) for site in fields["sites"])
+        return cls(**fields)
