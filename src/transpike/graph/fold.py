@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from transpike.graph.normalize import call_module, modules_of
+from transpike.graph.operators import is_a
 
 
 def fold_batchnorm(gm: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ...] | None]) -> list[str]:
@@ -36,6 +37,7 @@ def fold_batchnorm(gm: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ...] 
         layer_node = node.args[0] if node.args else None
         if (
             not isinstance(norm, nn.modules.batchnorm._BatchNorm)
+            or not is_a(norm, nn.modules.batchnorm._BatchNorm)
             or norm.running_mean is None
             or not isinstance(layer_node, fx.Node)
             or layer_node.op != "call_module"
@@ -43,7 +45,7 @@ def fold_batchnorm(gm: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ...] 
         ):
             continue
         layer = modules[str(layer_node.target)]
-        if type(layer) is nn.Linear and len(shapes[layer_node] or ()) != 2:
+        if isinstance(layer, nn.Linear) and len(shapes[layer_node] or ()) != 2:
             continue
         fused = _fuse(layer, norm)
         if fused is None:
@@ -62,9 +64,9 @@ def fold_batchnorm(gm: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ...] 
 def _fuse(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module | None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
-    is_linear = type(layer) is nn.Linear
-    if not is_linear and not isinstance(layer, nn.modules.conv._ConvNd):
+    if not is_a(layer, (nn.Linear, nn.modules.conv._ConvNd)):
         return None
+    is_linear = isinstance(layer, nn.Linear)
     assert isinstance(layer, nn.Linear | nn.modules.conv._ConvNd)
     weight = layer.weight
     statistics = [

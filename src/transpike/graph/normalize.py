@@ -23,6 +23,7 @@ from transpike.graph.operators import (
     GlobalAveragePool,
     GlobalMaxPool,
     argument,
+    is_a,
     match_activation,
     operator_name,
 )
@@ -275,9 +276,7 @@ def remove_dropout(gm: fx.GraphModule) -> None:
     """Removes dropout and identity modules: nothing in a converted network is trained with noise."""
     modules = modules_of(gm)
     for node in list(gm.graph.nodes):
-        if node.op == "call_module" and isinstance(
-            modules[str(node.target)], nn.modules.dropout._DropoutNd | nn.Identity
-        ):
+        if node.op == "call_module" and is_a(modules[str(node.target)], (nn.modules.dropout._DropoutNd, nn.Identity)):
             node.replace_all_uses_with(node.args[0])
             gm.graph.erase_node(node)
 
@@ -318,7 +317,7 @@ def is_max_pool(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op != "call_module":
         return False
     module = modules[str(node.target)]
-    return isinstance(module, MAX_POOL_MODULES) and getattr(module, "return_indices", False) is False
+    return is_a(module, MAX_POOL_MODULES) and getattr(module, "return_indices", False) is False
 
 
 def average_pools(gm: fx.GraphModule) -> list[ActivationCall]:
@@ -330,7 +329,7 @@ def average_pools(gm: fx.GraphModule) -> list[ActivationCall]:
     modules = modules_of(gm)
     done = []
     for node in list(gm.graph.nodes):
-        if node.op != "call_module" or not isinstance(modules[str(node.target)], MAX_POOL_MODULES):
+        if node.op != "call_module" or not is_a(modules[str(node.target)], MAX_POOL_MODULES):
             continue
         pool = modules[str(node.target)]
         call = ActivationCall(str(node.target), operator_name(node, modules), source_of(node))

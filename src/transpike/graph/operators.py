@@ -193,6 +193,21 @@ DROPOUT_FUNCTIONS: Mapping[Any, type[nn.Module]] = {
     torch.dropout: nn.Dropout,
 }
 
+_COMPUTING_METHODS = ("forward", "_conv_forward")
+
+
+def is_a(module: nn.Module | None, classes: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module is one of torch's (or ours) and computes what that class computes.
+
+    A subclass may do anything in a forward of its own; torch's own subclasses and parametrized classes inherit theirs.
+    """
+    if not isinstance(module, classes):
+        return False
+    methods = [getattr(type(module), name, None) for name in _COMPUTING_METHODS]
+    homes = [str(method.__module__) for method in methods if method is not None]
+    return all(home == __name__ or home.startswith("torch.nn.modules.") for home in homes)
+
+
 _ADVICE: Mapping[str, str] = {
     "norm": "LayerNorm, GroupNorm and InstanceNorm divide by a statistic of the spikes; train with BatchNorm instead",
     "softmax": "a softmax behind the last activation may stay: leave=[{name!r}] applies it to the running mean of the "
@@ -296,11 +311,11 @@ def role_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Role:
         return Role.OTHER  # a division that rounds
     if node.op == "call_module":
         module = modules[str(target)]
-        if isinstance(module, MAX_POOL_MODULES):
+        if is_a(module, MAX_POOL_MODULES):
             return Role.OTHER if getattr(module, "return_indices", False) else Role.MAX_POOL
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
             return Role.OTHER  # statistics of the batch
-        if isinstance(module, _LINEAR_MODULES) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        if is_a(module, _LINEAR_MODULES) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
             return Role.LINEAR
         return Role.OTHER
     if node.op == "call_method":
@@ -331,7 +346,7 @@ def match_activation(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Modu
         module = modules[str(node.target)]
         if type(module) is nn.ReLU:
             return nn.ReLU()
-        if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+        if isinstance(module, nn.Hardtanh) and is_a(module, nn.Hardtanh):  # ReLU6 is one
             return _clipped(module.min_val, module.max_val)
         if type(module) is nn.Threshold:
             return nn.ReLU() if module.threshold == 0 and module.value == 0 else None

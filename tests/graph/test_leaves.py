@@ -1,0 +1,89 @@
+"""Submodules that stay one operator each: what they compute decides, not what they inherit from."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import transpike as tp
+from transpike.errors import ConversionError
+
+X = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+class RectifiedConv(nn.Conv2d):
+    def forward(self, x):
+        return F.relu(super().forward(x))
+
+
+class RectifiedInside(nn.Conv2d):
+    def _conv_forward(self, *arguments):
+        return F.relu(super()._conv_forward(*arguments))
+
+
+class SquaringNorm(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+class SquaringPool(nn.AvgPool2d):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+class SquaringMaxPool(nn.MaxPool2d):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+class SquaringIdentity(nn.Identity):
+    def forward(self, x):
+        return x**2
+
+
+class WithNewStart(nn.Conv2d):
+    """Another initialisation computes nothing else."""
+
+    def reset_parameters(self):
+        nn.init.constant_(self.weight, 0.25)
+        nn.init.zeros_(self.bias)
+
+
+def _around(leaf):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), leaf, nn.Flatten()).eval()
+
+
+LEAVES = [
+    RectifiedConv(3, 3, 1),
+    RectifiedInside(3, 3, 1),
+    SquaringNorm(3),
+    SquaringPool(2),
+    SquaringMaxPool(2),
+    SquaringIdentity(),
+]
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: type(leaf).__name__)
+def test_a_leaf_with_a_forward_of_its_own_is_not_what_it_inherits_from(leaf):
+    with pytest.raises(ConversionError, match=f"{type(leaf).__name__} \\(node '2'\\)"):
+        tp.convert(_around(leaf), [tp.Maximum()], example_inputs=X, calibration=X, leaves=["2"])
+
+
+@pytest.mark.parametrize(
+    "leaf", [WithNewStart(3, 3, 1), parametrizations.weight_norm(nn.Conv2d(3, 3, 1)), nn.LazyConv2d(3, 1)]
+)
+def test_a_leaf_that_inherits_its_forward_is_what_it_inherits_from(leaf):
+    model = _around(leaf)
+    model(X)  # gives a lazy layer its weights
+    snn = tp.convert(model, [tp.Maximum(tp.PerChannel())], example_inputs=X, calibration=X, leaves=["2"])
+    torch.testing.assert_close(snn(X, steps=512)[-1], model(X), atol=0.02, rtol=0)
+
+
+def test_batchnorm_is_not_folded_into_a_layer_with_a_forward_of_its_own():
+    torch.manual_seed(0)
+    model = nn.Sequential(RectifiedConv(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU()).eval()
+    found = tp.inspect(model, X, leaves=["0"])
+    assert not found.folded
+    assert "RectifiedConv" in found.obstacles[0].operator
