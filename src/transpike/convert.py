@@ -211,7 +211,7 @@ def _prepare(
     inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     check_inputs(inputs, "example_inputs")
     with evaluation_mode(model):
-        gm = trace(model, leaves).eval()
+        gm = trace(model, leaves, len(inputs)).eval()
     check_arguments(gm, inputs, "example_inputs")
     set_card(gm, card_of(model))
     functionalize(gm)

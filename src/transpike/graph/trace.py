@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import linecache
 import os
 import re
 import traceback
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -24,10 +26,11 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 class _Tracer(fx.Tracer):
     record_stack_traces = True
 
-    def __init__(self, leaves: Collection[str | type[nn.Module]]) -> None:
+    def __init__(self, leaves: Collection[str | type[nn.Module]] = (), inputs: int = 0) -> None:
         super().__init__()
         self.leaf_names = {leaf for leaf in leaves if isinstance(leaf, str)}
         self.leaf_types = {leaf for leaf in leaves if not isinstance(leaf, str)}
+        self.inputs = inputs
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
@@ -37,13 +40,41 @@ class _Tracer(fx.Tracer):
             or super().is_leaf_module(m, module_qualified_name)
         )
 
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """Arguments without an input keep their defaults, so that ``if mask is None`` goes the right way."""
+        function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
+        positional = 0
+        for index, argument in enumerate(arguments):
+            if not isinstance(argument, fx.Proxy):  # the module itself
+                continue
+            name, node = str(argument.node.target), argument.node
+            parameter = inspect.signature(inspect.unwrap(root_fn)).parameters[name.lstrip("*")]
+            if parameter.kind is parameter.VAR_KEYWORD:
+                value: Any = {}
+            elif parameter.kind is parameter.VAR_POSITIONAL and 0 < self.inputs <= positional:
+                value = ()
+            elif parameter.default is parameter.empty or (
+                positional < self.inputs and parameter.kind is not parameter.KEYWORD_ONLY
+            ):
+                positional += 1
+                node.args = ()  # what has an example input is always given
+                continue
+            else:
+                value = parameter.default
+            arguments[index] = value
+            self.graph.erase_node(node)
+        return function, arguments
 
-def trace(model: nn.Module, leaves: Collection[str | type[nn.Module]] = ()) -> fx.GraphModule:
+
+def trace(model: nn.Module, leaves: Collection[str | type[nn.Module]] = (), inputs: int = 0) -> fx.GraphModule:
     """Traces a copy of ``model``; the model itself is never changed.
 
     Args:
         model: any module without control flow that depends on data; a GraphModule is taken as it is.
         leaves: submodules, by qualified name or type, that stay one operator each.
+        inputs: how many arguments the graph takes at least; further ones that have a default value keep it.
 
     Raises:
         TraceError: the model's Python code cannot be traced; the error names the source line.
@@ -55,17 +86,20 @@ def trace(model: nn.Module, leaves: Collection[str | type[nn.Module]] = ()) -> f
     for leaf in leaves:
         if isinstance(leaf, str) and leaf not in names:
             raise ValueError(f"leaf {leaf!r} is not a submodule of {type(model).__name__}")
-    tracer = _Tracer(leaves)
+    tracer = _Tracer(leaves, inputs)
     try:
         graph = tracer.trace(model)
     except Exception as error:  # user code runs here, so anything may come
         where, owner = _failing_line(error, model)
+        leaf = (
+            f", or pass the module that holds it as a leaf: leaves=[{owner!r}] (a leaf with spikes at its input must "
+            "still be replaced)"
+        )
         raise TraceError(
             f"{type(model).__name__} cannot be traced: {error}",
             where=where,
             fix="control flow, item assignment or Python numbers that depend on the data cannot become a spiking "
-            "network; rewrite that line, or pass the module that holds it as a leaf: "
-            f"leaves=[{owner!r}] (a leaf with spikes at its input must still be replaced)",
+            "network; rewrite that line" + (leaf if owner else ""),
         ) from error
     gm = fx.GraphModule(model, graph)
     keep_unused_state(gm, model)
@@ -119,7 +153,7 @@ def _innermost(frames: list[tuple[str, int]]) -> str:
 
 
 def _failing_line(error: Exception, model: nn.Module) -> tuple[str, str]:
-    """The innermost line of user code in a traceback, and the name of the submodule whose forward it is in."""
+    """The innermost line of user code in a traceback, and the name of the submodule whose forward it is in, if any."""
     frames = list(traceback.walk_tb(error.__traceback__))
     where = _innermost([(frame.f_code.co_filename, line) for frame, line in frames])
     names = {id(module): name for name, module in model.named_modules()}
@@ -128,4 +162,4 @@ def _failing_line(error: Exception, model: nn.Module) -> tuple[str, str]:
         found = names.get(id(frame.f_locals.get("self")))
         if found:
             owner = found
-    return where or "(unknown)", owner or type(model).__name__
+    return where or "(unknown)", owner
