@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Processes for the tests; each one runs torch on its own thread.
 JOBS ?= 2
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint format models install clean
 
 demo: install
 	$(BIN)/transpike run digits
@@ -21,6 +21,10 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The table in docs/models.md, about ten minutes.
+models: install
+	$(BIN)/python docs/make_models.py
 
 install: $(VENV)/.installed
 

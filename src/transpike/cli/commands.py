@@ -57,6 +57,14 @@ class Prepare(StrEnum):
     COS = "cos"
 
 
+class Pooling(StrEnum):
+    """How max-pooling runs in time."""
+
+    RUNNING = "running"
+    PER_STEP = "per_step"
+    AVERAGE = "average"
+
+
 class InputCoding(StrEnum):
     """How images become inputs in time."""
 
@@ -223,6 +231,7 @@ def convert(
     weights: Weights = None,
     option: Options = None,
     leave: Leave = None,
+    max_pooling: Annotated[Pooling, typer.Option(help="Only running sums tend to the source.")] = Pooling.RUNNING,
     seed: int = 0,
     factory: Factory = None,
 ) -> None:
@@ -236,6 +245,7 @@ def convert(
     from transpike.card import card_of
     from transpike.convert import convert as convert_model
     from transpike.data import load_data, loader, random_subset
+    from transpike.graph.operators import MaxPooling
     from transpike.methods import POTENTIAL_RULES
     from transpike.recipe import threshold_rule
     from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
@@ -255,9 +265,10 @@ def convert(
         example_inputs=batches[0][0][:4],
         calibration=batches,
         leave=leave or (),
+        max_pooling=MaxPooling(max_pooling.value),
         progress=True,
     )
-    snn.verify(batches[0][0][:16], ann=network.eval())
+    snn.verify(batches[0][0][:16], ann=None if max_pooling is Pooling.AVERAGE else network.eval())
     checkpoint.save(snn, output, inputs=found.inputs)
     _out.print(snn.summary(), markup=False)
     _out.print(f"written: {output}")

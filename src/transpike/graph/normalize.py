@@ -273,10 +273,14 @@ def _pool_module(node: fx.Node) -> nn.Module:
 
 
 def remove_dropout(gm: fx.GraphModule) -> None:
-    """Removes dropout and identity modules: nothing in a converted network is trained with noise."""
+    """Removes dropout, identities and stochastic depth: a converted network is not trained with noise."""
     modules = modules_of(gm)
     for node in list(gm.graph.nodes):
-        if node.op == "call_module" and is_a(modules[str(node.target)], (nn.modules.dropout._DropoutNd, nn.Identity)):
+        if node.op == "call_module":
+            idle = is_a(modules[str(node.target)], (nn.modules.dropout._DropoutNd, nn.Identity))
+        else:
+            idle = operator_name(node, modules).endswith("stochastic_depth") and not argument(node, 3, "training", True)
+        if idle:
             node.replace_all_uses_with(node.args[0])
             gm.graph.erase_node(node)
 
