@@ -29,6 +29,7 @@ from transpike.encoding import Coding, Encoding, Poisson, Sequence
 from transpike.errors import TranspikeError
 from transpike.evaluate import evaluate
 from transpike.graph.operators import MaxPooling
+from transpike.graph.step import State
 from transpike.kernels import KernelPreference, Surrogate
 from transpike.methods import (
     HalfThreshold,
@@ -39,7 +40,7 @@ from transpike.methods import (
     ShiftedPotential,
     ZeroPotential,
 )
-from transpike.network import SpikingNetwork, State
+from transpike.network import SpikingNetwork
 from transpike.neurons import IF, Reset
 from transpike.results import Report
 from transpike.schedules import Plain, Schedule

@@ -57,6 +57,7 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         "card": to_json(card),
         "tailored": None if done is None else to_json(done.activation),
         "leaves": [] if done is None else list(done.leaves),
+        "inputs": 0 if done is None else done.inputs,
     }
     if isinstance(network, SpikingNetwork):
         header["neuron"] = to_json(network.neuron)
@@ -112,7 +113,7 @@ def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwo
     network: nn.Module = base
     try:
         if contents.activation is not None:
-            network = apply_activation(base, contents.activation, header["leaves"], {})
+            network = apply_activation(base, contents.activation, header["leaves"], header.get("inputs", 0))
         if contents.kind == "spiking":
             network = _restore_spiking(network, header, dtype)
     except KeyError as error:

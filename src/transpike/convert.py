@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from transpike.activations import SlipActivation
 from transpike.calibration.sweep import CalibrationData, calibrate_thresholds
@@ -27,15 +26,14 @@ from transpike.graph.normalize import (
     replace_activations,
 )
 from transpike.graph.operators import MaxPooling
+from transpike.graph.parity import check_parity
 from transpike.graph.plan import Plan, Planning, make_plan, unused_leaves
-from transpike.graph.probe import check_arguments, check_inputs, probing_batch, shapes_of
+from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.site import Site
 from transpike.graph.trace import evaluation_mode, trace
 from transpike.methods import HalfThreshold, Part, PotentialRule, ThresholdRule
-from transpike.network import SpikingNetwork, largest, relative_difference
+from transpike.network import SpikingNetwork
 from transpike.neurons import IF, Neuron
-
-Inputs = Tensor | tuple[Tensor, ...]
 
 
 class _Prepared(NamedTuple):
@@ -111,6 +109,11 @@ def inspect(
     """
     prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
     plan, obstacles = prepared.planning.plan, prepared.planning.obstacles
+    if not obstacles:
+        try:
+            _verify(model, prepared, leave, leaves, max_pooling)
+        except VerificationError as error:
+            obstacles = (Obstacle("output", type(model).__name__, "(whole model)", error.what, error.fix),)
     return Inspection(type(model).__name__, plan, obstacles, tuple(prepared.folded), tuple(prepared.calls))
 
 
@@ -158,10 +161,7 @@ def convert(
     network, planning = prepared.network, prepared.planning
     if planning.obstacles:
         raise ConversionError(planning.obstacles)
-    faithful = network
-    if max_pooling is MaxPooling.AVERAGE:  # differs from the model on purpose; everything else must not
-        faithful = _prepare(model, example_inputs, leave, leaves, MaxPooling.RUNNING).network
-    _check_parity(model, faithful, prepared.inputs)
+    _verify(model, prepared, leave, leaves, max_pooling)
     sites = {site.name: network.get_submodule(site.name) for site in planning.plan.sites}
     _set_parameters(
         {name: s for name, s in sites.items() if isinstance(s, Site)}, network, parts, calibration, progress
@@ -208,7 +208,7 @@ def _prepare(
     max_pooling: MaxPooling,
 ) -> _Prepared:
     """Traces, normalises and plans a copy of the model."""
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    inputs = inputs_from(example_inputs)
     check_inputs(inputs, "example_inputs")
     with evaluation_mode(model):
         gm = trace(model, leaves, len(inputs)).eval()
@@ -246,26 +246,19 @@ def _prepare(
     return _Prepared(gm, planning, folded, calls, inputs)
 
 
-def _check_parity(model: nn.Module, network: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
-    with evaluation_mode(model), torch.no_grad():
-        expected = pytree.tree_leaves(model(*(tensor.clone() for tensor in inputs)))
-        actual = pytree.tree_leaves(network(*inputs))
-    if not all(bool(a.isfinite().all()) for a in expected if isinstance(a, Tensor)):
-        raise VerificationError(
-            f"{type(model).__name__} returns NaN or infinity on the example inputs",
-            where="example_inputs",
-            fix="look for NaN in the weights, or for inputs that were scaled otherwise than in training",
-        )
-    tensors = [(a, b) for a, b in zip(expected, actual, strict=False) if isinstance(a, Tensor)]
-    difference = largest(relative_difference(a, b) for a, b in tensors)
-    tolerance = 1e-3 if tensors and tensors[0][0].dtype in (torch.float32, torch.float64) else 5e-2
-    if not difference <= tolerance or len(expected) != len(actual) or not tensors:
-        raise VerificationError(
-            f"the traced graph of {type(model).__name__} differs from the model by {difference:.3g} "
-            "(relative to the largest output)",
-            where="example_inputs",
-            fix="look for randomness, or for a tensor changed in place (x += y) that is read elsewhere",
-        )
+def _verify(
+    model: nn.Module,
+    prepared: _Prepared,
+    leave: Collection[str],
+    leaves: Collection[str | type[nn.Module]],
+    max_pooling: MaxPooling,
+) -> None:
+    """Checks that the graph computes what the model does."""
+    faithful = prepared.network
+    if max_pooling is MaxPooling.AVERAGE:  # differs from the model on purpose; everything else must not
+        faithful = _prepare(model, prepared.inputs, leave, leaves, MaxPooling.RUNNING).network
+    with evaluation_mode(model):
+        check_parity(model, faithful, prepared.inputs)
 
 
 def _set_parameters(

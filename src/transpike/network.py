@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
 
@@ -11,29 +11,19 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from transpike.encoding import Encoding
-from transpike.errors import ConversionError, InputError, StateError, VerificationError
+from transpike.errors import ConversionError, InputError, StateError
 from transpike.graph.lower import Lowered, lower
 from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
+from transpike.graph.parity import Verification, verify
 from transpike.graph.plan import Plan, SitePlan, longest_path, make_plan
 from transpike.graph.probe import ROWS, check_arguments, check_inputs, first_line
 from transpike.graph.site import Site
+from transpike.graph.step import State, Stepper
 from transpike.graph.watch import Clipped, Observer, Observing
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
 from transpike.schedules import Memory, Plain, Schedule
-
-
-class State(NamedTuple):
-    """Everything a network remembers between two calls of `SpikingNetwork.step`; a value, never changed in place.
-
-    Attributes:
-        steps: number of steps made, a whole-number tensor without dimensions.
-        memory: per site, temporal operator and readout, its tensors.
-    """
-
-    steps: Tensor
-    memory: tuple[Memory, ...]
 
 
 class Latency(NamedTuple):
@@ -50,40 +40,6 @@ class Latency(NamedTuple):
     claimed_steps: int
     pipeline_steps: int
     interval: int
-
-
-class Verification(NamedTuple):
-    """How far the network's graph is from its source, on given data, relative to the largest output.
-
-    Attributes:
-        parity: difference between the source network and the graph that was converted.
-        batch: difference between samples run together and one by one.
-    """
-
-    parity: float
-    batch: float
-
-
-class Stepper(nn.Module):
-    """One time-step as a plain module, for ``torch.compile`` and ``torch.export``: ``(x, state) -> (y, state)``."""
-
-    def __init__(self, lowered: Lowered) -> None:
-        super().__init__()
-        self.prologue = lowered.prologue
-        self.body = lowered.body
-        self.memories = len(lowered.stateful)
-
-    def forward(self, x: Tensor | tuple[Tensor, ...], state: State | None = None) -> tuple[Any, State]:
-        """See `SpikingNetwork.step`."""
-        inputs = x if isinstance(x, tuple) else (x,)
-        if state is None:
-            start = torch.zeros((), dtype=torch.int64, device=inputs[0].device)
-            memory: tuple[Memory | None, ...] = (None,) * self.memories
-        else:
-            start, memory = state
-        statics = self.prologue(*inputs)
-        answer, new_memory = self.body(inputs[0].shape[0], 1, start, *memory, *statics)
-        return pytree.tree_map(lambda rows: rows.squeeze(0), answer), State(start + 1, new_memory)
 
 
 class SpikingNetwork(nn.Module):
@@ -316,21 +272,7 @@ class SpikingNetwork(nn.Module):
         """
         batch = self._check(inputs, "verify")
         with torch.no_grad(), self._explain_shapes(inputs):
-            together = pytree.tree_leaves(self.network(*inputs))
-            single = [pytree.tree_leaves(self.network(*(tensor[i : i + 1] for tensor in inputs))) for i in range(batch)]
-            alone = [torch.cat(rows) for rows in zip(*single, strict=True)]
-            of_batch = largest(map(relative_difference, alone, together))
-            parity = 0.0
-            if ann is not None:
-                parity = largest(map(relative_difference, pytree.tree_leaves(ann(*inputs)), together))
-        result = Verification(parity, of_batch)
-        if not largest(result) <= tolerance:
-            raise VerificationError(
-                f"the converted graph differs from its source: parity {parity:.3g}, batch {of_batch:.3g} "
-                f"(relative to the largest output, tolerance {tolerance:g})",
-                fix="put the model into evaluation mode; look for randomness or statistics of the batch in it",
-            )
-        return result
+            return verify(self.network, inputs, batch, ann, tolerance)
 
     # ---- inside ------------------------------------------------------------------------------------------------
 
@@ -426,20 +368,6 @@ class SpikingNetwork(nn.Module):
 def _keep_site_memory(plan: Plan, lowered: Lowered, memories: tuple[Memory | None, ...]) -> tuple[Memory | None, ...]:
     sites = {site.node for site in plan.sites}
     return tuple(memory if owner in sites else None for owner, memory in zip(lowered.stateful, memories, strict=True))
-
-
-def largest(values: Iterable[float]) -> float:
-    """The largest value, 0 if there is none; NaN if any is NaN, which Python's ``max`` may pass over."""
-    found = torch.tensor([0.0, *values], dtype=torch.float64)
-    return float(found.max())
-
-
-def relative_difference(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference over the largest absolute value of ``a``."""
-    if a.shape != b.shape:
-        return float("inf")
-    scale = float(a.abs().amax()) if a.numel() else 1.0
-    return float((a - b).abs().amax()) / max(scale, 1e-12) if a.numel() else 0.0
 
 
 def _range(values: Tensor) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from transpike.activations import SlipReLU, ThetaPercentile
-from transpike.calibration.sweep import CalibrationData, sweep
+from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of, sweep
 from transpike.card import card_of, set_card
 from transpike.errors import CalibrationError, ConversionError, Obstacle
 from transpike.graph.normalize import (
@@ -23,6 +24,8 @@ from transpike.graph.normalize import (
     replace_activations,
 )
 from transpike.graph.operators import operator_name
+from transpike.graph.parity import check_parity
+from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from
 from transpike.graph.site import Site
 from transpike.graph.trace import keep_unused_state, source_of, trace
 from transpike.methods.percentile import HistogramPercentile
@@ -39,12 +42,14 @@ class Tailoring:
         activations: each replaced call, with its name, operator and source line.
         pools: each max-pooling that became average pooling.
         leaves: submodules, by name, that were not traced into.
+        inputs: arguments that had an example input.
     """
 
     activation: SlipReLU
     activations: tuple[ActivationCall, ...]
     pools: tuple[ActivationCall, ...]
     leaves: tuple[str, ...] = ()
+    inputs: int = 0
 
     def __str__(self) -> str:
         lines = [f"{len(self.activations)} activations -> {self.activation}"]
@@ -60,17 +65,21 @@ def tailor(
     *,
     leaves: Collection[str | type[nn.Module]] = (),
     calibration: CalibrationData | None = None,
+    example_inputs: Inputs | None = None,
 ) -> fx.GraphModule:
     """Replaces every ReLU-like call by its own trainable activation, and max-pooling by average pooling.
 
     Steps 1 and 2 of the paper's Algorithm 1. The model is traced in the mode (train or eval) it is in; weights are
-    copied, the model itself is not changed. Applying it again returns an equal network.
+    copied, the model itself is not changed. Applying it again returns an equal network. With data, the traced graph
+    is compared with the model before anything is replaced.
 
     Args:
         model: a network with ReLU, ReLU6, clamp or clipped activations as modules, functions or methods.
         activation: settings of the activations; every call gets a threshold of its own.
         leaves: submodules that cannot be traced and are kept whole.
         calibration: inputs for ``theta_init=ThetaPercentile(...)``; run through the ReLU network.
+        example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments. Arguments
+            with default values that get no input keep their defaults.
 
     Returns:
         A GraphModule with all state_dict keys of ``model`` and a ``theta`` per activation.
@@ -79,23 +88,50 @@ def tailor(
         TraceError: the model cannot be traced.
         ConversionError: a max-pooling with indices or dilation has no average-pooling counterpart.
         CalibrationError: `ThetaPercentile` without data.
+        InputError: the example inputs are unusable.
+        VerificationError: the graph computes something else than the model.
     """
-    starts = _starting_thresholds(model, leaves, activation, calibration)
-    return apply_activation(model, activation, leaves, starts)
+    inputs = () if example_inputs is None else inputs_from(example_inputs)
+    gm = _graph(model, leaves, len(inputs))
+    _refuse_functional_batchnorm(gm)
+    if example_inputs is not None:
+        check_inputs(inputs, "example_inputs")
+        check_arguments(gm, inputs, "example_inputs")
+    elif calibration is not None:
+        inputs, calibration = _first_inputs(gm, calibration)
+    if inputs:
+        check_parity(copy.deepcopy(model), copy.deepcopy(gm), inputs)  # in training mode, BatchNorm would learn
+    starts = _starting_thresholds(gm, activation, calibration)
+    given = 0 if example_inputs is None else len(inputs)
+    return _replace(model, gm, activation, leaves, given, starts)
 
 
-def apply_activation(
+def apply_activation(model: nn.Module, activation: SlipReLU, leaves: Collection[str], inputs: int) -> fx.GraphModule:
+    """The rewriting behind `tailor`, for a model with so many inputs."""
+    gm = _graph(model, leaves, inputs)
+    _refuse_functional_batchnorm(gm)
+    return _replace(model, gm, activation, leaves, inputs, {})
+
+
+def _graph(model: nn.Module, leaves: Collection[str | type[nn.Module]], inputs: int) -> fx.GraphModule:
+    """The traced network with a module for every dropout and pooling; its activations are those of the model."""
+    gm = trace(model, leaves, inputs)
+    functionalize(gm)
+    modularize(gm)
+    gm.recompile()
+    return gm
+
+
+def _replace(
     model: nn.Module,
+    gm: fx.GraphModule,
     activation: SlipReLU,
     leaves: Collection[str | type[nn.Module]],
+    inputs: int,
     starts: Mapping[str, float],
 ) -> fx.GraphModule:
-    """The rewriting behind `tailor`; ``starts`` overrides the initial threshold of the activations it names."""
-    gm = trace(model, leaves)
+    """``starts`` overrides the initial threshold of the activations it names."""
     earlier = tailoring(gm)
-    functionalize(gm)
-    _refuse_functional_batchnorm(gm)
-    modularize(gm)
 
     def make(name: str, _: nn.Module) -> nn.Module:
         module = activation.build()
@@ -112,7 +148,7 @@ def apply_activation(
     gm.recompile()
     names = tuple(leaf for leaf in leaves if isinstance(leaf, str))
     if earlier is None:
-        gm.meta[_META] = Tailoring(activation, tuple(calls), tuple(pools), names)
+        gm.meta[_META] = Tailoring(activation, tuple(calls), tuple(pools), names, inputs)
     reference = next(model.parameters(), None)
     return gm if reference is None else gm.to(device=reference.device, dtype=reference.dtype)
 
@@ -142,11 +178,22 @@ def tailoring(network: nn.Module) -> Tailoring | None:
     return found if isinstance(found, Tailoring) else None
 
 
+def _first_inputs(gm: fx.GraphModule, calibration: CalibrationData) -> tuple[tuple[torch.Tensor, ...], CalibrationData]:
+    """Some samples of the first batch, as the model takes them; and the data with that batch still in it."""
+    batches = iter(batches_of(calibration))
+    first = next(batches, None)
+    if first is None:
+        return (), calibration
+    if batches is calibration:  # an iterator gives a batch only once
+        calibration = chain([first], batches)
+    reference = next(gm.parameters(), None)
+    inputs = inputs_of(first, sum(node.op == "placeholder" for node in gm.graph.nodes))
+    check_inputs(inputs, "calibration batch 0")
+    return tuple(tensor[:8] if reference is None else tensor[:8].to(reference) for tensor in inputs), calibration
+
+
 def _starting_thresholds(
-    model: nn.Module,
-    leaves: Collection[str | type[nn.Module]],
-    activation: SlipReLU,
-    calibration: CalibrationData | None,
+    gm: fx.GraphModule, activation: SlipReLU, calibration: CalibrationData | None
 ) -> dict[str, float]:
     """Percentiles of the ReLU network's activations at each site; empty for a constant start."""
     if not isinstance(activation.theta_init, ThetaPercentile):
@@ -157,9 +204,7 @@ def _starting_thresholds(
             where="tailor",
             fix="pass calibration=batches of training inputs, or a number as theta_init",
         )
-    ann = trace(model, leaves).eval()
-    functionalize(ann)
-    modularize(ann)
+    ann = copy.deepcopy(gm).eval()
     replace_activations(ann, lambda _, module: Site(module), tailored=False)
     ann.recompile()
     statistics: dict[str, HistogramPercentile] = {}

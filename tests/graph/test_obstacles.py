@@ -468,7 +468,7 @@ NAN = torch.tensor([[1.0, float("nan"), 0.0, float("inf")]])
         (torch.ones(2, 4, dtype=torch.uint8), "scale images to floats"),
         (torch.empty(0, 4), "the batch is empty"),
         (torch.tensor(1.0), "no batch dimension"),
-        ([1.0, 2.0], "a tensor is expected, not list"),
+        ([1.0, 2.0], "a tensor is expected, not float"),
         ((), "no input given"),
         ((torch.ones(2, 4), torch.ones(2, 4)), "takes 1 input(s), got 2"),
         (torch.ones(2, 5), "fails on samples of shape [5]"),

@@ -29,20 +29,11 @@ from transpike.graph.operators import (
 )
 from transpike.graph.trace import source_of
 
-_VIEWS = frozenset(
+_PIECES = frozenset(["chunk", "split", "tensor_split", "unbind"])
+_VIEWS = _PIECES | frozenset(
     [
-        "view",
-        "reshape",
-        "flatten",
-        "permute",
-        "transpose",
-        "squeeze",
-        "unsqueeze",
-        "expand",
-        "narrow",
-        "select",
-        "chunk",
-        "split",
+        *("view", "view_as", "reshape", "flatten", "unflatten", "permute", "transpose", "swapaxes", "movedim"),
+        *("squeeze", "unsqueeze", "expand", "expand_as", "narrow", "select", "getitem", "detach"),
     ]
 )
 
@@ -104,20 +95,30 @@ def functionalize(gm: fx.GraphModule) -> None:
             )
 
 
-def _views(node: fx.Node) -> list[fx.Node]:
-    """The tensors that share storage with ``node`` because one is a view of the other."""
-    found: list[fx.Node] = []
-    if _is_view(node):
-        base = node.args[0]
-        if isinstance(base, fx.Node):
-            found.append(base)
-    found.extend(user for user in node.users if _is_view(user))
-    return found
+def _views(node: fx.Node) -> set[fx.Node]:
+    """The other tensors that share storage with ``node``: what it is a view of, and views of either, and so on."""
+    found = {node}
+    waiting: list[tuple[fx.Node, fx.Node | None]] = [(node, None)]
+    while waiting:
+        tensor, piece = waiting.pop()
+        base = tensor.args[0] if _is_view(tensor) else None
+        if isinstance(base, fx.Node) and base not in found:
+            waiting.append((base, tensor))
+            found.add(base)
+        if piece is not None and _name(tensor) in _PIECES:
+            continue  # the other pieces of a split tensor are other storage
+        views = [user for user in tensor.users if _is_view(user) and user.args[0] is tensor and user not in found]
+        waiting += [(view, None) for view in views]
+        found.update(views)
+    return found - {node}
+
+
+def _name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else str(getattr(node.target, "__name__", ""))
 
 
 def _is_view(node: fx.Node) -> bool:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return node.op in ("call_function", "call_method") and (name in _VIEWS or name == "getitem")
+    return node.op in ("call_function", "call_method") and bool(node.args) and _name(node) in _VIEWS
 
 
 def _make_functional(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
@@ -419,8 +420,7 @@ def _owner(node: fx.Node) -> str:
 
 
 def _short_name(node: fx.Node) -> str:
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "activation")
-    return str(name).rstrip("_")
+    return (_name(node) or "activation").rstrip("_")
 
 
 def _join(owner: str, name: str) -> str:

@@ -16,6 +16,15 @@ ROWS = 3
 """Samples in the probing batch: a number that layer sizes seldom have."""
 
 
+Inputs = Tensor | list[Tensor] | tuple[Tensor, ...]
+"""One tensor ``[N, *]``, or one per argument of the model."""
+
+
+def inputs_from(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The arguments as a tuple."""
+    return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+
+
 class _Recorder(fx.Interpreter):
     """Keeps what ``keep`` makes of each node's value."""
 

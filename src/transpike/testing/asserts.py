@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from transpike.analysis import site_errors
-from transpike.network import SpikingNetwork, State
+from transpike.graph.step import State
+from transpike.network import SpikingNetwork
 from transpike.schedules import Schedule
 
 

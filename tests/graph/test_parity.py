@@ -1,0 +1,122 @@
+"""The traced graph must compute what the model computes; every verb that traces says so where it does not."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import transpike as tp
+from transpike.errors import ConversionError, InputError, VerificationError
+
+X = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+
+
+class Base(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.out = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.norm, self.dropout = nn.BatchNorm1d(4), nn.Dropout(0.5)
+
+
+class Alias(Base):
+    def forward(self, x):
+        x = self.a(x)
+        other = x
+        other += 1  # fx sees ``other = x + 1``; x changes too, which fx does not see
+        return self.out(F.relu(x))
+
+
+class AliasInTraining(Alias):
+    def forward(self, x):
+        return super().forward(x) if self.training else self.out(F.relu(self.a(x)))
+
+
+class Noise(Base):
+    """Dropout and statistics of the batch: in training, each call gives something else."""
+
+    def forward(self, x):
+        x = F.dropout(F.relu(self.norm(self.a(x))), 0.5, training=self.training)
+        return self.out(self.dropout(x))
+
+
+class KeywordOnly(Base):
+    def forward(self, *, x):
+        return self.out(F.relu(self.a(x)))
+
+
+def test_inspection_finds_what_conversion_refuses():
+    found = tp.inspect(Alias().eval(), X)
+    assert not found.convertible
+    assert "differs from the model" in found.obstacles[0].reason
+    assert "changed in place" in str(found)
+    assert tp.inspect(Noise().eval(), X).convertible
+
+
+@pytest.mark.parametrize("data", [{"example_inputs": X}, {"calibration": [X]}, {"calibration": iter([(X, None)])}])
+def test_tailoring_finds_it_where_it_has_data(data):
+    tp.tailor(Alias().eval(), tp.QCFS(4))  # nothing to compare with
+    with pytest.raises(VerificationError, match="Alias differs from the model"):
+        tp.tailor(Alias().eval(), tp.QCFS(4), **data)
+
+
+def test_tailoring_compares_in_the_mode_of_the_model():
+    tp.tailor(AliasInTraining().eval(), tp.QCFS(4), example_inputs=X)
+    with pytest.raises(VerificationError):
+        tp.tailor(AliasInTraining().train(), tp.QCFS(4), example_inputs=X)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_noise_of_training_is_no_difference_and_nothing_learns(training):
+    model = Noise().train(training)
+    kept, random = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
+    tailored = tp.tailor(model, tp.QCFS(4), example_inputs=X)
+    for key, value in kept.items():
+        assert torch.equal(model.state_dict()[key], value)
+        assert torch.equal(tailored.state_dict()[key], value)
+    assert torch.equal(torch.random.get_rng_state(), random)
+
+
+def test_an_iterator_of_calibration_data_is_read_once():
+    settings = tp.QCFS(4, theta_init=tp.ThetaPercentile())
+    one, other = (tp.tailor(Noise().eval(), settings, calibration=data) for data in (iter([X, 2 * X]), [X, 2 * X]))
+    assert torch.equal(one.get_submodule("relu@0").theta, other.get_submodule("relu@0").theta)
+
+
+def test_a_model_that_takes_no_input_by_position():
+    with pytest.raises(InputError, match="KeywordOnly fails on the inputs"):
+        tp.inspect(KeywordOnly().eval(), X)
+    with pytest.raises(InputError, match="takes 1 input"):
+        tp.tailor(Noise().eval(), tp.QCFS(4), example_inputs=(X, X))
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda x: x.view(-1, 2, 2).transpose(1, 2),
+        lambda x: x.flatten(1).unflatten(1, (2, 2)),
+        lambda x: x.chunk(2, 1)[0],
+        lambda x: x.detach().swapaxes(0, 1),
+    ],
+)
+def test_views_of_views_are_followed(view):
+    class Stale(Base):
+        def forward(self, x):
+            x = self.a(x)
+            other = view(x)
+            x.relu_()
+            return self.out(x) + other.sum()
+
+    with pytest.raises(ConversionError, match="reads later through another view"):
+        tp.tailor(Stale().eval(), tp.QCFS(4))
+
+
+def test_another_piece_of_a_split_tensor_is_no_view():
+    class Pieces(Base):
+        def forward(self, x):
+            one, other = self.a(x).chunk(2, 1)
+            return self.out(torch.cat([F.relu(one, inplace=True), F.relu(other)], 1))
+
+    assert tp.inspect(Pieces().eval(), X).convertible
