@@ -113,6 +113,34 @@ def test_tailored_networks_and_their_conversion(activation: tp.SlipReLU, tmp_pat
     assert tp.describe(tmp_path / "snn.safetensors").kind == "spiking"
 
 
+class OnlyInTraining(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor, scale: float = 2.0) -> torch.Tensor:
+        hidden = torch.relu(self.a(x))
+        return self.b(hidden * scale if self.training else hidden)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_tailored_network_is_traced_again_in_its_mode(training: bool, tmp_path: Path) -> None:
+    data, path = torch.rand(4, 3), tmp_path / "n.safetensors"
+    tailored = tp.tailor(OnlyInTraining().train(training), tp.QCFS(4), example_inputs=data)
+    tp.save(tailored, path)
+    for model in (OnlyInTraining, OnlyInTraining().train(), OnlyInTraining().eval()):
+        assert torch.equal(tp.load(path, model=model)(data), tailored(data))
+
+
+def test_networks_tailored_in_two_steps(tmp_path: Path) -> None:
+    data, path = torch.rand(4, 3), tmp_path / "n.safetensors"
+    once = tp.tailor(OnlyInTraining(), tp.QCFS(4))
+    twice = tp.tailor(nn.Sequential(once, nn.ReLU()), tp.QCFS(4))
+    tp.save(twice, path)
+    loaded = tp.load(path, model=lambda: nn.Sequential(OnlyInTraining(), nn.ReLU()))
+    assert torch.equal(loaded(data), twice(data))
+
+
 def test_plain_network_of_the_zoo(tmp_path: Path) -> None:
     model = relu_net()
     tp.save(model, tmp_path / "m.safetensors", inputs=DIGITS)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import transpike as tp
+from transpike.activations import SlipActivation
 from transpike.errors import CalibrationError, ConversionError, TraceError
 
 QCFS = tp.QCFS(levels=4, theta_init=2.0)
@@ -138,12 +139,47 @@ def test_idempotent():
     once = tp.tailor(_net(), QCFS).eval()
     with torch.no_grad():
         once.get_submodule("relu@0").theta.fill_(0.5)  # training went on in between
-    twice = tp.tailor(once, tp.QCFS(levels=16)).eval()
+    twice = tp.tailor(once, QCFS).eval()
     x = _images()
     assert torch.equal(once(x), twice(x))
     assert list(once.state_dict()) == list(twice.state_dict())
     assert tp.tailoring(twice) == tp.tailoring(once)
     assert twice.get_submodule("relu@0") is not once.get_submodule("relu@0")
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, lambda network: nn.Sequential(network, nn.ReLU())])
+def test_other_settings_on_a_tailored_network_are_refused(wrap):
+    once = tp.tailor(_net(), QCFS)
+    with pytest.raises(ValueError, match=r"tailored already.*levels=4.*levels=16"):
+        tp.tailor(wrap(once), tp.QCFS(levels=16))
+
+
+def test_new_activations_join_the_old_ones():
+    once = tp.tailor(_net(), QCFS)
+    with torch.no_grad():
+        once.get_submodule("relu@0").theta.fill_(0.5)
+    twice = tp.tailor(nn.Sequential(once, nn.ReLU()), QCFS)
+    found = {name: m.theta.item() for name, m in twice.named_modules() if isinstance(m, SlipActivation)}
+    assert found == {"0.relu@0": 0.5, "0.relu@1": 2.0, "0.clamp@0": 2.0, "1": 2.0}
+
+
+def test_a_new_activation_never_takes_the_name_of_an_old_one():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.a(F.relu(self.a(x)))
+
+    once = tp.tailor(Functional(), QCFS)
+    output = next(node for node in once.graph.nodes if node.op == "output")
+    with once.graph.inserting_before(output):
+        output.args = (once.graph.call_function(F.relu, output.args),)
+    once.recompile()
+    twice = tp.tailor(once, QCFS)
+    assert [call.name for call in tp.tailoring(twice).activations] == ["relu@0", "relu@1"]
+    assert twice.get_submodule("relu@0") is not twice.get_submodule("relu@1")
 
 
 def test_a_network_that_was_not_tailored():

@@ -58,6 +58,7 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         "tailored": None if done is None else to_json(done.activation),
         "leaves": [] if done is None else list(done.leaves),
         "inputs": 0 if done is None else done.inputs,
+        "training": None if done is None else done.training,
     }
     if isinstance(network, SpikingNetwork):
         header["neuron"] = to_json(network.neuron)
@@ -113,6 +114,7 @@ def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwo
     network: nn.Module = base
     try:
         if contents.activation is not None:
+            base.train(base.training if header.get("training") is None else header["training"])
             network = apply_activation(base, contents.activation, header["leaves"], header.get("inputs", 0))
         if contents.kind == "spiking":
             network = _restore_spiking(network, header, dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from transpike.activations import SlipReLU, ThetaPercentile
+from transpike.activations import SlipActivation, SlipReLU, ThetaPercentile
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of, sweep
 from transpike.card import card_of, set_card
 from transpike.errors import CalibrationError, ConversionError, Obstacle
@@ -43,6 +44,7 @@ class Tailoring:
         pools: each max-pooling that became average pooling.
         leaves: submodules, by name, that were not traced into.
         inputs: arguments that had an example input.
+        training: the mode in which the model was traced.
     """
 
     activation: SlipReLU
@@ -50,6 +52,7 @@ class Tailoring:
     pools: tuple[ActivationCall, ...]
     leaves: tuple[str, ...] = ()
     inputs: int = 0
+    training: bool = True
 
     def __str__(self) -> str:
         lines = [f"{len(self.activations)} activations -> {self.activation}"]
@@ -70,8 +73,8 @@ def tailor(
     """Replaces every ReLU-like call by its own trainable activation, and max-pooling by average pooling.
 
     Steps 1 and 2 of the paper's Algorithm 1. The model is traced in the mode (train or eval) it is in; weights are
-    copied, the model itself is not changed. Applying it again returns an equal network. With data, the traced graph
-    is compared with the model before anything is replaced.
+    copied, the model itself is not changed. Applying it again returns an equal network; plain activations that came
+    since are replaced. With data, the traced graph is compared with the model before anything is replaced.
 
     Args:
         model: a network with ReLU, ReLU6, clamp or clipped activations as modules, functions or methods.
@@ -85,6 +88,7 @@ def tailor(
         A GraphModule with all state_dict keys of ``model`` and a ``theta`` per activation.
 
     Raises:
+        ValueError: the network is tailored already, with other settings.
         TraceError: the model cannot be traced.
         ConversionError: a max-pooling with indices or dilation has no average-pooling counterpart.
         CalibrationError: `ThetaPercentile` without data.
@@ -92,8 +96,7 @@ def tailor(
         VerificationError: the graph computes something else than the model.
     """
     inputs = () if example_inputs is None else inputs_from(example_inputs)
-    gm = _graph(model, leaves, len(inputs))
-    _refuse_functional_batchnorm(gm)
+    gm = _graph(model, activation, leaves, len(inputs))
     if example_inputs is not None:
         check_inputs(inputs, "example_inputs")
         check_arguments(gm, inputs, "example_inputs")
@@ -108,15 +111,18 @@ def tailor(
 
 def apply_activation(model: nn.Module, activation: SlipReLU, leaves: Collection[str], inputs: int) -> fx.GraphModule:
     """The rewriting behind `tailor`, for a model with so many inputs."""
-    gm = _graph(model, leaves, inputs)
-    _refuse_functional_batchnorm(gm)
+    gm = _graph(model, activation, leaves, inputs)
     return _replace(model, gm, activation, leaves, inputs, {})
 
 
-def _graph(model: nn.Module, leaves: Collection[str | type[nn.Module]], inputs: int) -> fx.GraphModule:
+def _graph(
+    model: nn.Module, activation: SlipReLU, leaves: Collection[str | type[nn.Module]], inputs: int
+) -> fx.GraphModule:
     """The traced network with a module for every dropout and pooling; its activations are those of the model."""
     gm = trace(model, leaves, inputs)
+    _refuse_other_settings(gm, activation)
     functionalize(gm)
+    _refuse_functional_batchnorm(gm)
     modularize(gm)
     gm.recompile()
     return gm
@@ -147,10 +153,24 @@ def _replace(
     gm.graph.lint()
     gm.recompile()
     names = tuple(leaf for leaf in leaves if isinstance(leaf, str))
-    if earlier is None:
-        gm.meta[_META] = Tailoring(activation, tuple(calls), tuple(pools), names, inputs)
+    done = Tailoring(activation, tuple(calls), tuple(pools), names, inputs, gm.training)
+    if earlier is not None:
+        done = dataclasses.replace(
+            earlier, activations=earlier.activations + done.activations, pools=earlier.pools + done.pools
+        )
+    gm.meta[_META] = done
     reference = next(model.parameters(), None)
     return gm if reference is None else gm.to(device=reference.device, dtype=reference.dtype)
+
+
+def _refuse_other_settings(gm: fx.GraphModule, activation: SlipReLU) -> None:
+    """A checkpoint holds the settings of one activation, and nobody expects the old ones to stay."""
+    for name, module in gm.named_modules():
+        if isinstance(module, SlipActivation) and module.config != activation:
+            raise ValueError(
+                f"the network is tailored already: {name!r} is a {module.config}; to have {activation}, tailor the "
+                "model it was made from"
+            )
 
 
 def _refuse_functional_batchnorm(gm: fx.GraphModule) -> None:

@@ -183,7 +183,8 @@ def replace_activations(
             name = str(node.target)
         else:
             path = str(node.target) if own is not None else _join(_owner(node), _short_name(node))
-            name = f"{path}@{taken[path]}"
+            while (name := f"{path}@{taken[path]}") in modules:  # another call, made by an earlier `tailor`
+                taken[path] += 1
             taken[path] += 1
         found.append(ActivationCall(name, operator_name(node, modules), source_of(node)))
         call_module(gm, node, name, make(name, activation), node.args[0] if node.args else node.kwargs["input"])
