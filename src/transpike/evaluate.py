@@ -203,11 +203,18 @@ class _Counter:
     def _run(self, images: Tensor, length: int, wanted: list[tuple[int, int]]) -> Tensor:
         """Runs in pieces that fit into memory; counts the spikes of the first t steps for every wanted t."""
         done: Counter[str] = Counter()
+        calls: Counter[str] = Counter()
+        earlier = self.schedule.passes - 1  # a schedule of several passes runs each in one piece
 
         def observe(name: str, _: Tensor, events: Tensor) -> None:
+            sums = events.abs().flatten(1).sum(1, dtype=torch.float64).cumsum(0)
+            calls[name] += 1
+            if calls[name] <= earlier:
+                for index, _t in wanted:
+                    self.state.events[name][index] += float(sums[-1])
+                return
             begin = done[name]
             done[name] += events.shape[0]
-            sums = events.abs().flatten(1).sum(1, dtype=torch.float64).cumsum(0)
             for index, t in wanted:
                 inside = min(t - begin, events.shape[0])
                 if inside > 0:
@@ -217,6 +224,7 @@ class _Counter:
         answers = []
         for index, part in enumerate(torch.split(images, size.samples)):
             done.clear()
+            calls.clear()
             chunk = size.steps if self.schedule.streamable else None
             given = self.coding.encode(part, seed=self.state.images + index * size.samples)
             answers.append(self.snn(given, steps=length, schedule=self.schedule, chunk=chunk, observe=observe))
@@ -232,7 +240,8 @@ class _Counter:
         if self.schedule.streamable:
             samples = min(batch, budget)
             return _Size(max(1, min(steps, budget // samples)), samples)
-        return _Size(steps, max(1, min(batch, budget // self.schedule.input_steps(steps))))
+        longest = max(self.schedule.pass_steps(steps, number) for number in range(self.schedule.passes))
+        return _Size(steps, max(1, min(batch, budget // longest)))
 
 
 @dataclass(frozen=True)

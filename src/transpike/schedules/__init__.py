@@ -1,6 +1,35 @@
-"""Schedules: how a converted network runs in time."""
+"""Schedules: how a converted network runs in time. One file per idea, one row in the table below."""
 
+from transpike.schedules.accumulate import AccumulateThenFire
 from transpike.schedules.contract import Memory, Schedule
+from transpike.schedules.exact_potential import ExactPotential
+from transpike.schedules.offset_spike import OffsetSpike
 from transpike.schedules.plain import Plain
+from transpike.schedules.probing import Probing
+from transpike.schedules.residual import Residual
+from transpike.schedules.staggered import Staggered
+from transpike.schedules.two_passes import TwoPasses
 
-__all__ = ["Memory", "Plain", "Schedule"]
+SCHEDULES: dict[str, type[Schedule]] = {
+    "plain": Plain,
+    "residual": Residual,
+    "cos": OffsetSpike,
+    "exact": ExactPotential,
+    "accumulate": AccumulateThenFire,
+    "staggered": Staggered,
+    "srp": TwoPasses,
+}
+
+__all__ = [
+    "SCHEDULES",
+    "AccumulateThenFire",
+    "ExactPotential",
+    "Memory",
+    "OffsetSpike",
+    "Plain",
+    "Probing",
+    "Residual",
+    "Schedule",
+    "Staggered",
+    "TwoPasses",
+]

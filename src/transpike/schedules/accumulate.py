@@ -1,0 +1,50 @@
+"""Accumulate, then fire: integrate without spiking, then emit the count evenly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from transpike.functional import expected_count
+from transpike.kernels import KernelPreference
+from transpike.neurons import Neuron, SiteParameters
+from transpike.schedules.contract import Memory
+from transpike.schedules.probing import Probing, need_soft_reset
+
+
+@dataclass(frozen=True)
+class AccumulateThenFire(Probing):
+    """Sum the drive of rho steps, round to a count k, then emit k spikes per rho steps as evenly as possible.
+
+    With rho = L and v(0) = theta/2 every site computes the QCFS activation with L levels exactly, so after rho steps
+    the answer is the QCFS network's. The emission is an integrate-and-fire neuron with the constant current
+    ``k theta / rho`` from theta/2, computed in whole numbers. Ours in this form; of the family of two-phase schemes
+    (TPP, PASCAL), without negative spikes. Nothing is emitted in the first phase. Binary, non-negative events.
+    """
+
+    def interval(self, steps: int) -> int:
+        """Accumulating and firing; there is nothing to replay."""
+        return self.probe_steps + steps
+
+    def emit(
+        self,
+        site: str,
+        drive: Tensor,
+        neuron: Neuron,
+        parameters: SiteParameters,
+        memory: Memory | None,
+        *,
+        number: int,
+        kernel: KernelPreference,
+    ) -> tuple[Tensor, Memory]:
+        """Emits as many steps as the drive has; there is no memory."""
+        need_soft_reset(self, neuron)
+        rho = self.probe_steps
+        start = neuron.start(parameters, drive)
+        count = expected_count(drive[:rho].sum(0), parameters.theta, start, rho)
+        steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=drive.dtype)
+        steps = steps.view(-1, *[1] * count.dim())
+        sent = torch.floor((2 * count * steps + rho) / (2 * rho))
+        return sent[1:] - sent[:-1], ()

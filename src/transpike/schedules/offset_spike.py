@@ -1,0 +1,91 @@
+"""COS: calibrating offset spikes (Hao et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from transpike.kernels import KernelPreference
+from transpike.kernels.probe import Probe, probe
+from transpike.neurons import Neuron, SiteParameters
+from transpike.schedules.contract import Memory
+from transpike.schedules.probing import Probing, need_soft_reset
+
+
+@dataclass(frozen=True)
+class OffsetSpike(Probing):
+    """Probe, shift the initial potential so that the count moves by one spike towards the ANN's, then replay and fire.
+
+    Decision: Theorem 1 on the residual relative to the target's potential, which is the sign of Theorem 3; neurons that
+    fired at every probe step are left alone (the released code throws them to about a thousand thresholds). Shift:
+    Theorem 2; line 20 of the paper's Algorithm 1 is a misprint. Every further iteration removes one more offset spike
+    and needs no further convolution, but another replay on a device.
+
+    Binary, non-negative events; needs no data, labels or retraining.
+
+    Attributes:
+        iterations: how often to probe and shift, at least 1 (the released code: 1).
+        epsilon: in units of theta, in (0, 1); 0.001 in the released code.
+    """
+
+    iterations: int = 1
+    epsilon: float = 1e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        if not 0.0 < self.epsilon < 1.0:
+            raise ValueError(f"epsilon must lie in (0, 1), got {self.epsilon}")
+
+    def delay(self, site: str) -> int:
+        """Rho per iteration."""
+        return self.probe_steps * self.iterations
+
+    def claimed_steps(self, steps: int) -> int:
+        """``rho * iterations + T`` (Algorithm 1)."""
+        return self.probe_steps * self.iterations + steps
+
+    def interval(self, steps: int) -> int:
+        """Steps that a layer is busy with one sample."""
+        return self.probe_steps * self.iterations + self.input_steps(steps)
+
+    def emit(
+        self,
+        site: str,
+        drive: Tensor,
+        neuron: Neuron,
+        parameters: SiteParameters,
+        memory: Memory | None,
+        *,
+        number: int,
+        kernel: KernelPreference,
+    ) -> tuple[Tensor, Memory]:
+        """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""
+        need_soft_reset(self, neuron)
+        start = neuron.start(parameters, drive)
+        v = start
+        for _ in range(self.iterations):
+            seen = probe(drive[: self.probe_steps], v, parameters.theta)
+            v = v + shift(seen, seen.residual - v + start, parameters.theta, self.probe_steps, self.epsilon)
+        events, v = neuron.run(drive, v, parameters, kernel)
+        return events, (v,)
+
+
+def shift(seen: Probe, residual: Tensor, theta: Tensor, steps: int, epsilon: float) -> Tensor:
+    """Theorem 2: how far to move the initial potential so that the count changes by one; 0 where it is right.
+
+    Args:
+        seen: the probe.
+        residual: v(rho) as it would be had the neuron started at the target's potential.
+        theta: threshold.
+        steps: rho.
+        epsilon: in units of theta.
+    """
+    down = (residual < 0) & (seen.fired > 0)
+    up = (residual >= theta) & (seen.fired < steps)
+    lower = torch.maximum(theta, seen.lowest_fired + epsilon * theta)
+    raise_by = torch.maximum(theta, theta + epsilon * theta - seen.highest_silent)
+    return torch.where(up, raise_by, 0.0) - torch.where(down, lower, 0.0)
