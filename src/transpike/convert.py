@@ -30,7 +30,7 @@ from transpike.graph.parity import check_parity
 from transpike.graph.plan import Plan, Planning, make_plan, unused_leaves
 from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.site import Site
-from transpike.graph.trace import evaluation_mode, trace
+from transpike.graph.trace import Leaves, evaluation_mode, leaf_names, trace
 from transpike.methods import HalfThreshold, Part, PotentialRule, ThresholdRule
 from transpike.network import SpikingNetwork
 from transpike.neurons import IF, Neuron
@@ -42,6 +42,17 @@ class _Prepared(NamedTuple):
     folded: list[str]
     calls: list[ActivationCall]
     inputs: tuple[Tensor, ...]
+    leave: tuple[str, ...]
+    leaves: tuple[str, ...]
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What `restore` needs to know."""
+        return {
+            "leave": sorted(self.leave),
+            "leaves": sorted(self.leaves),
+            "example_shapes": [list(tensor.shape[1:]) for tensor in self.inputs],
+        }
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,8 @@ def inspect(
     model: nn.Module,
     example_inputs: Inputs,
     *,
-    leave: Collection[str] = (),
-    leaves: Collection[str | type[nn.Module]] = (),
+    leave: str | Collection[str] = (),
+    leaves: Leaves = (),
     max_pooling: MaxPooling = MaxPooling.RUNNING,
 ) -> Inspection:
     """Lists what `convert` would make of a model: sites, what stays analogue, and everything in the way.
@@ -100,7 +111,7 @@ def inspect(
         model: the trained network; it is not changed.
         example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments.
         leave: operators to keep as they are, see `convert`.
-        leaves: submodules that are not traced into.
+        leaves: submodules, by name or type, that are not traced into.
         max_pooling: how max-pooling is to run in time.
 
     Raises:
@@ -111,7 +122,7 @@ def inspect(
     plan, obstacles = prepared.planning.plan, prepared.planning.obstacles
     if not obstacles:
         try:
-            _verify(model, prepared, leave, leaves, max_pooling)
+            _verify(model, prepared, max_pooling)
         except VerificationError as error:
             obstacles = (Obstacle("output", type(model).__name__, "(whole model)", error.what, error.fix),)
     return Inspection(type(model).__name__, plan, obstacles, tuple(prepared.folded), tuple(prepared.calls))
@@ -119,12 +130,12 @@ def inspect(
 
 def convert(
     model: nn.Module,
-    parts: Sequence[Part] = (),
+    parts: Part | Sequence[Part] = (),
     *,
     example_inputs: Inputs,
     calibration: CalibrationData | None = None,
-    leave: Collection[str] = (),
-    leaves: Collection[str | type[nn.Module]] = (),
+    leave: str | Collection[str] = (),
+    leaves: Leaves = (),
     neuron: Neuron | None = None,
     max_pooling: MaxPooling = MaxPooling.RUNNING,
     progress: bool = False,
@@ -137,9 +148,9 @@ def convert(
 
     Args:
         model: the network, in the precision it is to run in.
-        parts: at most one threshold rule and one rule for initial potentials (default for ReLU sites:
-            `HalfThreshold`; a potential rule given here also overrides the trained shift).
-        example_inputs: a small batch ``[N, *]``, or a tuple of them; real data finds more mistakes.
+        parts: a part or several: at most one threshold rule and one rule for initial potentials (default for ReLU
+            sites: `HalfThreshold`; a potential rule given here also overrides the trained shift).
+        example_inputs: a small batch ``[N, *]``, or a list of them; real data finds more mistakes.
         calibration: unlabelled training inputs for the threshold rule: a tensor or batches.
         leave: operators to keep as they are, by module path, node name or class name. Legal where no spikes arrive,
             and behind the last activation, where they act on the running mean.
@@ -152,28 +163,24 @@ def convert(
         An ``nn.Module`` in evaluation mode whose parameters do not require gradients.
 
     Raises:
+        ValueError: ``leave`` or ``leaves`` name nothing in the model, or two parts do the same.
         TraceError: the model cannot be traced.
         ConversionError: operators stand in the way; all are listed.
         CalibrationError: thresholds are needed and there is no rule or no data, or the rule fits no site.
         VerificationError: the graph computes something else than the model.
     """
+    parts = (parts,) if isinstance(parts, Part) else tuple(parts)
     prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
     network, planning = prepared.network, prepared.planning
     if planning.obstacles:
         raise ConversionError(planning.obstacles)
-    _verify(model, prepared, leave, leaves, max_pooling)
+    _verify(model, prepared, max_pooling)
     sites = {site.name: network.get_submodule(site.name) for site in planning.plan.sites}
     _set_parameters(
         {name: s for name, s in sites.items() if isinstance(s, Site)}, network, parts, calibration, progress
     )
     neuron = IF() if neuron is None else neuron
-    record = {
-        "leave": sorted(leave),
-        "leaves": sorted(leaf for leaf in leaves if isinstance(leaf, str)),
-        "parts": tuple(parts),
-        "example_shapes": [list(tensor.shape[1:]) for tensor in prepared.inputs],
-        "max_pooling": max_pooling,
-    }
+    record = prepared.record | {"parts": parts, "max_pooling": max_pooling}
     snn = SpikingNetwork(network, planning.plan, neuron, record)
     return snn.requires_grad_(False).eval()
 
@@ -190,25 +197,23 @@ def restore(
     prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
     if prepared.planning.obstacles:
         raise ConversionError(prepared.planning.obstacles)
-    record: dict[str, Any] = {
-        "leave": sorted(leave),
-        "leaves": sorted(leaves),
-        "example_shapes": [list(tensor.shape[1:]) for tensor in prepared.inputs],
-        "max_pooling": max_pooling,
-    }
-    snn = SpikingNetwork(prepared.network, prepared.planning.plan, neuron, record)
+    snn = SpikingNetwork(
+        prepared.network, prepared.planning.plan, neuron, prepared.record | {"max_pooling": max_pooling}
+    )
     return snn.requires_grad_(False).eval()
 
 
 def _prepare(
     model: nn.Module,
     example_inputs: Inputs,
-    leave: Collection[str],
-    leaves: Collection[str | type[nn.Module]],
+    leave: str | Collection[str],
+    leaves: Leaves,
     max_pooling: MaxPooling,
 ) -> _Prepared:
     """Traces, normalises and plans a copy of the model."""
     inputs = inputs_from(example_inputs)
+    leave = (leave,) if isinstance(leave, str) else tuple(leave)
+    leaves = leaf_names(model, leaves)
     check_inputs(inputs, "example_inputs")
     with evaluation_mode(model):
         gm = trace(model, leaves, len(inputs)).eval()
@@ -243,20 +248,14 @@ def _prepare(
     gm.recompile()
     calls = [call for call in calls if isinstance(modules_of(gm).get(call.name), Site)]
     planning = make_plan(gm, probe, calls, leave, max_pooling)
-    return _Prepared(gm, planning, folded, calls, inputs)
+    return _Prepared(gm, planning, folded, calls, inputs, leave, leaves)
 
 
-def _verify(
-    model: nn.Module,
-    prepared: _Prepared,
-    leave: Collection[str],
-    leaves: Collection[str | type[nn.Module]],
-    max_pooling: MaxPooling,
-) -> None:
+def _verify(model: nn.Module, prepared: _Prepared, max_pooling: MaxPooling) -> None:
     """Checks that the graph computes what the model does."""
     faithful = prepared.network
     if max_pooling is MaxPooling.AVERAGE:  # differs from the model on purpose; everything else must not
-        faithful = _prepare(model, prepared.inputs, leave, leaves, MaxPooling.RUNNING).network
+        faithful = _prepare(model, prepared.inputs, prepared.leave, prepared.leaves, MaxPooling.RUNNING).network
     with evaluation_mode(model):
         check_parity(model, faithful, prepared.inputs)
 

@@ -17,7 +17,7 @@ from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
 from transpike.graph.parity import Verification, verify
 from transpike.graph.plan import Plan, SitePlan, longest_path, make_plan
-from transpike.graph.probe import ROWS, check_arguments, check_inputs, first_line
+from transpike.graph.probe import ROWS, Inputs, check_arguments, check_inputs, first_line, inputs_from
 from transpike.graph.site import Site
 from transpike.graph.step import State, Stepper
 from transpike.graph.watch import Clipped, Observer, Observing
@@ -152,9 +152,7 @@ class SpikingNetwork(nn.Module):
             answer = parts[0] if len(parts) == 1 else pytree.tree_map(lambda *rows: torch.cat(rows), *parts)
         return pytree.tree_map(lambda rows: rows[:steps], answer)
 
-    def step(
-        self, x: Tensor | tuple[Tensor, ...], state: State | None = None, *, schedule: Schedule | None = None
-    ) -> tuple[Any, State]:
+    def step(self, x: Inputs, state: State | None = None, *, schedule: Schedule | None = None) -> tuple[Any, State]:
         """Advances the network by one time-step; the input may differ from step to step.
 
         Operators in front of the first neurons act on each step's input by itself; where that is a max-pooling, frames
@@ -175,7 +173,7 @@ class SpikingNetwork(nn.Module):
         """
         if torch.compiler.is_compiling():  # the checks read values, which a compiled step must not
             return self.stepper(schedule)(x, state)  # type: ignore[no-any-return]
-        inputs = x if isinstance(x, tuple) else (x,)
+        inputs = inputs_from(x)
         batch = self._check(inputs, "SpikingNetwork.step")
         if state is not None:
             self._check_state(state, batch)
@@ -231,10 +229,11 @@ class SpikingNetwork(nn.Module):
     def latency(self, steps: int, schedule: Schedule | None = None) -> Latency:
         """The four latency figures of a run with T = ``steps``."""
         schedule = Plain() if schedule is None else schedule
+        earlier = sum(schedule.pass_steps(steps, number) for number in range(schedule.passes - 1))
         return Latency(
             answer_steps=steps,
             claimed_steps=schedule.claimed_steps(steps),
-            pipeline_steps=longest_path(self.network, schedule.delay) + steps,
+            pipeline_steps=earlier + longest_path(self.network, schedule.delay) + steps,
             interval=schedule.interval(steps),
         )
 

@@ -28,7 +28,7 @@ from transpike.graph.operators import operator_name
 from transpike.graph.parity import check_parity
 from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from
 from transpike.graph.site import Site
-from transpike.graph.trace import keep_unused_state, source_of, trace
+from transpike.graph.trace import Leaves, keep_unused_state, leaf_names, source_of, trace
 from transpike.methods.percentile import HistogramPercentile
 
 _META = "transpike.tailoring"
@@ -66,7 +66,7 @@ def tailor(
     model: nn.Module,
     activation: SlipReLU,
     *,
-    leaves: Collection[str | type[nn.Module]] = (),
+    leaves: Leaves = (),
     calibration: CalibrationData | None = None,
     example_inputs: Inputs | None = None,
 ) -> fx.GraphModule:
@@ -79,7 +79,7 @@ def tailor(
     Args:
         model: a network with ReLU, ReLU6, clamp or clipped activations as modules, functions or methods.
         activation: settings of the activations; every call gets a threshold of its own.
-        leaves: submodules that cannot be traced and are kept whole.
+        leaves: submodules, by name or type, that cannot be traced and are kept whole.
         calibration: inputs for ``theta_init=ThetaPercentile(...)``; run through the ReLU network.
         example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments. Arguments
             with default values that get no input keep their defaults.
@@ -88,7 +88,7 @@ def tailor(
         A GraphModule with all state_dict keys of ``model`` and a ``theta`` per activation.
 
     Raises:
-        ValueError: the network is tailored already, with other settings.
+        ValueError: the network is tailored already, with other settings; an unknown leaf.
         TraceError: the model cannot be traced.
         ConversionError: a max-pooling with indices or dilation has no average-pooling counterpart.
         CalibrationError: `ThetaPercentile` without data.
@@ -96,6 +96,7 @@ def tailor(
         VerificationError: the graph computes something else than the model.
     """
     inputs = () if example_inputs is None else inputs_from(example_inputs)
+    leaves = leaf_names(model, leaves)
     gm = _graph(model, activation, leaves, len(inputs))
     if example_inputs is not None:
         check_inputs(inputs, "example_inputs")
@@ -115,9 +116,7 @@ def apply_activation(model: nn.Module, activation: SlipReLU, leaves: Collection[
     return _replace(model, gm, activation, leaves, inputs, {})
 
 
-def _graph(
-    model: nn.Module, activation: SlipReLU, leaves: Collection[str | type[nn.Module]], inputs: int
-) -> fx.GraphModule:
+def _graph(model: nn.Module, activation: SlipReLU, leaves: Collection[str], inputs: int) -> fx.GraphModule:
     """The traced network with a module for every dropout and pooling; its activations are those of the model."""
     gm = trace(model, leaves, inputs)
     _refuse_other_settings(gm, activation)
@@ -132,7 +131,7 @@ def _replace(
     model: nn.Module,
     gm: fx.GraphModule,
     activation: SlipReLU,
-    leaves: Collection[str | type[nn.Module]],
+    leaves: Collection[str],
     inputs: int,
     starts: Mapping[str, float],
 ) -> fx.GraphModule:
@@ -152,8 +151,7 @@ def _replace(
     keep_unused_state(gm, copy.deepcopy(model))  # never the tensors of the source
     gm.graph.lint()
     gm.recompile()
-    names = tuple(leaf for leaf in leaves if isinstance(leaf, str))
-    done = Tailoring(activation, tuple(calls), tuple(pools), names, inputs, gm.training)
+    done = Tailoring(activation, tuple(calls), tuple(pools), tuple(leaves), inputs, gm.training)
     if earlier is not None:
         done = dataclasses.replace(
             earlier, activations=earlier.activations + done.activations, pools=earlier.pools + done.pools

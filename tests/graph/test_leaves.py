@@ -87,3 +87,65 @@ def test_batchnorm_is_not_folded_into_a_layer_with_a_forward_of_its_own():
     found = tp.inspect(model, X, leaves=["0"])
     assert not found.folded
     assert "RectifiedConv" in found.obstacles[0].operator
+
+
+# ---- how they are named --------------------------------------------------------------------------------------------
+
+
+class Branching(nn.Module):
+    """Cannot be traced."""
+
+    def forward(self, x):
+        return x if x.sum() > 1e9 else 2 * x
+
+
+class WithBranch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.branch, self.a, self.out = Branching(), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.out(F.relu(self.a(self.branch(x))))
+
+
+FLAT = torch.rand(4, 4, generator=torch.Generator().manual_seed(0))
+SPELLINGS = ["branch", ["branch"], Branching, [Branching], {"branch", Branching}]
+
+
+@pytest.mark.parametrize("leaves", SPELLINGS, ids=str)
+def test_a_converted_network_stores_the_names_of_its_leaves(leaves, tmp_path):
+    snn = tp.convert(
+        WithBranch().eval(), tp.Maximum(), example_inputs=[FLAT], calibration=FLAT, leaves=leaves, leave="branch"
+    )
+    assert snn.record["leaves"] == snn.record["leave"] == ["branch"]
+    assert snn.record["parts"] == (tp.Maximum(),)
+    tp.save(snn, tmp_path / "n.safetensors")
+    back = tp.load(tmp_path / "n.safetensors", model=WithBranch)
+    assert torch.equal(back(FLAT, steps=4), snn(FLAT, steps=4))
+
+
+@pytest.mark.parametrize("leaves", SPELLINGS, ids=str)
+def test_a_tailored_network_stores_the_names_of_its_leaves(leaves, tmp_path):
+    tailored = tp.tailor(WithBranch().eval(), tp.QCFS(4), leaves=leaves, example_inputs=[FLAT])
+    assert tp.tailoring(tailored).leaves == ("branch",)
+    snn = tp.convert(tailored, example_inputs=FLAT, leave=["branch"], leaves=leaves)
+    tp.save(snn, tmp_path / "n.safetensors")
+    back = tp.load(tmp_path / "n.safetensors", model=WithBranch)
+    assert torch.equal(back(FLAT, steps=4), snn(FLAT, steps=4))
+
+
+@pytest.mark.parametrize("leaves", ["nonsense", ["branch", "nonsense"], nn.LSTM])
+def test_leaves_that_are_not_there(leaves):
+    for model in (WithBranch(), tp.tailor(WithBranch(), tp.QCFS(4), leaves="branch")):
+        with pytest.raises(ValueError, match=r"leaf ('nonsense'|LSTM) is not a submodule"):
+            tp.inspect(model, FLAT, leaves=leaves)
+        with pytest.raises(ValueError, match=r"leaf ('nonsense'|LSTM) is not a submodule"):
+            tp.tailor(model, tp.QCFS(4), leaves=leaves)
+
+
+def test_inputs_may_come_as_a_list():
+    snn = tp.convert(
+        WithBranch().eval(), tp.Maximum(), example_inputs=FLAT, calibration=FLAT, leaves="branch", leave="branch"
+    )
+    assert torch.equal(snn.step([FLAT])[0], snn.step(FLAT)[0])

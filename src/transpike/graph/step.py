@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from transpike.graph.lower import Lowered
+from transpike.graph.probe import Inputs, inputs_from
 from transpike.schedules import Memory
 
 
@@ -33,9 +34,9 @@ class Stepper(nn.Module):
         self.body = lowered.body
         self.memories = len(lowered.stateful)
 
-    def forward(self, x: Tensor | tuple[Tensor, ...], state: State | None = None) -> tuple[Any, State]:
+    def forward(self, x: Inputs, state: State | None = None) -> tuple[Any, State]:
         """See `SpikingNetwork.step`."""
-        inputs = x if isinstance(x, tuple) else (x,)
+        inputs = inputs_from(x)
         if state is None:
             start = torch.zeros((), dtype=torch.int64, device=inputs[0].device)
             memory: tuple[Memory | None, ...] = (None,) * self.memories

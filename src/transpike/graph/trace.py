@@ -26,17 +26,15 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 class _Tracer(fx.Tracer):
     record_stack_traces = True
 
-    def __init__(self, leaves: Collection[str | type[nn.Module]] = (), inputs: int = 0) -> None:
+    def __init__(self, leaves: Collection[str] = (), inputs: int = 0) -> None:
         super().__init__()
-        self.leaf_names = {leaf for leaf in leaves if isinstance(leaf, str)}
-        self.leaf_types = {leaf for leaf in leaves if not isinstance(leaf, str)}
+        self.leaves = leaves
         self.inputs = inputs
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             isinstance(m, SlipActivation)
-            or any(isinstance(m, leaf) for leaf in self.leaf_types)
-            or module_qualified_name in self.leaf_names
+            or module_qualified_name in self.leaves
             or super().is_leaf_module(m, module_qualified_name)
         )
 
@@ -68,25 +66,47 @@ class _Tracer(fx.Tracer):
         return function, arguments
 
 
-def trace(model: nn.Module, leaves: Collection[str | type[nn.Module]] = (), inputs: int = 0) -> fx.GraphModule:
+Leaves = str | type[nn.Module] | Collection[str | type[nn.Module]]
+"""Submodules, by qualified name or type."""
+
+
+def leaf_names(model: nn.Module, leaves: Leaves) -> tuple[str, ...]:
+    """The qualified names of submodules given by name or type; one alone counts as a list of one.
+
+    Raises:
+        ValueError: a name or type that the model does not hold.
+    """
+    modules = dict(model.named_modules())
+    found: dict[str, None] = {}
+    for leaf in (leaves,) if isinstance(leaves, str | type) else leaves:
+        if isinstance(leaf, str):
+            names = [leaf] if leaf in modules else []
+        else:
+            names = [name for name, module in modules.items() if isinstance(module, leaf)]
+        if not names:
+            shown = repr(leaf) if isinstance(leaf, str) else leaf.__name__
+            raise ValueError(f"leaf {shown} is not a submodule of {type(model).__name__}")
+        found.update(dict.fromkeys(names))
+    return tuple(found)
+
+
+def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0) -> fx.GraphModule:
     """Traces a copy of ``model``; the model itself is never changed.
 
     Args:
         model: any module without control flow that depends on data; a GraphModule is taken as it is.
-        leaves: submodules, by qualified name or type, that stay one operator each.
+        leaves: submodules that stay one operator each.
         inputs: how many arguments the graph takes at least; further ones that have a default value keep it.
 
     Raises:
+        ValueError: a leaf that the model does not hold.
         TraceError: the model's Python code cannot be traced; the error names the source line.
     """
+    names = leaf_names(model, leaves)
     model = copy.deepcopy(model)
     if isinstance(model, fx.GraphModule):
         return model
-    names = {name for name, _ in model.named_modules()}
-    for leaf in leaves:
-        if isinstance(leaf, str) and leaf not in names:
-            raise ValueError(f"leaf {leaf!r} is not a submodule of {type(model).__name__}")
-    tracer = _Tracer(leaves, inputs)
+    tracer = _Tracer(names, inputs)
     try:
         graph = tracer.trace(model)
     except Exception as error:  # user code runs here, so anything may come
