@@ -16,18 +16,17 @@ from transpike.errors import CalibrationError, ConversionError, Obstacle, Verifi
 from transpike.graph.fold import fold_batchnorm
 from transpike.graph.normalize import (
     ActivationCall,
-    average_pools,
     functionalize,
     modularize,
     modularize_batchnorm,
     modules_of,
-    pool_before_activation,
     remove_dropout,
     replace_activations,
 )
 from transpike.graph.operators import MaxPooling
 from transpike.graph.parity import check_parity
 from transpike.graph.plan import Plan, Planning, make_plan, unused_leaves
+from transpike.graph.pooling import average_pools, pool_before_activation
 from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.site import Site
 from transpike.graph.trace import Leaves, evaluation_mode, leaf_names, trace
@@ -239,7 +238,7 @@ def _prepare(
     probe = probing_batch(inputs)
     folded = fold_batchnorm(gm, shapes_of(gm, probe))
     if max_pooling is MaxPooling.RUNNING:
-        pool_before_activation(gm, lambda module: isinstance(module, Site))
+        pool_before_activation(gm, lambda module: isinstance(module, Site), shapes_of(gm, probe))
     elif max_pooling is MaxPooling.AVERAGE:
         average_pools(gm)
     gm.graph.eliminate_dead_code()

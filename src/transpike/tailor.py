@@ -18,7 +18,6 @@ from transpike.card import card_of, set_card
 from transpike.errors import CalibrationError, ConversionError, Obstacle
 from transpike.graph.normalize import (
     ActivationCall,
-    average_pools,
     functionalize,
     modularize,
     modules_of,
@@ -26,6 +25,7 @@ from transpike.graph.normalize import (
 )
 from transpike.graph.operators import operator_name
 from transpike.graph.parity import check_parity
+from transpike.graph.pooling import average_pools
 from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from
 from transpike.graph.site import Site
 from transpike.graph.trace import Leaves, keep_unused_state, leaf_names, source_of, trace

@@ -329,3 +329,75 @@ def test_summary_and_inspection_name_everything():
     snn = _convert(_Mixed(), x, leave=["softmax"])
     for part in ("2 sites, 8 neurons", "constant", "spikes", "test_normalize_and_plan.py:", "0.5", "softmax"):
         assert part in snn.summary()
+
+
+# ---- arguments by name ---------------------------------------------------------------------------------------------
+
+
+class Named(nn.Module):
+    """Layers for the models below, whose arguments are given by name."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.down = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(4, 4, 3, stride=2, padding=1)
+        self.relu, self.pool, self.dropout, self.out = nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(), nn.Conv2d(4, 2, 1)
+        _randomize(self.norm)
+
+
+class EverythingByName(Named):
+    def forward(self, x):
+        x = self.relu(input=self.norm(input=self.conv(input=x)))
+        return self.out(input=self.dropout(input=self.pool(input=x)))
+
+
+class OutputSize(Named):
+    def forward(self, x):
+        return self.out(self.relu(self.norm(self.up(self.relu(self.down(x)), output_size=x.shape[2:]))))
+
+
+class FunctionsByName(Named):
+    def forward(self, x):
+        a, b = self.relu(self.conv(x)), torch.relu(input=self.conv(x + 1))
+        x = F.dropout(input=F.max_pool2d(input=torch.cat(tensors=[a, b], dim=1), kernel_size=2), training=self.training)
+        return torch.amax(input=x, dim=(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "folded"), [(EverythingByName, ["norm"]), (OutputSize, ["norm"]), (FunctionsByName, [])]
+)
+def test_arguments_by_name(model, folded):
+    model, x = model().eval(), torch.rand(4, 3, 8, 8)
+    assert list(tp.inspect(model, x).folded) == folded
+    snn = _convert(model, x)
+    torch.testing.assert_close(snn.ann(x), model(x))
+    torch.testing.assert_close(snn(x, steps=512)[-1], model(x), atol=0.05, rtol=0.02)
+    tailored = tp.tailor(model, tp.ThresholdReLU(theta_init=1e6), example_inputs=x)
+    assert tp.convert(tailored, example_inputs=x).sites
+
+
+@pytest.mark.parametrize(
+    ("pool", "shape"),
+    [
+        (lambda x: torch.amax(x, dim=1, keepdim=True), (4, 3, 8, 8)),
+        (lambda x: torch.amax(x, dim=1), (4, 3, 8, 8)),
+        (lambda x: torch.amax(x, dim=(-3, -1)), (4, 3, 8, 8)),
+        (lambda x: F.max_pool1d(x, 2), (4, 6)),  # [N, C] is [C, L] to it
+        (lambda x: F.max_pool2d(x, 2), (4, 6, 8)),
+    ],
+)
+def test_pooling_over_channels_stays_behind_cat(pool, shape):
+    class Joined(nn.Module):
+        def forward(self, x):
+            return pool(torch.cat([F.relu(x - 0.5), F.relu(0.25 - x)], dim=1)) * 2
+
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    model = Joined().eval()
+    found = tp.inspect(model, x)
+    assert found.convertible, found
+    assert len(found.plan.pools) == 1  # on the sequence, not in front of the sites
+    snn = _convert(model, x)
+    torch.testing.assert_close(snn.ann(x), model(x))
+    torch.testing.assert_close(snn(x, steps=512)[-1], model(x), atol=0.02, rtol=0)

@@ -54,9 +54,9 @@ def fold_batchnorm(gm: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ...] 
         if calls[name] > 1:
             name = f"{name}@{copies[name]}"
             copies[str(layer_node.target)] += 1
-        call_module(gm, layer_node, name, fused, *layer_node.args)
+        new = call_module(gm, layer_node, name, fused, *layer_node.args, **layer_node.kwargs)
         folded.append(str(node.target))
-        node.replace_all_uses_with(node.args[0])
+        node.replace_all_uses_with(new)
         gm.graph.erase_node(node)
     return folded
 

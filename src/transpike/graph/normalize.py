@@ -17,10 +17,8 @@ from transpike.errors import ConversionError, Obstacle
 from transpike.graph.operators import (
     DROPOUT_FUNCTIONS,
     MAX_POOL_FUNCTIONS,
-    MAX_POOL_MODULES,
     MAXIMUM_CALLS,
     FixedBatchNorm,
-    GlobalAveragePool,
     GlobalMaxPool,
     argument,
     is_a,
@@ -65,11 +63,12 @@ def functionalize(gm: fx.GraphModule) -> None:
         ConversionError: a tensor is changed in place while another view of it is read later.
     """
     modules = modules_of(gm)
+    _make_positional(gm, modules)
     order = {node: index for index, node in enumerate(gm.graph.nodes)}
     for node in list(gm.graph.nodes):
         if not _make_functional(node, modules):
             continue
-        changed = node.args[0] if node.args else node.kwargs.get("input")
+        changed = node.args[0] if node.args else None
         if not isinstance(changed, fx.Node):
             continue
         later = [user for user in changed.users if order[user] > order[node]]
@@ -93,6 +92,18 @@ def functionalize(gm: fx.GraphModule) -> None:
                     )
                 ]
             )
+
+
+def _make_positional(gm: fx.GraphModule, modules: Mapping[str, nn.Module]) -> None:
+    """``pool(input=x)`` to ``pool(x)``: what torch's operators act on is their first argument."""
+    for node in gm.graph.nodes:
+        own = modules[str(node.target)] if node.op == "call_module" else node.target
+        ours = str(getattr(own, "__module__", "torch") or "torch").startswith("torch")
+        if node.op in ("call_module", "call_function") and ours and not node.args:
+            first = next((name for name in ("input", "tensors") if name in node.kwargs), None)
+            if first is not None:
+                node.args = (node.kwargs[first],)
+                node.kwargs = {name: value for name, value in node.kwargs.items() if name != first}
 
 
 def _views(node: fx.Node) -> set[fx.Node]:
@@ -187,7 +198,7 @@ def replace_activations(
                 taken[path] += 1
             taken[path] += 1
         found.append(ActivationCall(name, operator_name(node, modules), source_of(node)))
-        call_module(gm, node, name, make(name, activation), node.args[0] if node.args else node.kwargs["input"])
+        call_module(gm, node, name, make(name, activation), node.args[0])
     for target in {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}:
         module = modules.get(target)
         if getattr(module, "inplace", False) is True:
@@ -287,123 +298,13 @@ def remove_dropout(gm: fx.GraphModule) -> None:
             gm.graph.erase_node(node)
 
 
-def pool_before_activation(gm: fx.GraphModule, is_activation: Callable[[nn.Module], bool]) -> None:
-    """Moves max-pooling in front of the activations whose only reader it is, through ``cat`` over channels.
-
-    Activations never decrease, so ``max(relu(z)) = relu(max(z))``; pooled currents instead of pooled spikes keep
-    the spikes binary.
-    """
-    modules = modules_of(gm)
-
-    def sole_activation(node: Any) -> bool:
-        return (
-            isinstance(node, fx.Node)
-            and node.op == "call_module"
-            and is_activation(modules[str(node.target)])
-            and len(node.users) == 1
-        )
-
-    waiting = [node for node in gm.graph.nodes if is_max_pool(node, modules)]
-    while waiting:
-        pool = waiting.pop()
-        source = pool.args[0]
-        assert isinstance(source, fx.Node)
-        if sole_activation(source):
-            pool.replace_input_with(source, source.args[0])
-            pool.replace_all_uses_with(source, propagate_meta=False)
-            source.args = (pool,)
-            pool.append(source)
-            waiting.append(pool)
-        elif _joins_channels(source) and len(source.users) == 1 and any(map(sole_activation, source.all_input_nodes)):
-            waiting.extend(_pool_before_cat(gm, pool, source))
-
-
-def is_max_pool(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether this is a call of a max-pooling module without indices."""
-    if node.op != "call_module":
-        return False
-    module = modules[str(node.target)]
-    return is_a(module, MAX_POOL_MODULES) and getattr(module, "return_indices", False) is False
-
-
-def average_pools(gm: fx.GraphModule) -> list[ActivationCall]:
-    """Replaces every max-pooling by the average pooling of the same geometry; returns the replaced calls.
-
-    Raises:
-        ConversionError: a max-pooling with indices or dilation has no average-pooling counterpart.
-    """
-    modules = modules_of(gm)
-    done = []
-    for node in list(gm.graph.nodes):
-        if node.op != "call_module" or not is_a(modules[str(node.target)], MAX_POOL_MODULES):
-            continue
-        pool = modules[str(node.target)]
-        call = ActivationCall(str(node.target), operator_name(node, modules), source_of(node))
-        call_module(gm, node, str(node.target), _average_pool(pool, node), node.args[0])
-        done.append(call)
-    return done
-
-
-def _average_pool(pool: nn.Module, node: fx.Node) -> nn.Module:
-    """The average pooling of the same geometry; padding counts as zeros, as in the papers' code."""
-    name = type(pool).__name__.replace("Max", "Avg")
-    reason = ""
-    if getattr(pool, "return_indices", False):
-        reason = "it returns indices"
-    elif getattr(pool, "dilation", 1) not in (1, (1,), (1, 1), (1, 1, 1)):
-        reason = "average pooling has no dilation"
-    if reason:
-        raise ConversionError(
-            [
-                Obstacle(
-                    str(node.target),
-                    type(pool).__name__,
-                    source_of(node),
-                    reason,
-                    "use max-pooling without indices and dilation, or average pooling",
-                )
-            ]
-        )
-    if isinstance(pool, GlobalMaxPool):
-        return GlobalAveragePool(pool)
-    cls = getattr(nn, name)
-    if isinstance(pool, nn.modules.pooling._AdaptiveMaxPoolNd):
-        return cls(pool.output_size)  # type: ignore[no-any-return]
-    assert isinstance(pool, nn.modules.pooling._MaxPoolNd)
-    return cls(pool.kernel_size, pool.stride, pool.padding, ceil_mode=pool.ceil_mode)  # type: ignore[no-any-return]
-
-
-def _joins_channels(node: fx.Node) -> bool:
-    return (
-        node.op == "call_function"
-        and node.target in (torch.cat, torch.concat, torch.concatenate)
-        and isinstance(argument(node, 0, "tensors"), list | tuple)
-        and len(node.args) > 0
-        and argument(node, 1, "dim", 0) == 1
-    )
-
-
-def _pool_before_cat(gm: fx.GraphModule, pool: fx.Node, cat: fx.Node) -> list[fx.Node]:
-    """``pool(cat(a, b))`` to ``cat(pool(a), pool(b))``; returns the new pooling calls."""
-    pooled = []
-    operands = cat.args[0]
-    assert isinstance(operands, list | tuple)
-    with gm.graph.inserting_before(cat):
-        for operand in operands:
-            new = gm.graph.call_module(str(pool.target), (operand,))
-            new.meta = copy.copy(pool.meta)
-            pooled.append(new)
-    pool.replace_all_uses_with(cat, propagate_meta=False)
-    cat.args = (pooled, *cat.args[1:])
-    gm.graph.erase_node(pool)
-    return pooled
-
-
-def call_module(gm: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, *arguments: Any) -> fx.Node:
+def call_module(
+    gm: fx.GraphModule, node: fx.Node, name: str, module: nn.Module, *arguments: Any, **keywords: Any
+) -> fx.Node:
     """Replaces ``node`` by a call of ``module``, which is put at path ``name``."""
     gm.add_submodule(name, module.train(gm.training))
     with gm.graph.inserting_before(node):
-        new = gm.graph.call_module(name, tuple(arguments))
+        new = gm.graph.call_module(name, tuple(arguments), keywords)
     new.meta = copy.copy(node.meta)
     new.stack_trace = node.stack_trace
     node.replace_all_uses_with(new)
