@@ -11,6 +11,8 @@ from torch.utils.data import Subset
 import transpike as tp
 from transpike import zoo
 from transpike.data import fixed_test_indices, load_data, loader, random_subset
+from transpike.network import SpikingNetwork
+from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Residual
 
 pytestmark = pytest.mark.data
 
@@ -46,3 +48,47 @@ def test_direct_conversion(model: torch.nn.Module, data_root: Path) -> None:
     assert report.row(1).top1 < 25
     assert report.row(16).top1 >= 75
     assert report.row(32).top1 >= 88
+
+
+@pytest.fixture(scope="module")
+def qcfs(pretrained: Path, data_root: Path) -> tuple[SpikingNetwork, torch.nn.Module, list]:
+    """The ResNet-20 that was fine-tuned with QCFS, L = 4, converted; and the first 1,000 of the fixed test images."""
+    stored = torch.load(pretrained / "resnet20_cifar10_qcfs4.pt", weights_only=True)
+    names = {"theta0": "relu@0.theta", "theta1": "relu@0.theta", "theta2": "relu@1.theta"}
+    ann = tp.tailor(zoo.build("cifar-resnet20"), tp.QCFS(4)).eval()
+    weights = {}
+    for key, value in stored.items():
+        path, _, last = key.rpartition(".")
+        renamed = names.get(last, last)
+        weights[f"{path}.{renamed}" if path else renamed] = value.reshape(()) if last in names else value
+    ann.load_state_dict(weights)
+    data = load_data("cifar10", data_root)
+    batches = list(loader(Subset(data.test, fixed_test_indices("cifar10")[:1000])))
+    return tp.convert(ann, example_inputs=batches[0][0][:8]), ann, batches
+
+
+def test_accumulate_then_fire_is_the_qcfs_network_on_every_image(qcfs) -> None:
+    snn, ann, batches = qcfs
+    ties = 0
+    with torch.no_grad():
+        for images, _ in batches:
+            answer = snn(images, steps=4, schedule=AccumulateThenFire(4))[-1]
+            ties += int((answer.argmax(1) != ann(images).argmax(1)).sum())
+    assert ties <= 5  # float rounding at a step of the staircase
+
+
+def test_schedules_on_trained_weights(qcfs) -> None:
+    """The order that the papers and ours claim, at T = 1 and T = 4, by margins far above the noise of 1,000 images."""
+    snn, _, batches = qcfs
+    plain, residual, cos, accumulate = (
+        tp.evaluate(snn, batches, steps=4, schedule=schedule)
+        for schedule in (Plain(), Residual(4), OffsetSpike(4), AccumulateThenFire(4))
+    )
+    ann = plain.ann_top1
+    assert plain.row(1).top1 < ann - 30
+    assert residual.row(1).top1 > plain.row(1).top1 + 20
+    assert cos.row(1).top1 > residual.row(1).top1
+    assert cos.row(4).top1 > plain.row(4).top1 + 10
+    assert accumulate.row(1).top1 > ann - 1.5
+    assert accumulate.row(4).top1 == pytest.approx(ann, abs=0.3)
+    assert cos.row(1).latency.pipeline_steps == 77

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from transpike import checkpoint, zoo
 from transpike.card import card_of
 from transpike.errors import ModelError
+from transpike.schedules import SCHEDULES, Schedule
 
 
 def resolve_model(name: str, options: Mapping[str, Any] | None = None, *, model: str | None = None) -> nn.Module:
@@ -90,6 +92,21 @@ def example_for(model: nn.Module, shape: str | None) -> Tensor:
         if not sizes or min(sizes) < 1:
             raise ModelError(f"{shape!r} is no shape", fix="sizes are positive")
     return torch.randn(2, *sizes, generator=torch.Generator().manual_seed(0))
+
+
+def resolve_schedule(name: str, *, probe_steps: int, iterations: int, waiting: int) -> Schedule:
+    """A schedule by its name in the table of schedules; settings that it does not have are ignored.
+
+    Raises:
+        ModelError: unknown name.
+        ValueError: a setting that the schedule refuses.
+    """
+    if name not in SCHEDULES:
+        raise ModelError(f"there is no schedule {name!r}", fix=f"known: {', '.join(SCHEDULES)}")
+    settings = {"probe_steps": probe_steps, "iterations": iterations, "waiting": waiting}
+    cls = SCHEDULES[name]
+    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return cls(**{key: value for key, value in settings.items() if key in known})
 
 
 def dataset_for(model: nn.Module, name: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_the_installed_program() -> None:
     assert result.stdout.startswith("transpike 0.")
 
 
-@pytest.mark.parametrize("command", ["inspect", "train", "convert", "evaluate", "run"])
+@pytest.mark.parametrize("command", ["inspect", "train", "convert", "evaluate", "compare", "run"])
 def test_every_help_has_an_example(transpike, command: str) -> None:
     code, out, _ = transpike(command, "--help")
     assert code == 0
@@ -65,6 +66,19 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     assert "pipeline" in out
     assert "stages.0.relu@1" in out
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    few = ("-T", "2", "--images", "40", "--schedules", "plain,cos:2,accumulate")
+    code, out, _ = transpike("compare", "snn.safetensors", *few, "-o", "cmp")
+    assert code == 0
+    assert "cos:2" in out
+    assert "[58]" in out  # two iterations of 4 steps at 7 sites, and T = 2
+    assert (tmp_path / "cmp" / "latency.png").read_bytes().startswith(b"\x89PNG")
+    assert set(json.loads((tmp_path / "cmp" / "comparison.json").read_text())) == {"plain", "cos:2", "accumulate"}
+    code, _, err = transpike("evaluate", "snn.safetensors", "--schedule", "fast")
+    assert code == 1
+    assert "known: plain, residual, cos" in err
+    code, out, _ = transpike("evaluate", "snn.safetensors", "--schedule", "cos", "-T", "1", "--images", "20")
+    assert code == 0
+    assert "OffsetSpike" in out
     code, out, _ = transpike(
         "convert", "relu.safetensors", "--threshold", "maximum", "--per", "layer", "-o", "r.safetensors"
     )

@@ -72,6 +72,14 @@ class InputCoding(StrEnum):
     POISSON = "poisson"
 
 
+ScheduleName = Annotated[
+    str, typer.Option("--schedule", help="plain, residual, cos, exact, accumulate, staggered or srp.")
+]
+ProbeSteps = Annotated[int, typer.Option(help="rho: steps a layer looks at its input before it fires.")]
+Iterations = Annotated[int, typer.Option(help="Of cos: how often to probe and shift.")]
+Waiting = Annotated[int, typer.Option(help="Of staggered: steps every layer waits.")]
+
+
 class Device(StrEnum):
     """Where to run."""
 
@@ -281,6 +289,10 @@ def evaluate(
     data: Root = None,
     steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T; all smaller ones come with it.")] = 32,
     images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
+    schedule: ScheduleName = "plain",
+    probe_steps: ProbeSteps = 4,
+    iterations: Iterations = 1,
+    waiting: Waiting = 1,
     coding: Annotated[InputCoding, typer.Option(help="Constant current, or Poisson spikes.")] = InputCoding.CONSTANT,
     batch_size: int = 100,
     device: Device = Device.AUTO,
@@ -291,8 +303,9 @@ def evaluate(
 ) -> None:
     """Print accuracy, spikes and latency at every T on test images.
 
-    Example:
+    Examples:
     * `transpike evaluate snn.safetensors --steps 8 --plot accuracy.png`
+    * `transpike evaluate snn.safetensors --steps 4 --schedule cos --probe-steps 4`
     """
     from transpike.card import card_of
     from transpike.data import load_data, loader
@@ -302,7 +315,7 @@ def evaluate(
     from transpike.network import SpikingNetwork
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
-    from transpike.resolve import dataset_for, resolve_model
+    from transpike.resolve import dataset_for, resolve_model, resolve_schedule
 
     snn = resolve_model(file, model=factory)
     if not isinstance(snn, SpikingNetwork):
@@ -314,6 +327,7 @@ def evaluate(
         snn,
         loader(test_images(found, images), batch_size),
         steps=steps,
+        schedule=resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting),
         coding=Coding(coding.value),
         device=torch_device(device.value),
         cache=cache,
@@ -325,6 +339,63 @@ def evaluate(
     if plot is not None:
         plot_accuracy({Path(file).name: report}, plot, f"{Path(file).name} on {report.images:,} images of {name}")
         _out.print(f"written: {plot}")
+
+
+@app.command()
+def compare(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A converted network, as `transpike convert` writes it.")],
+    schedules: Annotated[
+        str, typer.Option(help="Comma-separated; cos:2 is COS with two iterations.")
+    ] = "plain,residual,cos,cos:2,cos:4,exact,accumulate,staggered,srp",
+    dataset: DataName = None,
+    data: Root = None,
+    steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T.")] = 8,
+    images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
+    probe_steps: ProbeSteps = 4,
+    waiting: Waiting = 1,
+    batch_size: int = 100,
+    device: Device = Device.AUTO,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for JSON, caches and the plot.")] = None,
+    factory: Factory = None,
+) -> None:
+    """Run several schedules on one network: accuracy at every T, with honest latency, in one table and one plot.
+
+    Example:
+    * `transpike compare snn.safetensors --schedules plain,cos,accumulate --steps 8 -o comparison`
+    """
+    from transpike.card import card_of
+    from transpike.config import write_json
+    from transpike.data import load_data, loader
+    from transpike.errors import ModelError
+    from transpike.evaluate import evaluate as evaluate_network
+    from transpike.network import SpikingNetwork
+    from transpike.recipe import test_images, torch_device
+    from transpike.report import plot_latency, schedules_table
+    from transpike.resolve import dataset_for, resolve_model, resolve_schedule
+
+    snn = resolve_model(file, model=factory)
+    if not isinstance(snn, SpikingNetwork):
+        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
+    reports = {}
+    for label in schedules.split(","):
+        name, _, times = label.partition(":")
+        schedule = resolve_schedule(name, probe_steps=probe_steps, iterations=int(times or 1), waiting=waiting)
+        _out.print(f"evaluating {schedule}", markup=False)
+        reports[label] = evaluate_network(
+            snn,
+            loader(test_images(found, images), batch_size),
+            steps=steps,
+            schedule=schedule,
+            device=torch_device(device.value),
+            cache=None if output is None else output / f"{label.replace(':', '-')}.json",
+            progress=True,
+        )
+    _out.print(schedules_table(reports))
+    if output is not None:
+        write_json(output / "comparison.json", {label: report.to_json() for label, report in reports.items()})
+        plot_latency(reports, output / "latency.png", f"{Path(file).name}: accuracy against honest latency")
+        _out.print(f"written: {output}/ (comparison.json, latency.png)")
 
 
 @app.command()

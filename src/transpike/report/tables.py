@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from transpike.convert import Inspection
@@ -63,6 +64,20 @@ def comparison_table(reports: Mapping[str, Report], published: Mapping[str, Mapp
         if label in published:
             known = published[label]
             table.add_row("  published", "", "", *(f"{known[t]:.2f}" if t in known else "-" for t in steps))
+    return table
+
+
+def schedules_table(reports: Mapping[str, Report]) -> Table:
+    """Top-1 accuracy of several schedules on one network, with events and pipeline steps at each T."""
+    steps = sorted({t for report in reports.values() for t in interesting_steps(report)})
+    first = next(iter(reports.values()))
+    title = f"top-1 accuracy in %, {first.images:,} images, ANN {first.ann_top1:.2f}; in brackets the pipeline steps"
+    table = _table(title, "schedule", *(f"T={t}" for t in steps), f"events/image at T={steps[-1]}", "seconds")
+    for label, report in reports.items():
+        cells = [f"{report.row(t).top1:.2f} [{report.row(t).latency.pipeline_steps}]" for t in steps]
+        table.add_row(
+            label, *(escape(cell) for cell in cells), f"{report.rows[-1].events:,.0f}", f"{report.seconds:.1f}"
+        )
     return table
 
 
