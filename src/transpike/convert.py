@@ -215,7 +215,7 @@ def _prepare(
     leaves = leaf_names(model, leaves)
     check_inputs(inputs, "example_inputs")
     with evaluation_mode(model):
-        gm = trace(model, leaves, len(inputs)).eval()
+        gm = trace(model, leaves, len(inputs), bake=True).eval()
     check_arguments(gm, inputs, "example_inputs")
     set_card(gm, card_of(model))
     functionalize(gm)

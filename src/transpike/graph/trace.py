@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from transpike.activations import SlipActivation
 from transpike.errors import TraceError
+from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
 
 _FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
@@ -90,20 +91,24 @@ def leaf_names(model: nn.Module, leaves: Leaves) -> tuple[str, ...]:
     return tuple(found)
 
 
-def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0) -> fx.GraphModule:
+def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool = False) -> fx.GraphModule:
     """Traces a copy of ``model``; the model itself is never changed.
 
     Args:
         model: any module without control flow that depends on data; a GraphModule is taken as it is.
         leaves: submodules that stay one operator each.
         inputs: how many arguments the graph takes at least; further ones that have a default value keep it.
+        bake: give parametrized weights the values they have; else they stay parametrized.
 
     Raises:
         ValueError: a leaf that the model does not hold.
-        TraceError: the model's Python code cannot be traced; the error names the source line.
+        TraceError: the model's Python code cannot be traced, with the source line; or a weight is made by a hook.
     """
     names = leaf_names(model, leaves)
+    refuse_hooked_weights(model)
     model = copy.deepcopy(model)
+    if bake:
+        bake_parametrizations(model)
     if isinstance(model, fx.GraphModule):
         return model
     tracer = _Tracer(names, inputs)
