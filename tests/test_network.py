@@ -1,6 +1,7 @@
 """The converted network as a module: runs, streaming, compile and export, state, errors."""
 
 import copy
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -274,7 +275,14 @@ def test_observing_changes_nothing(mlp):
     assert_same_answer(record(snn, x, steps=5).answer, snn(x, steps=5))
 
 
-@pytest.mark.parametrize("structure", ["dict", "list", "nested"])
+class Answer(NamedTuple):
+    """What a model may return."""
+
+    logits: Any
+    extra: Any
+
+
+@pytest.mark.parametrize("structure", ["dict", "list", "nested", "constants", "named", "named in tuple"])
 def test_structure_of_the_answer_survives_everywhere(structure):
     class Net(nn.Module):
         def __init__(self):
@@ -285,6 +293,10 @@ def test_structure_of_the_answer_survives_everywhere(structure):
             h = torch.relu(self.a(x))
             if structure == "dict":
                 return {"h": h, "x": x}
+            if structure == "constants":
+                return h, None, {"n": 3, "name": "net", "x": x}
+            if structure.startswith("named"):
+                return Answer(h, x) if structure == "named" else (Answer(h, {"x": [None, x]}), x)
             return [h, 2 * h] if structure == "list" else (h, {"more": [h + 1, x]})
 
     model, x = make_dyadic(Net()), dyadic_batch((3, 4))
@@ -299,6 +311,13 @@ def test_structure_of_the_answer_survives_everywhere(structure):
         snn.ann(x),
     ):
         assert pytree.tree_structure(answer) == wanted
+        constants = [leaf for leaf in pytree.tree_leaves(model(x)) if not isinstance(leaf, torch.Tensor)]
+        assert [leaf for leaf in pytree.tree_leaves(answer) if not isinstance(leaf, torch.Tensor)] == constants
+    snn.verify(x, ann=model)
+    exported = torch.export.export(snn.stepper(), (x, snn.step(x)[1])).module()
+    assert pytree.tree_structure(exported(x, snn.step(x)[1])[0]) == wanted
+    assert pytree.tree_structure(torch.compile(snn.step, fullgraph=True, backend="aot_eager")(x)[0]) == wanted
+    assert pytree.tree_structure(tp.tailor(model, tp.QCFS(4))(x)) == wanted
     if structure != "list":  # the image itself is an answer: the same after every step
         assert torch.equal(pytree.tree_leaves(snn(x, steps=3))[-1], x.expand(3, 3, 4))
 

@@ -149,8 +149,8 @@ class SpikingNetwork(nn.Module):
                 frames = [values[begin : begin + now].flatten(0, 1) for values in moving.values()]
                 part, memories = run(batch, now, start, *memories, *statics, *frames)
                 parts.append(part)
-            answer = parts[0] if len(parts) == 1 else pytree.tree_map(lambda *rows: torch.cat(rows), *parts)
-        return pytree.tree_map(lambda rows: rows[:steps], answer)
+            answer = parts[0] if len(parts) == 1 else pytree.tree_map(_concatenate, *parts)
+        return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
 
     def step(self, x: Inputs, state: State | None = None, *, schedule: Schedule | None = None) -> tuple[Any, State]:
         """Advances the network by one time-step; the input may differ from step to step.
@@ -362,6 +362,11 @@ class SpikingNetwork(nn.Module):
                         where=owner,
                         fix="start a new state (None) for each batch",
                     )
+
+
+def _concatenate(*rows: Any) -> Any:
+    """The chunks of an answer's tensor; a constant beside the tensors is the same in all."""
+    return torch.cat(rows) if isinstance(rows[0], Tensor) else rows[0]
 
 
 def _keep_site_memory(plan: Plan, lowered: Lowered, memories: tuple[Memory | None, ...]) -> tuple[Memory | None, ...]:

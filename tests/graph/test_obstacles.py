@@ -1,6 +1,8 @@
 """Everything that cannot be converted is an error that names the node, the line in this file, and the way out."""
 
 import re
+from collections import namedtuple
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -368,6 +370,29 @@ def test_a_leaf_on_the_input_is_the_way_out_of_control_flow():
     assert snn.plan.analogue == ("inner",)
     with pytest.raises(ValueError, match="leaf 'inn' is not a submodule of Outer"):
         tp.inspect(Outer().eval(), x, leaves=["inn"])
+
+
+@dataclass
+class Record:
+    logits: torch.Tensor
+
+
+Named = namedtuple("Named", "logits extra")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Record, lambda y: {"y": Record(y)}, lambda y: {"y": Named(y, y)}, lambda y: Named(y, Named(y, None))],
+)
+def test_an_object_around_the_answers(answer):
+    class ReturnsAnObject(Base):
+        def forward(self, x):
+            return answer(self.b(F.relu(self.a(x))))
+
+    (obstacle,) = tp.inspect(ReturnsAnObject().eval(), torch.randn(FLAT)).obstacles
+    _assert_names(
+        str(obstacle), "test_obstacles", "(what forward returns)", "returns it", "a tuple, list or dict of them"
+    )
 
 
 # ---- leave ---------------------------------------------------------------------------------------------------------

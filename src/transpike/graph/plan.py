@@ -210,6 +210,8 @@ class _Planner:
         if node.op == "output":
             self._read_out(node)
             return Kind.MEAN
+        if isinstance(node.target, type) and all(u.op == "output" or isinstance(u.target, type) for u in node.users):
+            return Kind.SIZE  # an object around the answers: `_read_out` refuses it
         sources = {self.kinds[source] for source in node.all_input_nodes}
         role = role_of(node, self.modules)
         if role is Role.SIZE or (sources <= {Kind.CONSTANT, Kind.SIZE} and self.shapes[node] is None):
@@ -294,7 +296,8 @@ class _Planner:
     def _read_out(self, output: fx.Node) -> None:
         for source in output.all_input_nodes:
             if self.shapes[source] is None:
-                self._refuse(source, "the model returns it, and it is not one tensor", "return tensors only")
+                reason = "the model returns it, and it is not one tensor"
+                self._refuse(source, reason, "return tensors only: one, or a tuple, list or dict of them")
             elif self.kinds[source] is Kind.SEQUENCE:
                 self.readouts[source] = None
 
@@ -303,7 +306,7 @@ class _Planner:
             Obstacle(
                 leave_name(node),
                 operator_name(node, self.modules),
-                source_of(node),
+                "(what forward returns)" if isinstance(node.target, type) else source_of(node),
                 reason,
                 fix or advice(node, self.modules),
             )

@@ -44,4 +44,4 @@ class Stepper(nn.Module):
             start, memory = state
         statics = self.prologue(*inputs)
         answer, new_memory = self.body(inputs[0].shape[0], 1, start, *memory, *statics)
-        return pytree.tree_map(lambda rows: rows.squeeze(0), answer), State(start + 1, new_memory)
+        return pytree.tree_map_only(Tensor, lambda rows: rows.squeeze(0), answer), State(start + 1, new_memory)

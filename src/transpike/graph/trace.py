@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 
 from transpike.activations import SlipActivation
 from transpike.errors import TraceError
@@ -126,9 +127,30 @@ def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool 
             fix="control flow, item assignment or Python numbers that depend on the data cannot become a spiking "
             "network; rewrite that line" + (leaf if owner else ""),
         ) from error
+    _return_named_tuples(graph)
     gm = fx.GraphModule(model, graph)
     keep_unused_state(gm, model)
     return gm
+
+
+def _return_named_tuples(graph: fx.Graph) -> None:
+    """Where a namedtuple is returned, fx makes a call of its class; here it becomes part of the answer's structure.
+
+    Only as the answer or in a tuple: elsewhere fx cannot write it, and the plan refuses it.
+    """
+
+    output = next(node for node in graph.nodes if node.op == "output")
+    made = [n for n in output.all_input_nodes if isinstance(n.target, type) and pytree.is_namedtuple_class(n.target)]
+
+    def inlined(value: Any) -> Any:
+        if isinstance(value, fx.Node) and value in made:
+            return value.target(*value.args)
+        return tuple(map(inlined, value)) if type(value) is tuple else value
+
+    output.args = (inlined(output.args[0]),)
+    for node in made:
+        if not node.users:
+            graph.erase_node(node)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from transpike.graph.lower import SiteRunner
 from transpike.graph.normalize import modules_of
@@ -28,8 +29,9 @@ def _mutable(value: Any) -> Any:
         return {key: _mutable(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_mutable(item) for item in value]
-    if type(value) is tuple:
-        return tuple(_mutable(item) for item in value)
+    if isinstance(value, tuple):
+        items = [_mutable(item) for item in value]
+        return type(value)(*items) if pytree.is_namedtuple_instance(value) else tuple(items)
     return value
 
 
