@@ -42,6 +42,12 @@ class Latency(NamedTuple):
     interval: int
 
 
+_Key = tuple[Schedule, KernelPreference, int, frozenset[str]]
+_PLAIN: _Key = (Plain(), KernelPreference.AUTO, 0, frozenset())
+_KEPT = 8
+"""Lowered forms that a network keeps; a sweep over schedules must not fill the memory."""
+
+
 class SpikingNetwork(nn.Module):
     """A spiking network made by `transpike.convert`.
 
@@ -60,7 +66,7 @@ class SpikingNetwork(nn.Module):
         self.record = record
         for site in plan.sites:
             self.site(site.name).population = site.shape
-        self._lowered: dict[tuple[Schedule, KernelPreference, int, frozenset[str]], Lowered] = {}
+        self._lowered: dict[_Key, Lowered] = {}
         self._lower_plain()
 
     # ---- running -----------------------------------------------------------------------------------------------
@@ -279,10 +285,20 @@ class SpikingNetwork(nn.Module):
         self, schedule: Schedule, kernel: KernelPreference, number: int, moving: frozenset[str] = frozenset()
     ) -> Lowered:
         key = (schedule, kernel, number, moving)
-        if key not in self._lowered:
+        try:
+            found = self._lowered.get(key)
+        except TypeError as error:
+            raise ValueError(
+                f"{schedule} is a schedule that cannot be hashed ({error}): make it a frozen dataclass whose fields "
+                "are numbers, strings and tuples"
+            ) from error
+        if found is None:
             plan = self._plan_for(moving) if moving else self.plan
-            self._lowered[key] = lower(self.network, plan, self.neuron, schedule, kernel, number)
-        return self._lowered[key]
+            found = lower(self.network, plan, self.neuron, schedule, kernel, number)
+            self._lowered[key] = found
+            if len(self._lowered) > _KEPT:
+                del self._lowered[next(old for old in self._lowered if old != _PLAIN)]
+        return found
 
     def _plan_for(self, moving: frozenset[str]) -> Plan:
         """The plan when some arguments differ from step to step."""
@@ -300,7 +316,7 @@ class SpikingNetwork(nn.Module):
 
     def _lower_plain(self) -> None:
         """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""
-        self._lower(Plain(), KernelPreference.AUTO, 0)
+        self._lower(*_PLAIN)
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training flag; the operators stay in evaluation mode, since time is folded into the batch."""

@@ -272,3 +272,42 @@ def test_latency_figures():
     assert lagged == (8, 8, 15, 8)
     probing = snn.latency(8, SilenceLosers(4))
     assert probing.claimed_steps == 12
+
+
+@dataclass(frozen=True)
+class Streaming(tp.Plain):
+    """Says that it streams although sites may lag."""
+
+    lags: tuple[tuple[str, int], ...] = ()
+    note: object = None
+
+    def lag(self, site):
+        return dict(self.lags).get(site, 0)
+
+
+@pytest.mark.parametrize("run", ["forward", "chunk", "step"])
+def test_lags_and_streaming_exclude_each_other(run):
+    snn, _, x = _network()
+    runs = {
+        "forward": lambda schedule: snn(x, steps=T, schedule=schedule),
+        "chunk": lambda schedule: snn(x, steps=T, schedule=schedule, chunk=2),
+        "step": lambda schedule: snn.step(x, schedule=schedule),
+    }
+    runs[run](Streaming())
+    with pytest.raises(ValueError, match=r"site 'relu@0' lags by 2 steps.*must say streamable=False"):
+        runs[run](Streaming((("relu@0", 2),)))
+
+
+def test_schedules_must_be_hashable():
+    snn, _, x = _network()
+    with pytest.raises(ValueError, match=r"cannot be hashed.*frozen dataclass"):
+        snn(x, steps=T, schedule=Streaming(note=[1]))
+
+
+def test_a_sweep_over_schedules_keeps_few_lowered_graphs():
+    snn, _, x = _network()
+    plain = snn.stepper().body
+    answers = [snn(x, steps=T, schedule=SilenceLosers(probe)) for probe in range(1, 12)]
+    assert len(snn._lowered) <= 8
+    assert snn.stepper().body is plain  # what step is compiled with
+    assert torch.equal(snn(x, steps=T, schedule=SilenceLosers(1)), answers[0])

@@ -141,7 +141,17 @@ class Lowered:
 def lower(
     gm: fx.GraphModule, plan: Plan, neuron: Neuron, schedule: Schedule, kernel: KernelPreference, number: int
 ) -> Lowered:
-    """Emits prologue and body for one pass of a schedule."""
+    """Emits prologue and body for one pass of a schedule.
+
+    Raises:
+        ValueError: the schedule says that it streams, but some site lags behind.
+    """
+    lagging = [site.name for site in plan.sites if schedule.lag(site.name) > 0]
+    if schedule.streamable and lagging:  # joins and readouts have no memory for a branch that is ahead
+        raise ValueError(
+            f"{schedule} says streamable=True, but site {lagging[0]!r} lags by {schedule.lag(lagging[0])} steps: "
+            "a schedule with lags needs all steps at once, so it must say streamable=False"
+        )
     return _Lowering(gm, plan, neuron, schedule, kernel, number).run()
 
 

@@ -138,13 +138,16 @@ def _return_named_tuples(graph: fx.Graph) -> None:
 
     Only as the answer or in a tuple: elsewhere fx cannot write it, and the plan refuses it.
     """
-
     output = next(node for node in graph.nodes if node.op == "output")
-    made = [n for n in output.all_input_nodes if isinstance(n.target, type) and pytree.is_namedtuple_class(n.target)]
+    made = {
+        node: node.target
+        for node in output.all_input_nodes
+        if isinstance(node.target, type) and pytree.is_namedtuple_class(node.target)
+    }
 
     def inlined(value: Any) -> Any:
         if isinstance(value, fx.Node) and value in made:
-            return value.target(*value.args)
+            return made[value](*value.args)
         return tuple(map(inlined, value)) if type(value) is tuple else value
 
     output.args = (inlined(output.args[0]),)
