@@ -1,6 +1,8 @@
 """The converted network as a module: runs, streaming, compile and export, state, errors."""
 
 import copy
+import io
+import pickle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -248,6 +250,67 @@ def test_it_is_a_module():
     assert_same_answer(other(x, steps=4), before)
 
 
+class Answer(NamedTuple):
+    """What a model may return."""
+
+    logits: Any
+    extra: Any
+
+
+class WithFunctionalWeight(nn.Module):
+    """A weight that the graph reads itself, besides a constant made while tracing, slices and views."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.weight = nn.Linear(4, 6), nn.Parameter(torch.ones(2, 3))
+
+    def forward(self, x):
+        hidden = torch.relu(self.first(x)[:, 1:4] + torch.tensor([1.0, 0.5, 0.25]))
+        return Answer(nn.functional.linear(hidden, self.weight), None)
+
+
+@pytest.mark.parametrize("name", ["functional weight", *ZOO])
+def test_pickling(name):
+    if name == "functional weight":
+        x = dyadic_batch((3, 4))
+        inputs = (x,)
+        snn = tp.convert(make_dyadic(WithFunctionalWeight()), tp.Maximum(), example_inputs=x, calibration=x)
+    else:
+        snn, inputs = _spiking(ZOO[name])
+    back = pickle.loads(pickle.dumps(snn))
+    assert_same_answer(back(*inputs, steps=5), snn(*inputs, steps=5))
+    assert_same_answer(back.step(_argument(inputs))[0], snn.step(_argument(inputs))[0])
+    assert back.summary() == snn.summary()
+    assert [n.name for n in back.network.graph.nodes] == [n.name for n in snn.network.graph.nodes]
+    assert back.record == snn.record
+
+
+def test_pickles_of_torch_and_of_tailored_networks():
+    torch.manual_seed(0)
+    model, x, file = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(3, 4), io.BytesIO()
+    tailored = tp.tailor(model, tp.QCFS(4, theta_init=1.0)).eval()
+    torch.save(tailored, file)
+    file.seek(0)
+    back = torch.load(file, weights_only=False)
+    assert_same_answer(back(x), tailored(x))
+    assert list(back.state_dict()) == list(tailored.state_dict())
+    assert tp.tailoring(back) == tp.tailoring(tailored)
+    snn = tp.convert(back, example_inputs=x)
+    assert snn.sites == tp.convert(tailored, example_inputs=x).sites  # source lines too
+
+
+@pytest.mark.parametrize("wrap", [lambda network: network, nn.Sequential])
+def test_assigned_tensors_are_used(wrap):
+    x = dyadic_batch((3, 4))
+    snn = tp.convert(make_dyadic(WithFunctionalWeight()), tp.Maximum(), example_inputs=x, calibration=x)
+    before, (after, _) = snn(x, steps=4).logits, snn.step(x)
+    module = wrap(snn)
+    state = {k: 2 * v if k.endswith("network.weight") else v.clone() for k, v in module.state_dict().items()}
+    module.load_state_dict(state, assign=True)
+    assert torch.equal(snn(x, steps=4).logits, 2 * before)
+    assert torch.equal(snn.step(x)[0].logits, 2 * after.logits)
+
+
 def test_gradients_flow_through_time(mlp):
     snn = copy.deepcopy(mlp[0]).requires_grad_(True)
     snn(mlp[1][0], steps=4)[-1].square().sum().backward()
@@ -273,13 +336,6 @@ def test_clipped_is_the_clipped_network(mlp):
 def test_observing_changes_nothing(mlp):
     snn, (x,) = mlp
     assert_same_answer(record(snn, x, steps=5).answer, snn(x, steps=5))
-
-
-class Answer(NamedTuple):
-    """What a model may return."""
-
-    logits: Any
-    extra: Any
 
 
 @pytest.mark.parametrize("structure", ["dict", "list", "nested", "constants", "named", "named in tuple"])

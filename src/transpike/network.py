@@ -67,6 +67,7 @@ class SpikingNetwork(nn.Module):
         for site in plan.sites:
             self.site(site.name).population = site.shape
         self._lowered: dict[_Key, Lowered] = {}
+        self.register_load_state_dict_post_hook(_lower_again)  # type: ignore[no-untyped-call]
         self._lower_plain()
 
     # ---- running -----------------------------------------------------------------------------------------------
@@ -183,9 +184,10 @@ class SpikingNetwork(nn.Module):
         batch = self._check(inputs, "SpikingNetwork.step")
         if state is not None:
             self._check_state(state, batch)
+        stepper = self.stepper(schedule)
         try:
             with self._explain_shapes(inputs):
-                return self.stepper(schedule)(x, state)  # type: ignore[no-any-return]
+                return stepper(x, state)  # type: ignore[no-any-return]
         except ValueError as error:  # a kernel met a potential of another shape
             if state is None:
                 raise
@@ -318,6 +320,13 @@ class SpikingNetwork(nn.Module):
         """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""
         self._lower(*_PLAIN)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lowered": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lower_plain()
+
     def train(self, mode: bool = True) -> Self:
         """Sets the training flag; the operators stay in evaluation mode, since time is folded into the batch."""
         super().train(mode)
@@ -325,9 +334,8 @@ class SpikingNetwork(nn.Module):
         return self
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._lowered.clear()  # lowered graphs hold references to tensors that are about to move
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._lower_plain()
+        _lower_again(self)
         return self
 
     def _check(self, inputs: tuple[Tensor, ...], where: str) -> int:
@@ -378,6 +386,12 @@ class SpikingNetwork(nn.Module):
                         where=owner,
                         fix="start a new state (None) for each batch",
                     )
+
+
+def _lower_again(network: SpikingNetwork, *_: Any) -> None:
+    """Lowered graphs hold references to tensors, which moving and ``load_state_dict(assign=True)`` replace."""
+    network._lowered.clear()
+    network._lower_plain()
 
 
 def _concatenate(*rows: Any) -> Any:

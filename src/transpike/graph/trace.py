@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from transpike.activations import SlipActivation
 from transpike.errors import TraceError
 from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
+from transpike.graph.program import Program, program_of
 
 _FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
@@ -92,7 +93,7 @@ def leaf_names(model: nn.Module, leaves: Leaves) -> tuple[str, ...]:
     return tuple(found)
 
 
-def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool = False) -> fx.GraphModule:
+def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool = False) -> Program:
     """Traces a copy of ``model``; the model itself is never changed.
 
     Args:
@@ -111,7 +112,7 @@ def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool 
     if bake:
         bake_parametrizations(model)
     if isinstance(model, fx.GraphModule):
-        return model
+        return program_of(model)
     tracer = _Tracer(names, inputs)
     try:
         graph = tracer.trace(model)
@@ -128,7 +129,7 @@ def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool 
             "network; rewrite that line" + (leaf if owner else ""),
         ) from error
     _return_named_tuples(graph)
-    gm = fx.GraphModule(model, graph)
+    gm = Program(model, graph)
     keep_unused_state(gm, model)
     return gm
 
