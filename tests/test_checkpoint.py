@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def test_spiking_network_of_the_zoo_needs_nothing_else(tmp_path: Path) -> None:
     assert card.inputs == DIGITS
     assert card.source == zoo.ModelSource("digits-resnet", {"width": 4, "blocks": 1})
     assert not back.training
+    assert back.record == snn.record
     tp.save(back, tmp_path / "again.safetensors")
     assert read_container(tmp_path / "again.safetensors")[1] == read_container(tmp_path / "n.safetensors")[1]
 
@@ -177,6 +179,42 @@ def test_own_model_needs_the_model(tmp_path: Path) -> None:
         tp.load(path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Sequential(nn.ReLU()), nn.Linear(5, 3)))
     with pytest.raises(CheckpointError, match=r"cannot be prepared[\s\S]*GELU"):
         tp.load(path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.GELU(), nn.ReLU(), nn.Linear(5, 3)))
+
+
+@dataclass(frozen=True)
+class OwnNeuron(tp.IF):
+    leak: float = 0.5
+
+
+@dataclass(frozen=True)
+class OwnRule(tp.Maximum):
+    """A part of the user's."""
+
+
+@dataclass(frozen=True)
+class OwnGranularity(tp.PerLayer):
+    """A part of a part."""
+
+
+def impostor() -> tp.Part:
+    """A class of the user's that has the name of ours."""
+    return dataclass(frozen=True)(type("Maximum", (tp.Maximum,), {}))()
+
+
+@pytest.mark.parametrize(
+    ("parts", "neuron", "name"),
+    [
+        ((), OwnNeuron(), "OwnNeuron"),
+        ([OwnRule()], None, "OwnRule"),
+        ([tp.Maximum(OwnGranularity())], None, "OwnGranularity"),
+        ([impostor()], None, "rebuilt as another"),
+    ],
+)
+def test_what_cannot_be_rebuilt_is_not_saved(parts, neuron, name: str, tmp_path: Path) -> None:
+    snn = converted(parts, neuron=neuron)
+    with pytest.raises(CheckpointError, match=f"cannot be saved: .*{name}"):
+        tp.save(snn, tmp_path / "n.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_any_other_module(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,16 +56,32 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         "format": FORMAT,
         "kind": "spiking" if isinstance(network, SpikingNetwork) else "ann",
         "card": to_json(card),
-        "tailored": None if done is None else to_json(done.activation),
+        "tailored": None if done is None else _to_json(done.activation),
         "leaves": [] if done is None else list(done.leaves),
         "inputs": 0 if done is None else done.inputs,
         "training": None if done is None else done.training,
     }
     if isinstance(network, SpikingNetwork):
-        header["neuron"] = to_json(network.neuron)
-        header["conversion"] = to_json(network.record)
+        header["neuron"] = _to_json(network.neuron)
+        header["conversion"] = to_json(network.record | {"parts": [_to_json(part) for part in network.record["parts"]]})
         header["sites"] = [site.name for site in network.sites]
     write_container(Path(path), network.state_dict(), header)
+
+
+def _to_json(record: Any) -> Any:
+    """JSON from which `load` can rebuild the record; classes of the user's own are unknown to it."""
+    try:
+        written = to_json(record)
+        if from_json(json.loads(json.dumps(written)), _KINDS) == record:
+            return written
+        reason = "it is rebuilt as another one"
+    except (TypeError, ValueError) as error:
+        reason = str(error)
+    raise CheckpointError(
+        f"{record} cannot be saved: {reason}",
+        where=f"class {type(record).__module__}.{type(record).__qualname__}",
+        fix="use the classes of transpike, or save the state_dict and convert again with your class",
+    )
 
 
 @dataclass(frozen=True)
@@ -182,7 +199,8 @@ def _restore_spiking(base: nn.Module, header: dict[str, Any], dtype: torch.dtype
     neuron = from_json(header["neuron"], _KINDS)
     pooling = MaxPooling(conversion["max_pooling"])
     snn = restore(base, inputs, conversion["leave"], conversion["leaves"], neuron, pooling)
-    snn.record.update({key: conversion[key] for key in ("example_shapes", "parts")})
+    parts = tuple(from_json(part, _KINDS) for part in conversion["parts"])
+    snn.record.update({"example_shapes": conversion["example_shapes"], "parts": parts})
     return snn
 
 
