@@ -348,7 +348,7 @@ class Outer(Base):
         (ControlFlow, "if x.sum() > 0:", None),
         (ItemAssignment, "x[:, 0] = 0", None),
         (PythonNumber, "float(x.mean())", None),
-        (Outer, "while x.abs().max() > 100:", "leaves=['inner']"),
+        (Outer, "while x.abs().max() > 100:", "leaf_modules=['inner']"),
     ],
 )
 @pytest.mark.parametrize("verb", ["inspect", "tailor"])
@@ -359,17 +359,19 @@ def test_what_cannot_be_traced(model, line, leaf, verb):
         run(model().eval())
     _assert_names(str(caught.value), model.__name__, "test_obstacles.py:", line, "rewrite that line")
     if leaf is None:  # the model itself cannot be a leaf
-        assert "leaves" not in str(caught.value)
+        assert "leaf_modules" not in str(caught.value)
     else:
         _assert_names(str(caught.value), leaf)
 
 
 def test_a_leaf_on_the_input_is_the_way_out_of_control_flow():
     x = torch.randn(FLAT)
-    snn = tp.convert(Outer().eval(), [tp.Maximum()], example_inputs=x, calibration=x, leaves=["inner"], leave=["inner"])
+    snn = tp.convert(
+        Outer().eval(), [tp.Maximum()], example_inputs=x, calibration=x, leaf_modules=["inner"], leave=["inner"]
+    )
     assert snn.plan.analogue == ("inner",)
     with pytest.raises(ValueError, match="leaf 'inn' is not a submodule of Outer"):
-        tp.inspect(Outer().eval(), x, leaves=["inn"])
+        tp.inspect(Outer().eval(), x, leaf_modules=["inn"])
 
 
 @dataclass
@@ -417,6 +419,21 @@ def test_leave_by_path_and_by_class(name):
     snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=x, leave=[name])
     assert snn.plan.analogue == ("lstm",)
     torch.testing.assert_close(snn.ann(x), model(x))
+
+
+def test_leave_of_a_module_means_all_its_calls():
+    class CalledTwice(Base):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return self.c(self.relu(self.b(self.relu(self.a(x))))).clamp(min=0)
+
+    found = tp.inspect(CalledTwice().eval(), torch.randn(FLAT), leave="relu")
+    assert found.convertible
+    assert [site.name for site in found.plan.sites] == ["clamp@0"]
+    assert found.plan.analogue == ("relu@0", "relu@1")
 
 
 def test_leave_where_spikes_arrive_and_neurons_follow():

@@ -90,7 +90,6 @@ class Plan:
         analogue: operators kept as they are by ``leave``.
         batch_sizes: numbers that are the batch size of the input; on folded sequences they mean another number.
         body_sizes: numbers and shapes read from sequences.
-        released: for each stage, the values that die with it.
     """
 
     kinds: Mapping[str, Kind]
@@ -101,7 +100,6 @@ class Plan:
     analogue: tuple[str, ...]
     batch_sizes: frozenset[str]
     body_sizes: frozenset[str]
-    released: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -183,17 +181,15 @@ class _Planner:
                     "convert a network with ReLU, ReLU6 or SlipReLU activations",
                 )
             )
-        stages, released = self._stages()
         plan = Plan(
             kinds={node.name: kind for node, kind in self.kinds.items()},
             sites=sites,
-            stages=stages,
+            stages=self._stages(),
             readouts=tuple(node.name for node in self.readouts),
             pools=tuple(node.name for node in self.pools),
             analogue=tuple(dict.fromkeys(self.analogue)),
             batch_sizes=frozenset(batch_sizes),
             body_sizes=frozenset(node.name for node in self.body_sizes),
-            released=released,
         )
         return Planning(plan, tuple(self.obstacles))
 
@@ -320,24 +316,16 @@ class _Planner:
         call = self.calls[name]
         return SitePlan(name, node.name, shape[1:], self.kinds[source] is not Kind.SEQUENCE, call.operator, call.source)
 
-    def _stages(self) -> tuple[tuple[Stage, ...], tuple[tuple[str, ...], ...]]:
+    def _stages(self) -> tuple[Stage, ...]:
         stages: list[Stage] = []
         operators: list[str] = []
-        stage_of: dict[fx.Node, int] = {}
         for node in self.gm.graph.nodes:
-            stage_of[node] = len(stages)
             if self._is_site(node):
                 stages.append(Stage(tuple(operators), str(node.target)))
                 operators = []
             elif node.op not in ("placeholder", "output", "get_attr"):
                 operators.append(node.name)
-        stages.append(Stage(tuple(operators), None))
-        released: list[list[str]] = [[] for _ in stages]
-        for node in self.gm.graph.nodes:
-            if node.op not in ("output", "get_attr"):
-                last = max((stage_of[user] for user in node.users), default=stage_of[node])
-                released[min(last, len(stages) - 1)].append(node.name)
-        return tuple(stages), tuple(tuple(names) for names in released)
+        return (*stages, Stage(tuple(operators), None))
 
 
 def _ancestors_of_sites(gm: fx.GraphModule, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
@@ -371,5 +359,6 @@ def unused_leaves(leave: Collection[str], gm: fx.GraphModule, calls: Sequence[Ac
     modules = modules_of(gm)
     known = {call.name for call in calls} | {call.operator.rsplit(".", 1)[-1] for call in calls}
     for node in gm.graph.nodes:
-        known |= {node.name, leave_name(node), operator_name(node, modules).rsplit(".", 1)[-1]}
+        path = leave_name(node)
+        known |= {node.name, path, path.split("@")[0], operator_name(node, modules).rsplit(".", 1)[-1]}
     return sorted(set(leave) - known)
