@@ -336,8 +336,8 @@ def test_leaves_are_kept_whole():
         def forward(self, x):
             return F.relu(self.inner(x))
 
-    with pytest.raises(TraceError, match="leaves=\\['inner'\\]"):
+    with pytest.raises(TraceError, match="leaf_modules=\\['inner'\\]"):
         tp.tailor(Outer(), QCFS)
     for leaf in ("inner", Branches):
-        tailored = tp.tailor(Outer(), QCFS, leaves=[leaf])
+        tailored = tp.tailor(Outer(), QCFS, leaf_modules=[leaf])
         assert len(tp.tailoring(tailored).activations) == 1

@@ -57,7 +57,7 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         "kind": "spiking" if isinstance(network, SpikingNetwork) else "ann",
         "card": to_json(card),
         "tailored": None if done is None else _to_json(done.activation),
-        "leaves": [] if done is None else list(done.leaves),
+        "leaf_modules": [] if done is None else list(done.leaf_modules),
         "inputs": 0 if done is None else done.inputs,
         "training": None if done is None else done.training,
     }
@@ -132,7 +132,7 @@ def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwo
     try:
         if contents.activation is not None:
             base.train(base.training if header.get("training") is None else header["training"])
-            network = apply_activation(base, contents.activation, header["leaves"], header.get("inputs", 0))
+            network = apply_activation(base, contents.activation, header["leaf_modules"], header.get("inputs", 0))
         if contents.kind == "spiking":
             network = _restore_spiking(network, header, dtype)
     except KeyError as error:
@@ -198,7 +198,7 @@ def _restore_spiking(base: nn.Module, header: dict[str, Any], dtype: torch.dtype
     inputs = tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in conversion["example_shapes"])
     neuron = from_json(header["neuron"], _KINDS)
     pooling = MaxPooling(conversion["max_pooling"])
-    snn = restore(base, inputs, conversion["leave"], conversion["leaves"], neuron, pooling)
+    snn = restore(base, inputs, conversion["leave"], conversion["leaf_modules"], neuron, pooling)
     parts = tuple(from_json(part, _KINDS) for part in conversion["parts"])
     snn.record.update({"example_shapes": conversion["example_shapes"], "parts": parts})
     return snn

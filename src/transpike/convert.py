@@ -29,7 +29,7 @@ from transpike.graph.plan import Plan, Planning, make_plan, unused_leaves
 from transpike.graph.pooling import average_pools, pool_before_activation
 from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.site import Site
-from transpike.graph.trace import Leaves, evaluation_mode, leaf_names, trace
+from transpike.graph.trace import LeafModules, evaluation_mode, leaf_names, trace
 from transpike.methods import HalfThreshold, Part, PotentialRule, ThresholdRule
 from transpike.network import SpikingNetwork
 from transpike.neurons import IF, Neuron
@@ -42,14 +42,14 @@ class _Prepared(NamedTuple):
     calls: list[ActivationCall]
     inputs: tuple[Tensor, ...]
     leave: tuple[str, ...]
-    leaves: tuple[str, ...]
+    leaf_modules: tuple[str, ...]
 
     @property
     def record(self) -> dict[str, Any]:
         """What `restore` needs to know."""
         return {
             "leave": sorted(self.leave),
-            "leaves": sorted(self.leaves),
+            "leaf_modules": sorted(self.leaf_modules),
             "example_shapes": [list(tensor.shape[1:]) for tensor in self.inputs],
         }
 
@@ -101,7 +101,7 @@ def inspect(
     example_inputs: Inputs,
     *,
     leave: str | Collection[str] = (),
-    leaves: Leaves = (),
+    leaf_modules: LeafModules = (),
     max_pooling: MaxPooling = MaxPooling.RUNNING,
 ) -> Inspection:
     """Lists what `convert` would make of a model: sites, what stays analogue, and everything in the way.
@@ -110,14 +110,14 @@ def inspect(
         model: the trained network; it is not changed.
         example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments.
         leave: operators to keep as they are, see `convert`.
-        leaves: submodules, by name or type, that are not traced into.
+        leaf_modules: submodules, by name or type, that are not traced into.
         max_pooling: how max-pooling is to run in time.
 
     Raises:
         TraceError: the model cannot be traced at all.
         InputError: the example inputs are unusable.
     """
-    prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
+    prepared = _prepare(model, example_inputs, leave, leaf_modules, max_pooling)
     plan, obstacles = prepared.planning.plan, prepared.planning.obstacles
     if not obstacles:
         try:
@@ -134,7 +134,7 @@ def convert(
     example_inputs: Inputs,
     calibration: CalibrationData | None = None,
     leave: str | Collection[str] = (),
-    leaves: Leaves = (),
+    leaf_modules: LeafModules = (),
     neuron: Neuron | None = None,
     max_pooling: MaxPooling = MaxPooling.RUNNING,
     progress: bool = False,
@@ -153,7 +153,7 @@ def convert(
         calibration: unlabelled training inputs for the threshold rule: a tensor or batches.
         leave: operators to keep as they are, by module path, node name or class name. Legal where no spikes arrive,
             and behind the last activation, where they act on the running mean.
-        leaves: submodules, by name or type, that are not traced into.
+        leaf_modules: submodules, by name or type, that are not traced into.
         neuron: the neuron model; None is `IF` with soft reset.
         max_pooling: how max-pooling runs in time; only the default converges to the source network.
         progress: show a progress bar.
@@ -162,14 +162,14 @@ def convert(
         An ``nn.Module`` in evaluation mode whose parameters do not require gradients.
 
     Raises:
-        ValueError: ``leave`` or ``leaves`` name nothing in the model, or two parts do the same.
+        ValueError: ``leave`` or ``leaf_modules`` name nothing in the model, or two parts do the same.
         TraceError: the model cannot be traced.
         ConversionError: operators stand in the way; all are listed.
         CalibrationError: thresholds are needed and there is no rule or no data, or the rule fits no site.
         VerificationError: the graph computes something else than the model.
     """
     parts = (parts,) if isinstance(parts, Part) else tuple(parts)
-    prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
+    prepared = _prepare(model, example_inputs, leave, leaf_modules, max_pooling)
     network, planning = prepared.network, prepared.planning
     if planning.obstacles:
         raise ConversionError(planning.obstacles)
@@ -188,12 +188,12 @@ def restore(
     model: nn.Module,
     example_inputs: Inputs,
     leave: Collection[str],
-    leaves: Collection[str],
+    leaf_modules: Collection[str],
     neuron: Neuron,
     max_pooling: MaxPooling,
 ) -> SpikingNetwork:
     """The structure of a converted network without its numbers, for `transpike.load`."""
-    prepared = _prepare(model, example_inputs, leave, leaves, max_pooling)
+    prepared = _prepare(model, example_inputs, leave, leaf_modules, max_pooling)
     if prepared.planning.obstacles:
         raise ConversionError(prepared.planning.obstacles)
     snn = SpikingNetwork(
@@ -206,16 +206,16 @@ def _prepare(
     model: nn.Module,
     example_inputs: Inputs,
     leave: str | Collection[str],
-    leaves: Leaves,
+    leaf_modules: LeafModules,
     max_pooling: MaxPooling,
 ) -> _Prepared:
     """Traces, normalises and plans a copy of the model."""
     inputs = inputs_from(example_inputs)
     leave = (leave,) if isinstance(leave, str) else tuple(leave)
-    leaves = leaf_names(model, leaves)
+    leaf_modules = leaf_names(model, leaf_modules)
     check_inputs(inputs, "example_inputs")
     with evaluation_mode(model):
-        gm = trace(model, leaves, len(inputs), bake=True).eval()
+        gm = trace(model, leaf_modules, len(inputs), bake=True).eval()
     check_arguments(gm, inputs, "example_inputs")
     set_card(gm, card_of(model))
     functionalize(gm)
@@ -247,14 +247,14 @@ def _prepare(
     gm.recompile()
     calls = [call for call in calls if isinstance(modules_of(gm).get(call.name), Site)]
     planning = make_plan(gm, probe, calls, leave, max_pooling)
-    return _Prepared(gm, planning, folded, calls, inputs, leave, leaves)
+    return _Prepared(gm, planning, folded, calls, inputs, leave, leaf_modules)
 
 
 def _verify(model: nn.Module, prepared: _Prepared, max_pooling: MaxPooling) -> None:
     """Checks that the graph computes what the model does."""
     faithful = prepared.network
     if max_pooling is MaxPooling.AVERAGE:  # differs from the model on purpose; everything else must not
-        faithful = _prepare(model, prepared.inputs, prepared.leave, prepared.leaves, MaxPooling.RUNNING).network
+        faithful = _prepare(model, prepared.inputs, prepared.leave, prepared.leaf_modules, MaxPooling.RUNNING).network
     with evaluation_mode(model):
         check_parity(model, faithful, prepared.inputs)
 

@@ -28,7 +28,7 @@ from transpike.graph.parity import check_parity
 from transpike.graph.pooling import average_pools
 from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from
 from transpike.graph.site import Site
-from transpike.graph.trace import Leaves, keep_unused_state, leaf_names, source_of, trace
+from transpike.graph.trace import LeafModules, keep_unused_state, leaf_names, source_of, trace
 from transpike.methods.percentile import HistogramPercentile
 
 _META = "transpike.tailoring"
@@ -42,7 +42,7 @@ class Tailoring:
         activation: the settings of the new activations.
         activations: each replaced call, with its name, operator and source line.
         pools: each max-pooling that became average pooling.
-        leaves: submodules, by name, that were not traced into.
+        leaf_modules: submodules, by name, that were not traced into.
         inputs: arguments that had an example input.
         training: the mode in which the model was traced.
     """
@@ -50,7 +50,7 @@ class Tailoring:
     activation: SlipReLU
     activations: tuple[ActivationCall, ...]
     pools: tuple[ActivationCall, ...]
-    leaves: tuple[str, ...] = ()
+    leaf_modules: tuple[str, ...] = ()
     inputs: int = 0
     training: bool = True
 
@@ -66,7 +66,7 @@ def tailor(
     model: nn.Module,
     activation: SlipReLU,
     *,
-    leaves: Leaves = (),
+    leaf_modules: LeafModules = (),
     calibration: CalibrationData | None = None,
     example_inputs: Inputs | None = None,
 ) -> fx.GraphModule:
@@ -79,7 +79,7 @@ def tailor(
     Args:
         model: a network with ReLU, ReLU6, clamp or clipped activations as modules, functions or methods.
         activation: settings of the activations; every call gets a threshold of its own.
-        leaves: submodules, by name or type, that cannot be traced and are kept whole.
+        leaf_modules: submodules, by name or type, that cannot be traced and are kept whole.
         calibration: inputs for ``theta_init=ThetaPercentile(...)``; run through the ReLU network.
         example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments. Arguments
             with default values that get no input keep their defaults.
@@ -96,8 +96,8 @@ def tailor(
         VerificationError: the graph computes something else than the model.
     """
     inputs = () if example_inputs is None else inputs_from(example_inputs)
-    leaves = leaf_names(model, leaves)
-    gm = _graph(model, activation, leaves, len(inputs))
+    leaf_modules = leaf_names(model, leaf_modules)
+    gm = _graph(model, activation, leaf_modules, len(inputs))
     if example_inputs is not None:
         check_inputs(inputs, "example_inputs")
         check_arguments(gm, inputs, "example_inputs")
@@ -107,18 +107,20 @@ def tailor(
         check_parity(copy.deepcopy(model), copy.deepcopy(gm), inputs)  # in training mode, BatchNorm would learn
     starts = _starting_thresholds(gm, activation, calibration)
     given = 0 if example_inputs is None else len(inputs)
-    return _replace(model, gm, activation, leaves, given, starts)
+    return _replace(model, gm, activation, leaf_modules, given, starts)
 
 
-def apply_activation(model: nn.Module, activation: SlipReLU, leaves: Collection[str], inputs: int) -> fx.GraphModule:
+def apply_activation(
+    model: nn.Module, activation: SlipReLU, leaf_modules: Collection[str], inputs: int
+) -> fx.GraphModule:
     """The rewriting behind `tailor`, for a model with so many inputs."""
-    gm = _graph(model, activation, leaves, inputs)
-    return _replace(model, gm, activation, leaves, inputs, {})
+    gm = _graph(model, activation, leaf_modules, inputs)
+    return _replace(model, gm, activation, leaf_modules, inputs, {})
 
 
-def _graph(model: nn.Module, activation: SlipReLU, leaves: Collection[str], inputs: int) -> fx.GraphModule:
+def _graph(model: nn.Module, activation: SlipReLU, leaf_modules: Collection[str], inputs: int) -> fx.GraphModule:
     """The traced network with a module for every dropout and pooling; its activations are those of the model."""
-    gm = trace(model, leaves, inputs)
+    gm = trace(model, leaf_modules, inputs)
     _refuse_other_settings(gm, activation)
     functionalize(gm)
     _refuse_functional_batchnorm(gm)
@@ -131,7 +133,7 @@ def _replace(
     model: nn.Module,
     gm: fx.GraphModule,
     activation: SlipReLU,
-    leaves: Collection[str],
+    leaf_modules: Collection[str],
     inputs: int,
     starts: Mapping[str, float],
 ) -> fx.GraphModule:
@@ -151,7 +153,7 @@ def _replace(
     keep_unused_state(gm, copy.deepcopy(model))  # never the tensors of the source
     gm.graph.lint()
     gm.recompile()
-    done = Tailoring(activation, tuple(calls), tuple(pools), tuple(leaves), inputs, gm.training)
+    done = Tailoring(activation, tuple(calls), tuple(pools), tuple(leaf_modules), inputs, gm.training)
     if earlier is not None:
         done = dataclasses.replace(
             earlier, activations=earlier.activations + done.activations, pools=earlier.pools + done.pools

@@ -117,7 +117,9 @@ def inspect(
         str | None, typer.Option(help="One sample without the batch, for example 3,224,224.")
     ] = None,
     leave: Leave = None,
-    leaves: Annotated[list[str] | None, typer.Option("--leaf", help="Submodule not to trace into; repeatable.")] = None,
+    leaf_modules: Annotated[
+        list[str] | None, typer.Option("--leaf", help="Submodule not to trace into; repeatable.")
+    ] = None,
     option: Options = None,
     factory: Factory = None,
 ) -> None:
@@ -132,7 +134,9 @@ def inspect(
     from transpike.resolve import example_for, parse_options, resolve_model
 
     network = resolve_model(model, parse_options(option or []), model=factory)
-    found = inspect_model(network, example_for(network, input_shape), leave=leave or (), leaves=leaves or ())
+    found = inspect_model(
+        network, example_for(network, input_shape), leave=leave or (), leaf_modules=leaf_modules or ()
+    )
     _out.print(inspection_table(found))
     if found.plan.pools:
         _out.print(f"max-pooling as temporal operator: {', '.join(found.plan.pools)}")

@@ -29,15 +29,15 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 class _Tracer(fx.Tracer):
     record_stack_traces = True
 
-    def __init__(self, leaves: Collection[str] = (), inputs: int = 0) -> None:
+    def __init__(self, leaf_modules: Collection[str] = (), inputs: int = 0) -> None:
         super().__init__()
-        self.leaves = leaves
+        self.leaf_modules = leaf_modules
         self.inputs = inputs
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             isinstance(m, SlipActivation)
-            or module_qualified_name in self.leaves
+            or module_qualified_name in self.leaf_modules
             or super().is_leaf_module(m, module_qualified_name)
         )
 
@@ -69,11 +69,11 @@ class _Tracer(fx.Tracer):
         return function, arguments
 
 
-Leaves = str | type[nn.Module] | Collection[str | type[nn.Module]]
+LeafModules = str | type[nn.Module] | Collection[str | type[nn.Module]]
 """Submodules, by qualified name or type."""
 
 
-def leaf_names(model: nn.Module, leaves: Leaves) -> tuple[str, ...]:
+def leaf_names(model: nn.Module, leaf_modules: LeafModules) -> tuple[str, ...]:
     """The qualified names of submodules given by name or type; one alone counts as a list of one.
 
     Raises:
@@ -81,7 +81,7 @@ def leaf_names(model: nn.Module, leaves: Leaves) -> tuple[str, ...]:
     """
     modules = dict(model.named_modules())
     found: dict[str, None] = {}
-    for leaf in (leaves,) if isinstance(leaves, str | type) else leaves:
+    for leaf in (leaf_modules,) if isinstance(leaf_modules, str | type) else leaf_modules:
         if isinstance(leaf, str):
             names = [leaf] if leaf in modules else []
         else:
@@ -93,12 +93,12 @@ def leaf_names(model: nn.Module, leaves: Leaves) -> tuple[str, ...]:
     return tuple(found)
 
 
-def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool = False) -> Program:
+def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, bake: bool = False) -> Program:
     """Traces a copy of ``model``; the model itself is never changed.
 
     Args:
         model: any module without control flow that depends on data; a GraphModule is taken as it is.
-        leaves: submodules that stay one operator each.
+        leaf_modules: submodules that stay one operator each.
         inputs: how many arguments the graph takes at least; further ones that have a default value keep it.
         bake: give parametrized weights the values they have; else they stay parametrized.
 
@@ -106,7 +106,7 @@ def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool 
         ValueError: a leaf that the model does not hold.
         TraceError: the model's Python code cannot be traced, with the source line; or a weight is made by a hook.
     """
-    names = leaf_names(model, leaves)
+    names = leaf_names(model, leaf_modules)
     refuse_hooked_weights(model)
     model = copy.deepcopy(model)
     if bake:
@@ -119,7 +119,7 @@ def trace(model: nn.Module, leaves: Leaves = (), inputs: int = 0, *, bake: bool 
     except Exception as error:  # user code runs here, so anything may come
         where, owner = _failing_line(error, model)
         leaf = (
-            f", or pass the module that holds it as a leaf: leaves=[{owner!r}] (a leaf with spikes at its input must "
+            f", or pass the module that holds it: leaf_modules=[{owner!r}] (a leaf with spikes at its input must "
             "still be replaced)"
         )
         raise TraceError(
