@@ -28,10 +28,9 @@ class Lagged(tp.Schedule):
     def lag(self, site):
         return dict(self.lags).get(site, 0)
 
-    def emit(self, site, drive, neuron, parameters, memory, *, number, kernel):
-        lag = self.lag(site)
-        v = neuron.start(parameters, drive) + drive[:lag].sum(0)
-        events, v = neuron.run(drive[lag:], v, parameters, kernel)
+    def emit(self, visit):
+        lag = self.lag(visit.site)
+        events, v = visit.run(visit.drive[lag:], visit.start() + visit.drive[:lag].sum(0))
         return events, (v,)
 
 
@@ -50,13 +49,13 @@ class SilenceLosers(tp.Schedule):
     def claimed_steps(self, steps):
         return self.probe_steps + steps
 
-    def emit(self, site, drive, neuron, parameters, memory, *, number, kernel):
-        events, v = neuron.run(drive, neuron.start(parameters, drive), parameters, kernel)
-        if number == 0:
-            assert memory is None
+    def emit(self, visit):
+        events, v = visit.run(visit.drive, visit.start())
+        if visit.number == 0:
+            assert visit.memory is None
             return events, (v,)
-        assert memory is not None, f"{site}: what the first pass found out is lost"
-        return events * (memory[0] >= 0), memory
+        assert visit.memory is not None, f"{visit.site}: what the first pass found out is lost"
+        return events * (visit.memory[0] >= 0), visit.memory
 
 
 class Residual(nn.Module):
@@ -245,8 +244,8 @@ def test_temporal_operators_and_readout_start_afresh_in_the_second_pass():
 
     @dataclass(frozen=True)
     class Again(SilenceLosers):
-        def emit(self, site, drive, neuron, parameters, memory, *, number, kernel):
-            return neuron.run(drive, neuron.start(parameters, drive), parameters, kernel)[0], (drive[0],)
+        def emit(self, visit):
+            return visit.run(visit.drive, visit.start())[0], (visit.drive[0],)
 
     snn, _, x = _network(Pooled())
     assert len(snn.plan.pools) == 1

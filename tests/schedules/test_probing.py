@@ -25,6 +25,7 @@ from transpike.schedules import (
     Schedule,
     Staggered,
     TwoPasses,
+    Visit,
 )
 from transpike.schedules.offset_spike import shift
 
@@ -35,7 +36,7 @@ def run(schedule: Schedule, drive, theta=1.0, start=None, memory=None, number=0)
     drive = torch.as_tensor(drive)
     theta = torch.tensor(theta, dtype=drive.dtype)
     parameters = SiteParameters(theta, theta / 2 if start is None else torch.as_tensor(start, dtype=drive.dtype))
-    return schedule.emit("site", drive, IF(), parameters, memory, number=number, kernel=KernelPreference.AUTO)
+    return schedule.emit(Visit("site", drive, IF(), parameters, memory, number, KernelPreference.AUTO))
 
 
 def currents(seed: int, steps: int, neurons: int = 400, grid: int = 64) -> torch.Tensor:
@@ -195,15 +196,7 @@ def test_refusals(cls) -> None:
         cls(0)
     parameters = SiteParameters(torch.tensor(1.0), torch.tensor(0.5))
     with pytest.raises(ValueError, match="soft reset"):
-        cls().emit(
-            "site",
-            currents(0, 4),
-            IF(Reset.HARD),
-            parameters,
-            None,
-            number=0,
-            kernel=KernelPreference.AUTO,
-        )
+        cls().emit(Visit("site", currents(0, 4), IF(Reset.HARD), parameters, None, 0, KernelPreference.AUTO))
 
 
 def test_wrong_settings() -> None:

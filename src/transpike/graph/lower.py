@@ -19,7 +19,7 @@ from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
-from transpike.schedules import Memory, Schedule
+from transpike.schedules import Memory, Schedule, Visit
 
 
 def fold(value: Tensor) -> Tensor:
@@ -75,15 +75,10 @@ class SiteRunner(nn.Module):
         self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
     ) -> tuple[Tensor, Memory]:
         """Folded currents (or one constant current) in, folded output and new memory out."""
-        events, memory = self.schedule.emit(
-            self.name,
-            self.drive(value, batch, steps),
-            self.neuron,
-            self.site.parameters_of_neurons,
-            memory,
-            number=self.number,
-            kernel=self.kernel,
-        )
+        drive = self.drive(value, batch, steps)
+        parameters = self.site.parameters_of_neurons
+        visit = Visit(self.name, drive, self.neuron, parameters, memory, self.number, self.kernel)
+        events, memory = self.schedule.emit(visit)
         return fold(self.site.theta * events), memory
 
 

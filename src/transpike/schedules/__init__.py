@@ -1,7 +1,7 @@
 """Schedules: how a converted network runs in time. One file per idea, one row in the table below."""
 
 from transpike.schedules.accumulate import AccumulateThenFire
-from transpike.schedules.contract import Memory, Schedule
+from transpike.schedules.contract import Memory, Schedule, Visit
 from transpike.schedules.exact_potential import ExactPotential
 from transpike.schedules.offset_spike import OffsetSpike
 from transpike.schedules.plain import Plain
@@ -32,4 +32,5 @@ __all__ = [
     "Schedule",
     "Staggered",
     "TwoPasses",
+    "Visit",
 ]

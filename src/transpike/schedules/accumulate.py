@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 from transpike.functional import expected_count
-from transpike.kernels import KernelPreference
-from transpike.neurons import Neuron, SiteParameters
-from transpike.schedules.contract import Memory
+from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
@@ -28,22 +26,11 @@ class AccumulateThenFire(Probing):
         """Accumulating and firing; there is nothing to replay."""
         return self.probe_steps + steps
 
-    def emit(
-        self,
-        site: str,
-        drive: Tensor,
-        neuron: Neuron,
-        parameters: SiteParameters,
-        memory: Memory | None,
-        *,
-        number: int,
-        kernel: KernelPreference,
-    ) -> tuple[Tensor, Memory]:
+    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Emits as many steps as the drive has; there is no memory."""
-        need_soft_reset(self, neuron)
-        rho = self.probe_steps
-        start = neuron.start(parameters, drive)
-        count = expected_count(drive[:rho].sum(0), parameters.theta, start, rho)
+        need_soft_reset(self, visit.neuron)
+        rho, drive = self.probe_steps, visit.drive
+        count = expected_count(drive[:rho].sum(0), visit.parameters.theta, visit.start(), rho)
         steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=drive.dtype)
         steps = steps.view(-1, *[1] * count.dim())
         sent = torch.floor((2 * count * steps + rho) / (2 * rho))

@@ -8,6 +8,7 @@ it received, whatever joins its output with a longer sequence waits for it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -17,6 +18,37 @@ from transpike.neurons import Neuron, SiteParameters
 
 Memory = tuple[Tensor, ...]
 """What a site keeps: its state between chunks of one pass, or what an earlier pass found out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Visit:
+    """Everything a schedule knows when it comes to a site.
+
+    Attributes:
+        site: its name, for schedules that treat sites differently.
+        drive: input current of the steps at hand, ``[S_in, N, *]``.
+        neuron: the neuron model.
+        parameters: threshold and initial potential.
+        memory: None at the first chunk of the first pass, else what the last call returned.
+        number: the pass, from 0.
+        kernel: which kernel runs the neurons.
+    """
+
+    site: str
+    drive: Tensor
+    neuron: Neuron
+    parameters: SiteParameters
+    memory: Memory | None
+    number: int
+    kernel: KernelPreference
+
+    def start(self) -> Tensor:
+        """The site's own initial potential, ``[N, *]``."""
+        return self.neuron.start(self.parameters, self.drive)
+
+    def run(self, drive: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the neurons over ``drive [S, N, *]`` from ``v [N, *]``: the events and the last potential."""
+        return self.neuron.run(drive, v, self.parameters, self.kernel)
 
 
 class Schedule(ABC):
@@ -62,27 +94,8 @@ class Schedule(ABC):
         return self.input_steps(steps)
 
     @abstractmethod
-    def emit(
-        self,
-        site: str,
-        drive: Tensor,
-        neuron: Neuron,
-        parameters: SiteParameters,
-        memory: Memory | None,
-        *,
-        number: int,
-        kernel: KernelPreference,
-    ) -> tuple[Tensor, Memory]:
+    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """The pure function of one site.
-
-        Args:
-            site: name of the site, for schedules that treat sites differently.
-            drive: ``[S_in, N, *]``.
-            neuron: the neuron model.
-            parameters: thresholds and initial potentials.
-            memory: None at the first chunk of the first pass, else what the last call returned.
-            number: the pass, from 0.
-            kernel: which kernel runs the neurons.
 
         Returns:
             The events ``[S_out, N, *]`` with ``S_out = S_in - lag(site)``, and the memory.

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from transpike.functional import expected_count
-from transpike.kernels import KernelPreference
 from transpike.kernels.probe import least_potentials
-from transpike.neurons import Neuron, SiteParameters
-from transpike.schedules.contract import Memory
+from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
@@ -24,24 +22,12 @@ class ExactPotential(Probing):
     taken. O(rho^2) comparisons per neuron. Binary, non-negative events.
     """
 
-    def emit(
-        self,
-        site: str,
-        drive: Tensor,
-        neuron: Neuron,
-        parameters: SiteParameters,
-        memory: Memory | None,
-        *,
-        number: int,
-        kernel: KernelPreference,
-    ) -> tuple[Tensor, Memory]:
+    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""
-        need_soft_reset(self, neuron)
-        seen = drive[: self.probe_steps]
-        start = neuron.start(parameters, drive)
-        wanted = expected_count(seen.sum(0), parameters.theta, start, self.probe_steps)
-        v = exact_potential(seen, start, parameters.theta, wanted)
-        events, v = neuron.run(drive, v, parameters, kernel)
+        need_soft_reset(self, visit.neuron)
+        seen, start, theta = visit.drive[: self.probe_steps], visit.start(), visit.parameters.theta
+        wanted = expected_count(seen.sum(0), theta, start, self.probe_steps)
+        events, v = visit.run(visit.drive, exact_potential(seen, start, theta, wanted))
         return events, (v,)
 
 

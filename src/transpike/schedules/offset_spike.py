@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transpike.kernels import KernelPreference
 from transpike.kernels.probe import Probe, probe
-from transpike.neurons import Neuron, SiteParameters
-from transpike.schedules.contract import Memory
+from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
@@ -52,25 +50,15 @@ class OffsetSpike(Probing):
         """Steps that a layer is busy with one sample."""
         return self.probe_steps * self.iterations + self.input_steps(steps)
 
-    def emit(
-        self,
-        site: str,
-        drive: Tensor,
-        neuron: Neuron,
-        parameters: SiteParameters,
-        memory: Memory | None,
-        *,
-        number: int,
-        kernel: KernelPreference,
-    ) -> tuple[Tensor, Memory]:
+    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""
-        need_soft_reset(self, neuron)
-        start = neuron.start(parameters, drive)
-        v = start
+        need_soft_reset(self, visit.neuron)
+        theta = visit.parameters.theta
+        start = v = visit.start()
         for _ in range(self.iterations):
-            seen = probe(drive[: self.probe_steps], v, parameters.theta)
-            v = v + shift(seen, seen.residual - v + start, parameters.theta, self.probe_steps, self.epsilon)
-        events, v = neuron.run(drive, v, parameters, kernel)
+            seen = probe(visit.drive[: self.probe_steps], v, theta)
+            v = v + shift(seen, seen.residual - v + start, theta, self.probe_steps, self.epsilon)
+        events, v = visit.run(visit.drive, v)
         return events, (v,)
 
 

@@ -7,9 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.kernels import KernelPreference
-from transpike.neurons import Neuron, SiteParameters
-from transpike.schedules.contract import Memory, Schedule
+from transpike.schedules.contract import Memory, Schedule, Visit
 
 
 @dataclass(frozen=True)
@@ -19,18 +17,8 @@ class Plain(Schedule):
     streamable: ClassVar[bool] = True
     prefix_consistent: ClassVar[bool] = True
 
-    def emit(
-        self,
-        site: str,
-        drive: Tensor,
-        neuron: Neuron,
-        parameters: SiteParameters,
-        memory: Memory | None,
-        *,
-        number: int,
-        kernel: KernelPreference,
-    ) -> tuple[Tensor, Memory]:
+    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Runs the neuron from where the last chunk left it; the memory is the membrane potential."""
-        v = neuron.start(parameters, drive) if memory is None else memory[0]
-        events, v = neuron.run(drive, v, parameters, kernel)
+        v = visit.start() if visit.memory is None else visit.memory[0]
+        events, v = visit.run(visit.drive, v)
         return events, (v,)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from transpike.kernels import KernelPreference
-from transpike.neurons import Neuron, SiteParameters
-from transpike.schedules.contract import Memory
+from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
@@ -16,19 +14,9 @@ from transpike.schedules.probing import Probing, need_soft_reset
 class Residual(Probing):
     """Probe rho steps, keep the residual potential as the initial one, replay and fire. Binary, non-negative events."""
 
-    def emit(
-        self,
-        site: str,
-        drive: Tensor,
-        neuron: Neuron,
-        parameters: SiteParameters,
-        memory: Memory | None,
-        *,
-        number: int,
-        kernel: KernelPreference,
-    ) -> tuple[Tensor, Memory]:
+    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Two runs of the neuron; the memory is the last potential."""
-        need_soft_reset(self, neuron)
-        _, v = neuron.run(drive[: self.probe_steps], neuron.start(parameters, drive), parameters, kernel)
-        events, v = neuron.run(drive, v, parameters, kernel)
+        need_soft_reset(self, visit.neuron)
+        _, v = visit.run(visit.drive[: self.probe_steps], visit.start())
+        events, v = visit.run(visit.drive, v)
         return events, (v,)

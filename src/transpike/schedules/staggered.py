@@ -7,9 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.kernels import KernelPreference
-from transpike.neurons import Neuron, SiteParameters
-from transpike.schedules.contract import Memory, Schedule
+from transpike.schedules.contract import Memory, Schedule, Visit
 
 
 @dataclass(frozen=True)
@@ -42,19 +40,8 @@ class Staggered(Schedule):
         """Waiting and firing of the site that waits longest."""
         return steps + max([self.waiting, *(lag for _, lag in self.own)])
 
-    def emit(
-        self,
-        site: str,
-        drive: Tensor,
-        neuron: Neuron,
-        parameters: SiteParameters,
-        memory: Memory | None,
-        *,
-        number: int,
-        kernel: KernelPreference,
-    ) -> tuple[Tensor, Memory]:
+    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Emits ``S_in - d`` steps; the memory is the last potential."""
-        lag = self.lag(site)
-        v = neuron.start(parameters, drive) + drive[:lag].sum(0)
-        events, v = neuron.run(drive[lag:], v, parameters, kernel)
+        lag = self.lag(visit.site)
+        events, v = visit.run(visit.drive[lag:], visit.start() + visit.drive[:lag].sum(0))
         return events, (v,)

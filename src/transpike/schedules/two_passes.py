@@ -7,9 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.kernels import KernelPreference
-from transpike.neurons import Neuron, SiteParameters
-from transpike.schedules.contract import Memory, Schedule
+from transpike.schedules.contract import Memory, Schedule, Visit
 from transpike.schedules.probing import need_soft_reset
 
 
@@ -48,21 +46,11 @@ class TwoPasses(Schedule):
         """Both passes."""
         return self.probe_steps + steps
 
-    def emit(
-        self,
-        site: str,
-        drive: Tensor,
-        neuron: Neuron,
-        parameters: SiteParameters,
-        memory: Memory | None,
-        *,
-        number: int,
-        kernel: KernelPreference,
-    ) -> tuple[Tensor, Memory]:
+    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """First pass: plain, the memory is the residual. Second pass: plain, masked by it."""
-        need_soft_reset(self, neuron)
-        events, v = neuron.run(drive, neuron.start(parameters, drive), parameters, kernel)
-        if number == 0:
+        need_soft_reset(self, visit.neuron)
+        events, v = visit.run(visit.drive, visit.start())
+        if visit.number == 0:
             return events, (v,)
-        assert memory is not None
-        return events * (memory[0] > self.margin * parameters.theta), memory
+        assert visit.memory is not None
+        return events * (visit.memory[0] > self.margin * visit.parameters.theta), visit.memory
