@@ -46,6 +46,9 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
             cannot rebuild needs its model again when it is loaded.
         path: the file, usually ``*.safetensors``.
         inputs: shape, normalisation and class names, if the network's card does not hold them yet.
+
+    Raises:
+        CheckpointError: the network has a neuron, part or activation of the user's own, which `load` could not rebuild.
     """
     graph = network.network if isinstance(network, SpikingNetwork) else network
     card = card_of(graph)

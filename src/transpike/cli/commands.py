@@ -109,7 +109,7 @@ def train(
 
     Examples:
     * `transpike train digits-resnet -o relu.safetensors`
-    * `transpike train relu.safetensors --activation slip --levels 2 --slope 0.2 -o slip.safetensors`
+    * `transpike train relu.safetensors --activation slip --theta-percentile 99 --learning-rate .05 -o slip.safetensors`
     """
     import torch
 
