@@ -37,7 +37,10 @@ WEIGHTS_VARIABLE = "TRANSPIKE_PRETRAINED"
 
 @dataclass(frozen=True)
 class Training:
-    """One network to train: with plain ReLU, or with an activation, from fresh weights or another network's."""
+    """One network to train: with plain ReLU, or with an activation, from fresh weights or another network's.
+
+    ``start`` names a training before it or, where the recipe has ``weights``, ``"pretrained"``.
+    """
 
     name: str
     epochs: int
@@ -138,15 +141,14 @@ def parse_recipe(text: str, name: str) -> Recipe:
         trainings = tuple(_training(entry) for entry in raw.pop("train", []))
         variants = tuple(_variant(entry) for entry in raw.pop("row"))
         recipe = Recipe(name=name, weights=raw.pop("weights", None), trainings=trainings, variants=variants, **raw)
-        known: set[str] = set()
+        known = {"pretrained"} if recipe.weights else set()
         for training in trainings:
             if training.start is not None and training.start not in known:
                 raise ValueError(f"{training.name!r} starts from {training.start!r}, which is not trained before it")
             known.add(training.name)
-        available = {training.name for training in trainings} | ({"pretrained"} if recipe.weights else set())
         for variant in variants:
-            if variant.network not in available:
-                raise ValueError(f"row {variant.label!r} names the network {variant.network!r}; there is {available}")
+            if variant.network not in known:
+                raise ValueError(f"row {variant.label!r} names the network {variant.network!r}; there is {known}")
     except (tomllib.TOMLDecodeError, TypeError, ValueError, KeyError) as error:
         raise RecipeError(f"the recipe is malformed: {error}", where=name) from error
     return recipe
@@ -312,9 +314,9 @@ def _provenance(recipe: Recipe, training: Training) -> dict[str, Any]:
     """Everything that a trained network depends on, with the networks it starts from."""
     by_name = {entry.name: entry for entry in recipe.trainings}
     chain = [training]
-    while chain[-1].start is not None:
+    while chain[-1].start in by_name:
         chain.append(by_name[chain[-1].start])
-    settings = [recipe.network, recipe.data, recipe.seed, recipe.calibration_images]
+    settings = [recipe.network, recipe.data, recipe.seed, recipe.calibration_images, recipe.weights]
     return {"recipe": settings, "trainings": [repr(entry) for entry in chain]}
 
 
