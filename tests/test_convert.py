@@ -82,6 +82,22 @@ def test_initial_potentials_of_relu_sites(rule, fraction):
         assert torch.equal(snn.site(name).v_init, fraction * snn.site(name).theta)
 
 
+def test_random_potentials_are_those_of_the_site_s_name():
+    """Two networks whose site "3" is alike start it alike, whatever else they hold; a trained shift is overridden."""
+    parts = [tp.Maximum(tp.PerChannel()), tp.RandomPotential(7)]
+    snn = tp.convert(_mlp(), parts, example_inputs=_data(), calibration=_data())
+    ann = tp.tailor(_mlp(), tp.QCFS(4, theta_init=2.0))
+    trained = tp.convert(ann, tp.RandomPotential(7), example_inputs=_data())
+    for name in ("1", "3"):
+        one, two = snn.site(name), trained.site(name)
+        assert one.v_init.shape == snn.sites[0].shape == (8,)
+        torch.testing.assert_close(one.v_init / one.theta, two.v_init / two.theta)
+    assert not torch.equal(trained.site("1").v_init, trained.site("3").v_init)
+    first = trained(_data(), steps=1)
+    trained.site("1").set_initial_potential(torch.tensor(1.0))
+    assert not torch.equal(trained(_data(), steps=1), first)
+
+
 def test_parts_come_in_any_order():
     one = tp.convert(_mlp(), [tp.Maximum(), tp.ZeroPotential()], example_inputs=_data(), calibration=_data())
     two = tp.convert(_mlp(), [tp.ZeroPotential(), tp.Maximum()], example_inputs=_data(), calibration=_data())

@@ -37,6 +37,7 @@ from transpike.methods import (
     Percentile,
     PerChannel,
     PerLayer,
+    RandomPotential,
     ShiftedPotential,
     ZeroPotential,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "Percentile",
     "Plain",
     "Poisson",
+    "RandomPotential",
     "Report",
     "Reset",
     "Schedule",

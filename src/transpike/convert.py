@@ -30,7 +30,7 @@ from transpike.graph.pooling import average_pools, pool_before_activation
 from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.site import Site
 from transpike.graph.trace import LeafModules, evaluation_mode, leaf_names, trace
-from transpike.methods import HalfThreshold, Part, PotentialRule, ThresholdRule
+from transpike.methods import HalfThreshold, Part, Population, PotentialRule, ThresholdRule
 from transpike.network import SpikingNetwork
 from transpike.neurons import IF, Neuron
 
@@ -174,10 +174,7 @@ def convert(
     if planning.obstacles:
         raise ConversionError(planning.obstacles)
     _verify(model, prepared, max_pooling)
-    sites = {site.name: network.get_submodule(site.name) for site in planning.plan.sites}
-    _set_parameters(
-        {name: s for name, s in sites.items() if isinstance(s, Site)}, network, parts, calibration, progress
-    )
+    _set_parameters(planning.plan, network, parts, calibration, progress)
     neuron = IF() if neuron is None else neuron
     record = prepared.record | {"parts": parts, "max_pooling": max_pooling}
     snn = SpikingNetwork(network, planning.plan, neuron, record)
@@ -260,7 +257,7 @@ def _verify(model: nn.Module, prepared: _Prepared, max_pooling: MaxPooling) -> N
 
 
 def _set_parameters(
-    sites: dict[str, Site],
+    plan: Plan,
     network: fx.GraphModule,
     parts: Sequence[Part],
     calibration: CalibrationData | None,
@@ -271,6 +268,11 @@ def _set_parameters(
     strange = [part for part in parts if not isinstance(part, ThresholdRule | PotentialRule)]
     if strange:
         raise ValueError(f"{strange[0]!r} is neither a threshold rule nor a rule for initial potentials")
+    sites: dict[str, Site] = {}
+    for planned in plan.sites:
+        module = network.get_submodule(planned.name)
+        assert isinstance(module, Site)
+        sites[planned.name] = module
     plain = {name: site for name, site in sites.items() if not isinstance(site.activation, SlipActivation)}
     if threshold is not None and not plain:
         raise CalibrationError(
@@ -293,10 +295,11 @@ def _set_parameters(
                     "convert(model, [Percentile(99.9, PerChannel()), HalfThreshold()], calibration=batches, ...)",
                 )
             site.set_threshold(torch.full_like(site.theta, site.ceiling))
-    for name, site in sites.items():
-        rule = potential or (HalfThreshold() if name in plain else None)
+    for planned in plan.sites:
+        site = sites[planned.name]
+        rule = potential or (HalfThreshold() if planned.name in plain else None)
         if rule is not None:
-            site.set_initial_potential(rule.potential(site.theta))
+            site.set_initial_potential(rule.potential(Population(planned.name, planned.shape, site.theta)))
 
 
 def _only(parts: Sequence[Part], kind: type[Any], name: str) -> Any:

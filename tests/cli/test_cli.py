@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import transpike as tp
 from transpike.cli.main import main
 
 
@@ -84,6 +85,15 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     )
     assert code == 0
     assert "7 sites" in out
+    random = ("--potential", "random", "--seed", "5")
+    code, out, _ = transpike("convert", "slip.safetensors", *random, "-o", "random.safetensors")
+    assert code == 0
+    snn = tp.load("random.safetensors")
+    assert snn.record["parts"] == (tp.RandomPotential(5),)
+    assert snn.site("stem.2").v_init.shape == (2, 8, 8)
+    code, out, _ = transpike("evaluate", "random.safetensors", "-T", "2", "--images", "20")
+    assert code == 0
+    assert "20 images" in out
 
 
 def test_inspect(transpike) -> None:
@@ -152,7 +162,7 @@ def test_own_factory_in_the_current_folder(transpike, tmp_path: Path) -> None:
         (("convert", "digits-resnet", "-o", "x.safetensors"), "a plain ReLU has no threshold"),
         (("evaluate", "absent.safetensors"), "no such file"),
         (("train", "digits-resnet", "-o", "/proc/nowhere/x.safetensors"), "the output cannot be written"),
-        (("run", "nothing"), "known: cifar10-resnet20-relu, digits"),
+        (("run", "nothing"), "cifar10-resnet20-relu, digits; or a"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--dataset", "cifar10"), "TRANSPIKE_DATA"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--activation", "slip", "--levels", "0"), "levels (N)"),
     ],

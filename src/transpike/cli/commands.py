@@ -167,7 +167,9 @@ def convert(
     threshold: Annotated[Rule | None, typer.Option(help="Rule for plain ReLU; trained thresholds need none.")] = None,
     percentile: Annotated[float, typer.Option(help="For the percentile rule.")] = 99.9,
     per: Annotated[Per, typer.Option(help="One threshold per layer or per channel.")] = Per.CHANNEL,
-    potential: Annotated[Potential | None, typer.Option(help="v(0): 0 or theta/2 (default for ReLU).")] = None,
+    potential: Annotated[
+        Potential | None, typer.Option(help="v(0): 0, theta/2 (default for ReLU), or random (by --seed).")
+    ] = None,
     calibration_images: Annotated[int, typer.Option(help="Training images for the thresholds.")] = 512,
     weights: Weights = None,
     option: Options = None,
@@ -187,7 +189,7 @@ def convert(
     from transpike.convert import convert as convert_model
     from transpike.data import load_data, loader, random_subset
     from transpike.graph.operators import MaxPooling
-    from transpike.methods import POTENTIAL_RULES
+    from transpike.methods import POTENTIAL_RULES, RandomPotential
     from transpike.recipe import threshold_rule
     from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
 
@@ -199,7 +201,8 @@ def convert(
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
     parts = [] if threshold is None else [threshold_rule(threshold.value, per.value, percentile)]
     if potential is not None:
-        parts.append(POTENTIAL_RULES[potential.value]())
+        random = potential is Potential.RANDOM
+        parts.append(RandomPotential(seed) if random else POTENTIAL_RULES[potential.value]())
     snn = convert_model(
         network,
         parts,

@@ -38,6 +38,7 @@ class Potential(StrEnum):
 
     ZERO = "zero"
     HALF = "half"
+    RANDOM = "random"
 
 
 class Prepare(StrEnum):

@@ -5,19 +5,21 @@ from transpike.methods.contract import (
     Part,
     PerChannel,
     PerLayer,
+    Population,
     PotentialRule,
     Statistic,
     ThresholdRule,
 )
 from transpike.methods.maximum import Maximum
 from transpike.methods.percentile import Percentile
-from transpike.methods.potentials import HalfThreshold, ShiftedPotential, ZeroPotential
+from transpike.methods.potentials import HalfThreshold, RandomPotential, ShiftedPotential, ZeroPotential
 
 THRESHOLD_RULES: dict[str, type[ThresholdRule]] = {"maximum": Maximum, "percentile": Percentile}
 POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
     "zero": ZeroPotential,
     "half": HalfThreshold,
     "shifted": ShiftedPotential,
+    "random": RandomPotential,
 }
 
 __all__ = [
@@ -30,7 +32,9 @@ __all__ = [
     "PerChannel",
     "PerLayer",
     "Percentile",
+    "Population",
     "PotentialRule",
+    "RandomPotential",
     "ShiftedPotential",
     "Statistic",
     "ThresholdRule",

@@ -64,12 +64,27 @@ class ThresholdRule(Part, ABC):
         """A fresh statistic for one site."""
 
 
+@dataclass(frozen=True, eq=False)
+class Population:
+    """What a rule for initial potentials knows about the neurons of one site.
+
+    Attributes:
+        site: its name, the same in every conversion of the same model.
+        shape: of one sample's neurons, ``[C, *]``.
+        theta: their thresholds, a scalar or ``[C, 1, ...]``, in the network's precision and on its device.
+    """
+
+    site: str
+    shape: tuple[int, ...]
+    theta: Tensor
+
+
 class PotentialRule(Part, ABC):
     """Sets initial potentials from thresholds."""
 
     @abstractmethod
-    def potential(self, theta: Tensor) -> Tensor:
-        """``v_init``, broadcastable like theta."""
+    def potential(self, population: Population) -> Tensor:
+        """``v_init`` in units of the drive: of theta's shape, or per neuron ``[C, *]``."""
 
 
 def fill_silent(values: Tensor) -> Tensor:
