@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transpike.kernels import KernelPreference, Surrogate, integrate_fire
 from transpike.kernels.reference import fire
 
-KERNELS = [KernelPreference.REFERENCE, KernelPreference.EAGER]
+KERNELS = [KernelPreference.REFERENCE, KernelPreference.EAGER, KernelPreference.NATIVE]
 ALL = [*KERNELS, KernelPreference.AUTO]
 
 

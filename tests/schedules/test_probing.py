@@ -36,7 +36,12 @@ def run(schedule: Schedule, drive, theta=1.0, start=None, memory=None, number=0)
     drive = torch.as_tensor(drive)
     theta = torch.tensor(theta, dtype=drive.dtype)
     parameters = SiteParameters(theta, theta / 2 if start is None else torch.as_tensor(start, dtype=drive.dtype))
-    return schedule.emit(Visit("site", drive, IF(), parameters, memory, number, KernelPreference.AUTO))
+    found, kept = schedule.emit(Visit("site", drive, IF(), parameters, memory, number, KernelPreference.AUTO))
+    if drive.device.type == "cpu":  # every oracle below judges all kernels
+        for kernel in (KernelPreference.REFERENCE, KernelPreference.EAGER):
+            events, _ = schedule.emit(Visit("site", drive, IF(), parameters, memory, number, kernel))
+            assert torch.equal(events, found), kernel
+    return found, kept
 
 
 def currents(seed: int, steps: int, neurons: int = 400, grid: int = 64) -> torch.Tensor:

@@ -38,10 +38,8 @@ SURROGATES = {"triangle": triangle, "rectangle": rectangle}
 def save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     """Keeps the inputs and the events; potentials are recomputed."""
     drive, v, theta, soft_reset, surrogate, kernel = inputs
-    if kernel != "eager":
-        raise RuntimeError(
-            f"the {kernel} kernel has no backward; use KernelPreference.EAGER or AUTO to train through time"
-        )
+    if kernel == "reference":
+        raise RuntimeError("the reference kernel has no backward; use KernelPreference.AUTO to train through time")
     events, _ = output
     ctx.save_for_backward(drive, v, theta, events)
     ctx.soft_reset = soft_reset

@@ -7,19 +7,20 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from transpike.kernels import eager, reference
+from transpike.kernels import eager, native, reference
 
 
 class KernelPreference(Enum):
     """Which kernel runs the neurons. A kernel asked for by name is used or raises.
 
     ``AUTO`` takes the fastest that is there, ``REFERENCE`` the specification (no backward), ``EAGER`` in-place
-    torch operators.
+    torch operators, ``NATIVE`` the compiled kernels (CPU, float32 and float64). All give the same spikes.
     """
 
     AUTO = "auto"
     REFERENCE = "reference"
     EAGER = "eager"
+    NATIVE = "native"
 
 
 class Surrogate(Enum):
@@ -29,14 +30,31 @@ class Surrogate(Enum):
     RECTANGLE = "rectangle"
 
 
-_KERNELS = {"reference": reference.integrate_fire, "eager": eager.integrate_fire}
+_KERNELS = {
+    "reference": reference.integrate_fire,
+    "eager": eager.integrate_fire,
+    "native": native.integrate_fire,
+}
+
+
+def runs_native(kernel: KernelPreference, drive: Tensor) -> bool:
+    """Whether these currents go to the compiled kernels.
+
+    Raises:
+        RuntimeError: they were asked for by name and cannot run.
+    """
+    if kernel is KernelPreference.NATIVE:
+        native.require(drive)
+    return kernel is KernelPreference.NATIVE or (kernel is KernelPreference.AUTO and native.usable(drive))
 
 
 @torch.library.custom_op("transpike::integrate_fire", mutates_args=())
 def _integrate_fire(
     drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool, surrogate: str, kernel: str
 ) -> tuple[Tensor, Tensor]:
-    events, v = _KERNELS[kernel](drive, v, theta, soft_reset)
+    if runs_native(KernelPreference(kernel), drive):
+        kernel = "native"
+    events, v = _KERNELS["eager" if kernel == "auto" else kernel](drive, v, theta, soft_reset)
     return events.contiguous(), v.contiguous()  # as the fake promises, whatever the layout of the inputs
 
 
@@ -71,6 +89,7 @@ def integrate_fire(
         ``events [S, N, *]`` of zeros and ones, and the potential after the last step, ``[N, *]``.
 
     Raises:
+        RuntimeError: the native kernel was asked for by name and cannot run.
         ValueError: no time-step, ``v`` does not have the shape of one step of ``drive``, or ``theta`` does not
             broadcast to it.
     """
@@ -81,6 +100,5 @@ def integrate_fire(
     sizes = zip(reversed(theta.shape), reversed(v.shape), strict=False)
     if theta.dim() > v.dim() or any(size not in (1, wanted) for size, wanted in sizes):
         raise ValueError(f"theta of shape {tuple(theta.shape)} does not broadcast to a step of {tuple(v.shape)}")
-    name = "eager" if kernel is KernelPreference.AUTO else kernel.value
-    events, v = _integrate_fire(drive, v, theta, soft_reset, surrogate.value, name)
+    events, v = _integrate_fire(drive, v, theta, soft_reset, surrogate.value, kernel.value)
     return events, v

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transpike.functional import expected_count
+from transpike.kernels import native, runs_native
 from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 
@@ -30,6 +31,8 @@ class AccumulateThenFire(Probing):
         """Emits as many steps as the drive has; there is no memory."""
         need_soft_reset(self, visit.neuron)
         rho, drive = self.probe_steps, visit.drive
+        if runs_native(visit.kernel, drive):
+            return native.accumulate(drive[:rho], visit.start(), visit.parameters.theta, drive.shape[0]), ()
         count = expected_count(drive[:rho].sum(0), visit.parameters.theta, visit.start(), rho)
         steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=drive.dtype)
         steps = steps.view(-1, *[1] * count.dim())

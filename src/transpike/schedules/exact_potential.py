@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from transpike.functional import expected_count
+from transpike.kernels import native, runs_native
 from transpike.kernels.probe import least_potentials
 from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
@@ -26,8 +27,11 @@ class ExactPotential(Probing):
         """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""
         need_soft_reset(self, visit.neuron)
         seen, start, theta = visit.drive[: self.probe_steps], visit.start(), visit.parameters.theta
-        wanted = expected_count(seen.sum(0), theta, start, self.probe_steps)
-        events, v = visit.run(visit.drive, exact_potential(seen, start, theta, wanted))
+        if runs_native(visit.kernel, seen):
+            v = native.exact_potential(seen, start, theta)
+        else:
+            v = exact_potential(seen, start, theta, expected_count(seen.sum(0), theta, start, self.probe_steps))
+        events, v = visit.run(visit.drive, v)
         return events, (v,)
 
 

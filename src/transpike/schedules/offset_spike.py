@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from transpike.kernels import native, runs_native
 from transpike.kernels.probe import Probe, probe
 from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
@@ -55,9 +56,13 @@ class OffsetSpike(Probing):
         need_soft_reset(self, visit.neuron)
         theta = visit.parameters.theta
         start = v = visit.start()
-        for _ in range(self.iterations):
-            seen = probe(visit.drive[: self.probe_steps], v, theta)
-            v = v + shift(seen, seen.residual - v + start, theta, self.probe_steps, self.epsilon)
+        look = visit.drive[: self.probe_steps]
+        if runs_native(visit.kernel, look):
+            v = native.offset_potential(look, start, theta, self.iterations, self.epsilon)
+        else:
+            for _ in range(self.iterations):
+                seen = probe(look, v, theta)
+                v = v + shift(seen, seen.residual - v + start, theta, self.probe_steps, self.epsilon)
         events, v = visit.run(visit.drive, v)
         return events, (v,)
 

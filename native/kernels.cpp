@@ -1,0 +1,20 @@
+// The kernels, compiled once per instruction set. See kernels.hpp for the rule about the standard library.
+#include "kernels.hpp"
+
+#include <cstdlib>
+
+#include "dense.hpp"
+
+#define TRANSPIKE_JOIN2(a, b) a##b
+#define TRANSPIKE_JOIN(a, b) TRANSPIKE_JOIN2(a, b)
+#define TRANSPIKE_STRING2(a) #a
+#define TRANSPIKE_STRING(a) TRANSPIKE_STRING2(a)
+
+namespace transpike {
+
+const Kernels &TRANSPIKE_JOIN(kernels_, TRANSPIKE_ISA)() {
+  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), dense_table<float>(), dense_table<double>()};
+  return table;
+}
+
+} // namespace transpike

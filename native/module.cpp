@@ -1,0 +1,148 @@
+// The Python side of the kernels: checks of types and shapes, and the choice of the instruction set.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <stdexcept>
+#include <string>
+
+#include "kernels.hpp"
+
+namespace nb = nanobind;
+using namespace transpike;
+
+namespace {
+
+const Kernels &best() {
+#ifdef TRANSPIKE_X86
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl"))
+    return kernels_avx512();
+  if (__builtin_cpu_supports("avx2"))
+    return kernels_avx2();
+#endif
+  return kernels_generic();
+}
+
+const Kernels *chosen = nullptr;
+
+const Kernels &kernels() {
+  if (chosen == nullptr)
+    chosen = &best();
+  return *chosen;
+}
+
+template <typename Real> const Dense<Real> &dense();
+template <> const Dense<float> &dense<float>() { return kernels().dense_float; }
+template <> const Dense<double> &dense<double>() { return kernels().dense_double; }
+
+template <typename Real> using Read = nb::ndarray<const Real, nb::device::cpu>;
+template <typename Real> using Vector = nb::ndarray<Real, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <typename Real> using Matrix = nb::ndarray<Real, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+void expect(bool condition, const char *what) {
+  if (!condition)
+    throw std::invalid_argument(what);
+}
+
+// [steps, neurons], each step contiguous; an expanded first dimension has stride 0.
+template <typename Real> Currents<Real> currents(const Read<Real> &drive) {
+  expect(drive.ndim() == 2, "drive must be [steps, neurons]");
+  const auto steps = static_cast<std::ptrdiff_t>(drive.shape(0));
+  const auto neurons = static_cast<std::ptrdiff_t>(drive.shape(1));
+  expect(steps >= 1, "drive needs at least one step");
+  expect(neurons <= 1 || drive.stride(1) == 1, "each step of drive must be contiguous");
+  const std::ptrdiff_t stride = steps == 1 ? 0 : static_cast<std::ptrdiff_t>(drive.stride(0));
+  expect(stride >= 0, "steps of drive must not run backwards");
+  return {drive.data(), stride, steps, neurons};
+}
+
+template <typename Real>
+Thresholds<Real> thresholds(const Vector<const Real> &theta, std::ptrdiff_t inner, std::ptrdiff_t neurons) {
+  const auto channels = static_cast<std::ptrdiff_t>(theta.shape(0));
+  expect(channels >= 1 && inner >= 1, "there must be at least one threshold, for at least one neuron");
+  expect(neurons % (channels * inner) == 0, "thresholds do not divide the neurons");
+  return {theta.data(), channels, inner};
+}
+
+template <typename Real> void bind(nb::module_ &m) {
+  m.def(
+      "integrate_fire",
+      [](Read<Real> drive, Vector<const Real> theta, std::ptrdiff_t inner, bool soft_reset, Vector<Real> v,
+         Matrix<Real> events) {
+        const auto c = currents<Real>(drive);
+        const auto th = thresholds<Real>(theta, inner, c.neurons);
+        expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
+        expect(events.shape(0) == drive.shape(0) && events.shape(1) == drive.shape(1), "events must be like drive");
+        nb::gil_scoped_release release;
+        dense<Real>().integrate_fire(c, th, soft_reset, v.data(), events.data());
+      },
+      nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("soft_reset"),
+      nb::arg("v").noconvert(), nb::arg("events").noconvert());
+  m.def(
+      "offset_potential",
+      [](Read<Real> drive, Vector<const Real> theta, std::ptrdiff_t inner, int iterations, double epsilon,
+         Vector<Real> v) {
+        const auto c = currents<Real>(drive);
+        const auto th = thresholds<Real>(theta, inner, c.neurons);
+        expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
+        nb::gil_scoped_release release;
+        dense<Real>().offset_potential(c, th, iterations, static_cast<Real>(epsilon), v.data());
+      },
+      nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("iterations"),
+      nb::arg("epsilon"), nb::arg("v").noconvert());
+  m.def(
+      "exact_potential",
+      [](Read<Real> drive, Vector<const Real> theta, std::ptrdiff_t inner, Vector<Real> v) {
+        const auto c = currents<Real>(drive);
+        const auto th = thresholds<Real>(theta, inner, c.neurons);
+        expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
+        nb::gil_scoped_release release;
+        dense<Real>().exact_potential(c, th, v.data());
+      },
+      nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("v").noconvert());
+  m.def(
+      "accumulate",
+      [](Read<Real> drive, Vector<const Real> theta, std::ptrdiff_t inner, Vector<const Real> v, Matrix<Real> events) {
+        const auto c = currents<Real>(drive);
+        const auto th = thresholds<Real>(theta, inner, c.neurons);
+        expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
+        expect(static_cast<std::ptrdiff_t>(events.shape(1)) == c.neurons, "events must have one column per neuron");
+        nb::gil_scoped_release release;
+        dense<Real>().accumulate(c, th, static_cast<std::ptrdiff_t>(events.shape(0)), v.data(), events.data());
+      },
+      nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("v").noconvert(),
+      nb::arg("events").noconvert());
+}
+
+} // namespace
+
+NB_MODULE(_native, m) {
+  bind<float>(m);
+  bind<double>(m);
+  m.def("instruction_set", [] { return std::string(kernels().name); });
+  m.def("instruction_sets", [] {
+    nb::list names;
+    names.append("generic");
+#ifdef TRANSPIKE_X86
+    if (best().name != kernels_generic().name)
+      names.append("avx2");
+    if (&best() == &kernels_avx512())
+      names.append("avx512");
+#endif
+    return names;
+  });
+  m.def("use_instruction_set", [](const std::string &name) {
+    const Kernels *wanted = nullptr;
+    if (name == "generic")
+      wanted = &kernels_generic();
+#ifdef TRANSPIKE_X86
+    if (name == "avx2" && best().name != kernels_generic().name)
+      wanted = &kernels_avx2();
+    if (name == "avx512" && &best() == &kernels_avx512())
+      wanted = &kernels_avx512();
+#endif
+    expect(wanted != nullptr, "this CPU or this build does not have that instruction set");
+    chosen = wanted;
+  });
+}
