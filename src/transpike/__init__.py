@@ -25,6 +25,7 @@ from transpike.activations import (
 from transpike.card import Card, InputSpec, card_of
 from transpike.checkpoint import describe, load, save
 from transpike.convert import Inspection, convert, inspect
+from transpike.early_exit import answer_early, choose_confidence, evaluate_early
 from transpike.encoding import Coding, Encoding, Poisson, Sequence
 from transpike.errors import TranspikeError
 from transpike.evaluate import evaluate
@@ -85,11 +86,14 @@ __all__ = [
     "ThresholdReLU",
     "TranspikeError",
     "ZeroPotential",
+    "answer_early",
     "card_of",
+    "choose_confidence",
     "convert",
     "data",
     "describe",
     "evaluate",
+    "evaluate_early",
     "fit",
     "inspect",
     "load",

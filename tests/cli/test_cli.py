@@ -94,6 +94,27 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike("evaluate", "random.safetensors", "-T", "2", "--images", "20")
     assert code == 0
     assert "20 images" in out
+    few = ("-T", "4", "--images", "60", "--early-exit")
+    code, out, _ = transpike("evaluate", "snn.safetensors", *few, "auto", "--calibration-images", "80")
+    assert code == 0
+    assert "chosen on 80 held-back training images" in out
+    assert "early exit, 60 images" in out
+    assert "mean pipeline" in out
+    code, out, _ = transpike("evaluate", "snn.safetensors", *few, "0")
+    assert code == 0
+    counts = [line.split() for line in out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"], ["4"])]
+    assert counts == [["1", "60"], ["2", "0"], ["3", "0"], ["4", "0"]]  # at confidence 0 all stop after one step
+    code, out, _ = transpike("evaluate", "snn.safetensors", *few, "0.5", "--schedule", "cos")
+    assert code == 0
+    assert "cannot stream" in out
+    for words, message in (
+        (("surely",), "a confidence in [0, 1] or auto, not 'surely'"),
+        (("1.5",), "a probability in [0, 1], got 1.5"),
+        (("0.5", "--sites"), "leave them out with --early-exit"),
+    ):
+        code, _, err = transpike("evaluate", "snn.safetensors", *few, *words)
+        assert code == 1
+        assert message in err
 
 
 def test_inspect(transpike) -> None:

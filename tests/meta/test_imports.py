@@ -24,6 +24,7 @@ GROUPS = [
     ["network", "tailor", "convert"],
     ["results"],
     ["evaluate"],
+    ["early_exit"],
     ["analysis", "data", "zoo", "training"],
     ["checkpoint"],
     ["resolve"],

@@ -235,15 +235,21 @@ def evaluate(
     sites: Annotated[bool, typer.Option("--sites", help="Also print the activity of every site.")] = False,
     cache: Annotated[Path | None, typer.Option(help="JSON file; an interrupted run goes on from it.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Picture of accuracy against T (*.png, *.svg, *.pdf).")] = None,
+    early_exit: Annotated[
+        str | None, typer.Option(help="Stop an image at this confidence in [0, 1]; auto chooses it on training images.")
+    ] = None,
+    calibration_images: Annotated[int, typer.Option(help="Held-back training images for --early-exit auto.")] = 512,
     factory: Factory = None,
 ) -> None:
-    """Print accuracy, spikes and latency at every T on test images.
+    """Print accuracy, spikes and latency at every T on test images; or accuracy and mean T with early exit.
 
     Examples:
     * `transpike evaluate snn.safetensors --steps 8 --plot accuracy.png`
     * `transpike evaluate snn.safetensors --steps 4 --schedule cos --probe-steps 4`
+    * `transpike evaluate snn.safetensors --steps 16 --early-exit auto`
     """
     from transpike.card import card_of
+    from transpike.cli.early_exit import print_early_exit
     from transpike.data import load_data, loader
     from transpike.encoding import Coding
     from transpike.errors import ModelError
@@ -259,11 +265,29 @@ def evaluate(
     stored = card_of(snn.network).inputs
     name = dataset_for(snn.network, dataset)
     found = load_data(name, data, like=stored)
+    test = loader(test_images(found, images), batch_size)
+    how = resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting)
+    if early_exit is not None:
+        if sites or cache is not None or plot is not None:
+            raise ValueError("--sites, --cache and --plot show every T; leave them out with --early-exit")
+        print_early_exit(
+            _out,
+            snn,
+            found,
+            test,
+            confidence=early_exit,
+            calibration_images=calibration_images,
+            steps=steps,
+            schedule=how,
+            coding=Coding(coding.value),
+            device=torch_device(device.value),
+        )
+        return
     report = evaluate_network(
         snn,
-        loader(test_images(found, images), batch_size),
+        test,
         steps=steps,
-        schedule=resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting),
+        schedule=how,
         coding=Coding(coding.value),
         device=torch_device(device.value),
         cache=cache,

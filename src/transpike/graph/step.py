@@ -24,6 +24,15 @@ class State(NamedTuple):
     steps: Tensor
     memory: tuple[Memory, ...]
 
+    def select(self, samples: Tensor) -> State:
+        """The state of some samples of the batch, to go on with these alone: every memory is ``[N, *]``.
+
+        Args:
+            samples: their positions in the batch, whole numbers ``[M]``; give the next step these samples' inputs.
+        """
+        chosen = tuple(tuple(tensor.index_select(0, samples) for tensor in memory) for memory in self.memory)
+        return State(self.steps, chosen)
+
 
 class Stepper(nn.Module):
     """One time-step as a plain module, for ``torch.compile`` and ``torch.export``: ``(x, state) -> (y, state)``."""
