@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -117,7 +117,7 @@ def study_offsets(
     return OffsetStudy(settings, free, constrained, cases, influence, running)
 
 
-def running_times(reports: dict[str, Report]) -> dict[str, float]:
+def running_times(reports: Mapping[str, Report]) -> dict[str, float]:
     """Wall seconds per image of the spiking network's run to its largest T, spikes counted, by label (appendix A.5)."""
     return {label: report.seconds / report.images for label, report in reports.items()}
 

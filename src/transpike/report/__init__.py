@@ -1,5 +1,13 @@
 """Tables for the terminal and plots for people."""
 
+from transpike.report.offset_plots import plot_cases, plot_convergence, plot_influence, plot_offsets
+from transpike.report.offset_tables import (
+    cases_table,
+    convergence_table,
+    influence_table,
+    offsets_table,
+    running_table,
+)
 from transpike.report.plots import plot_accuracy, plot_latency
 from transpike.report.tables import (
     comparison_table,
@@ -11,11 +19,20 @@ from transpike.report.tables import (
 )
 
 __all__ = [
+    "cases_table",
     "comparison_table",
+    "convergence_table",
+    "influence_table",
     "inspection_table",
+    "offsets_table",
     "plot_accuracy",
+    "plot_cases",
+    "plot_convergence",
+    "plot_influence",
     "plot_latency",
+    "plot_offsets",
     "report_table",
+    "running_table",
     "schedules_table",
     "sites_table",
     "training_table",
