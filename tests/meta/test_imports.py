@@ -23,7 +23,7 @@ GROUPS = [
     ["calibration"],
     ["network", "tailor", "convert"],
     ["results"],
-    ["evaluate"],
+    ["evaluate", "search"],
     ["early_exit"],
     ["analysis", "data", "zoo", "training"],
     ["checkpoint"],

@@ -1,8 +1,9 @@
-"""Staggered start: every layer waits a few steps before it may fire."""
+"""Staggered start: layers wait a few steps before they may send spikes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 from torch import Tensor
@@ -10,25 +11,40 @@ from torch import Tensor
 from transpike.schedules.contract import Memory, Schedule, Visit
 
 
+class Wait(Enum):
+    """What the neurons of a site do in the steps in which it waits.
+
+    ``INTEGRATE``: add up the drive, without firing; what was added up is sent later, so that for a constant drive the
+    first T emissions stand for T + d steps of input. ``WITHHOLD``: fire and reset as always, but send nothing; what is
+    left is a residual potential of a neuron that has run for d steps, and the rate is not raised.
+    """
+
+    INTEGRATE = "integrate"
+    WITHHOLD = "withhold"
+
+
 @dataclass(frozen=True)
 class Staggered(Schedule):
-    """Each site integrates its first ``lags`` steps without firing, then runs plainly.
+    """Each site sends nothing for its first d steps, then runs plainly.
 
     Between "all layers together" (0) and "layer after layer". Emission j uses the drive of steps 1 .. j + d. Binary,
-    non-negative events.
+    non-negative events. `transpike.search.search_lags` finds lags for a latency.
 
     Attributes:
         waiting: d, the lag of every site that ``own`` does not name.
         own: pairs of site name and lag.
+        wait: what the neurons do while they wait.
     """
 
     waiting: int = 1
     own: tuple[tuple[str, int], ...] = ()
+    wait: Wait = Wait.INTEGRATE
     streamable: ClassVar[bool] = False
     prefix_consistent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "own", tuple((str(name), int(lag)) for name, lag in self.own))
+        object.__setattr__(self, "wait", Wait(self.wait))  # from JSON it comes as a word
         if min([self.waiting, *(lag for _, lag in self.own)]) < 0:
             raise ValueError(f"lags must not be negative, got {self}")
 
@@ -43,5 +59,8 @@ class Staggered(Schedule):
     def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Emits ``S_in - d`` steps; the memory is the last potential."""
         lag = self.lag(visit.site)
+        if self.wait is Wait.WITHHOLD:
+            events, v = visit.run(visit.drive, visit.start())
+            return events[lag:], (v,)
         events, v = visit.run(visit.drive[lag:], visit.start() + visit.drive[:lag].sum(0))
         return events, (v,)
