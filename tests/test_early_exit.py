@@ -85,6 +85,16 @@ def test_early_answers_are_rows_of_the_whole_run(name: str, share: float) -> Non
         assert torch.equal(alone.logits[0], answer.logits[n])
 
 
+def test_a_threshold_that_is_just_reached_stops() -> None:
+    snn, (x,) = spiking("mlp")
+    confidences = tp.early_exit.confidence_of(snn(x, steps=T)).numpy()
+    for n in range(5):
+        threshold = float(confidences[0, n])
+        answer = tp.answer_early(snn, x, steps=T, confidence=threshold)
+        assert answer.steps_used[n] == 1
+        assert answer.steps_used.tolist() == stop(confidences, threshold)
+
+
 def test_stopped_samples_are_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     snn, (x,) = spiking("mlp")
     confidences = certainty(snn(x, steps=T))[:4]
@@ -229,7 +239,6 @@ def test_the_smallest_threshold_is_that_of_brute_force(name: str, share: float, 
 
 @pytest.mark.parametrize("name", ["mlp", "conv"])
 def test_stopping_at_the_chosen_threshold_gives_what_was_promised(name: str) -> None:
-    """The threshold is a confidence that occurs, so some sample stops by reaching it exactly."""
     snn, (x,) = spiking(name, 60)
     chosen = tp.choose_confidence(snn, x, steps=T, max_disagreement=0.1)
     rows = snn(x, steps=T)
