@@ -154,8 +154,8 @@ def test_greedy_search_keeps_to_the_budget(topology) -> None:
         assert trial.steps >= 1
         assert snn.latency(trial.steps, trial.schedule).pipeline_steps == 5
         assert max(_lags(trial, snn)) <= 3
-    whole = [trial.score.order for trial in found.trail if trial.images == found.images[0]]
-    assert found.best.order == max(whole)
+    whole = [trial.score.agreement for trial in found.trail if trial.images == found.images[0]]
+    assert found.best.agreement == max(whole)
     assert snn.latency(found.steps, found.schedule).pipeline_steps == 5
     assert search_lags(snn, [inputs], 5, max_lag=3, evaluations=30, doubt=0.0) == found
 

@@ -15,8 +15,13 @@ from torch import Tensor, nn
 
 from transpike import checkpoint, zoo
 from transpike.card import card_of
+from transpike.data import Data, loader, random_subset
 from transpike.errors import ModelError
+from transpike.network import SpikingNetwork
 from transpike.schedules import SCHEDULES, Schedule
+from transpike.search import LagSearch, search_lags
+
+_SEARCH_IMAGES = 512
 
 
 def resolve_model(name: str, options: Mapping[str, Any] | None = None, *, model: str | None = None) -> nn.Module:
@@ -107,6 +112,17 @@ def resolve_schedule(name: str, *, probe_steps: int, iterations: int, waiting: i
     cls = SCHEDULES[name]
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     return cls(**{key: value for key, value in settings.items() if key in known})
+
+
+def search_schedule(snn: SpikingNetwork, data: Data, budget: int, *, progress: bool = False) -> LagSearch:
+    """Lags of the staggered schedule for ``budget`` pipeline steps, searched on 512 training images.
+
+    Raises:
+        ValueError: budget below 1.
+        InputError: the network is no classifier.
+    """
+    count = min(_SEARCH_IMAGES, len(data.calibration))  # type: ignore[arg-type]
+    return search_lags(snn, list(loader(random_subset(data.calibration, count))), budget, progress=progress)
 
 
 def dataset_for(model: nn.Module, name: str | None) -> str:

@@ -25,7 +25,7 @@ _BEST = 3
 _LATER = 6
 """After the first round only the candidates that did best in the round before are tried again."""
 _GAIN = 0.5
-"""Percentage points of agreement that a round must gain for the next one."""
+"""Percentage points of agreement that a further lag must gain; less is likely to be noise, and lags cost steps."""
 
 Lags = tuple[int, ...]
 
@@ -277,11 +277,9 @@ class _Search:
             if not finals:
                 return best
             winner, now = max(finals, key=lambda found: found[0].score.order)
-            gain = winner.score.agreement - best.score.agreement
-            best = max(best, winner, key=lambda trial: trial.score.order)
-            if gain < _GAIN:
+            if winner.score.agreement - best.score.agreement < _GAIN:
                 return best
-            lags = now
+            best, lags = winner, now
             moves = [move for _, _, move in tried[:_LATER]]
 
     def _moves(self) -> list[Lags]:

@@ -229,6 +229,9 @@ def evaluate(
     probe_steps: ProbeSteps = 4,
     iterations: Iterations = 1,
     waiting: Waiting = 1,
+    budget_steps: Annotated[
+        int | None, typer.Option(help="Of staggered: search lags for an answer after so many pipeline steps.")
+    ] = None,
     coding: Annotated[InputCoding, typer.Option(help="Constant current, or Poisson spikes.")] = InputCoding.CONSTANT,
     batch_size: int = 100,
     device: Device = Device.AUTO,
@@ -257,7 +260,7 @@ def evaluate(
     from transpike.network import SpikingNetwork
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
-    from transpike.resolve import dataset_for, resolve_model, resolve_schedule
+    from transpike.resolve import dataset_for, resolve_model, resolve_schedule, search_schedule
 
     snn = resolve_model(file, model=factory)
     if not isinstance(snn, SpikingNetwork):
@@ -267,6 +270,12 @@ def evaluate(
     found = load_data(name, data, like=stored)
     test = loader(test_images(found, images), batch_size)
     how = resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting)
+    at = None
+    if budget_steps is not None:
+        if schedule != "staggered" or early_exit is not None:
+            raise ValueError("--budget-steps searches lags for one answer: use it with --schedule staggered alone")
+        lags = search_schedule(snn.to(torch_device(device.value)), found, budget_steps, progress=True)
+        how, steps, at = lags.schedule, lags.steps, [lags.steps]
     if early_exit is not None:
         if sites or cache is not None or plot is not None:
             raise ValueError("--sites, --cache and --plot show every T; leave them out with --early-exit")
@@ -289,6 +298,7 @@ def evaluate(
         steps=steps,
         schedule=how,
         coding=Coding(coding.value),
+        at=at,
         device=torch_device(device.value),
         cache=cache,
         progress=True,
@@ -305,7 +315,11 @@ def evaluate(
 def compare(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A converted network, as `transpike convert` writes it.")],
     schedules: Annotated[
-        str, typer.Option(help="Comma-separated; cos:2 is COS with two iterations.")
+        str,
+        typer.Option(
+            help="Comma-separated; cos:2 is COS with two iterations, staggered:8 has its lags searched on training "
+            "images for an answer after 8 pipeline steps and is shown at that point only."
+        ),
     ] = "plain,residual,cos,cos:2,cos:4,exact,accumulate,staggered,srp",
     dataset: DataName = None,
     data: Root = None,
@@ -320,8 +334,9 @@ def compare(
 ) -> None:
     """Run several schedules on one network: accuracy at every T, with honest latency, in one table and one plot.
 
-    Example:
+    Examples:
     * `transpike compare snn.safetensors --schedules plain,cos,accumulate --steps 8 -o comparison`
+    * `transpike compare snn.safetensors --schedules plain,staggered:2,staggered:4,staggered:8`
     """
     from transpike.card import card_of
     from transpike.config import write_json
@@ -331,7 +346,7 @@ def compare(
     from transpike.network import SpikingNetwork
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_latency, schedules_table
-    from transpike.resolve import dataset_for, resolve_model, resolve_schedule
+    from transpike.resolve import dataset_for, resolve_model, resolve_schedule, search_schedule
 
     snn = resolve_model(file, model=factory)
     if not isinstance(snn, SpikingNetwork):
@@ -339,14 +354,20 @@ def compare(
     found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
     reports = {}
     for label in schedules.split(","):
-        name, _, times = label.partition(":")
-        schedule = resolve_schedule(name, probe_steps=probe_steps, iterations=int(times or 1), waiting=waiting)
+        name, _, number = label.partition(":")
+        at, last = None, steps
+        if name == "staggered" and number:
+            lags = search_schedule(snn.to(torch_device(device.value)), found, int(number), progress=True)
+            schedule, last, at = lags.schedule, lags.steps, [lags.steps]
+        else:
+            schedule = resolve_schedule(name, probe_steps=probe_steps, iterations=int(number or 1), waiting=waiting)
         _out.print(f"evaluating {schedule}", markup=False)
         reports[label] = evaluate_network(
             snn,
             loader(test_images(found, images), batch_size),
-            steps=steps,
+            steps=last,
             schedule=schedule,
+            at=at,
             device=torch_device(device.value),
             cache=None if output is None else output / f"{label.replace(':', '-')}.json",
             progress=True,

@@ -68,13 +68,14 @@ def comparison_table(reports: Mapping[str, Report], published: Mapping[str, Mapp
 
 
 def schedules_table(reports: Mapping[str, Report]) -> Table:
-    """Top-1 accuracy of several schedules on one network, with events and pipeline steps at each T."""
+    """Top-1 accuracy of several schedules on one network, with events and pipeline steps at each T it was run for."""
     steps = sorted({t for report in reports.values() for t in interesting_steps(report)})
     first = next(iter(reports.values()))
     title = f"top-1 accuracy in %, {first.images:,} images, ANN {first.ann_top1:.2f}; in brackets the pipeline steps"
-    table = _table(title, "schedule", *(f"T={t}" for t in steps), f"events/image at T={steps[-1]}", "seconds")
+    table = _table(title, "schedule", *(f"T={t}" for t in steps), "events/image at the last T", "seconds")
     for label, report in reports.items():
-        cells = [f"{report.row(t).top1:.2f} [{report.row(t).latency.pipeline_steps}]" for t in steps]
+        rows = {row.steps: row for row in report.rows}
+        cells = [f"{rows[t].top1:.2f} [{rows[t].latency.pipeline_steps}]" if t in rows else "-" for t in steps]
         table.add_row(
             label, *(escape(cell) for cell in cells), f"{report.rows[-1].events:,.0f}", f"{report.seconds:.1f}"
         )
