@@ -220,3 +220,13 @@ def test_late_layers_that_withhold_their_first_spikes(pretrained: Path, data_roo
             for schedule, steps in ((Plain(), 4), (waits, 1)):
                 agreed[schedule] += int((snn(batch, steps=steps, schedule=schedule)[-1].argmax(1) == wanted).sum())
     assert agreed[waits] > agreed[Plain()] + 15
+
+
+@pytest.mark.parametrize("evaluations", [1, 5, 12])
+def test_few_evaluations_are_enough_for_an_answer(evaluations: int) -> None:
+    snn, _, x = branches(64, seed=2)
+    found = search_lags(snn, x, 3, max_lag=2, evaluations=evaluations)
+    assert 1 <= len(found.trail) <= evaluations
+    whole = [trial for trial in found.trail if trial.images == found.images[0]]
+    if evaluations == 12:  # five for each way to wait: two tried on a part of the images, then both on all
+        assert len(whole) > 1

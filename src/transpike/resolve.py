@@ -21,7 +21,7 @@ from transpike.network import SpikingNetwork
 from transpike.schedules import SCHEDULES, Schedule
 from transpike.search import LagSearch, search_lags
 
-_SEARCH_IMAGES = 512
+_SEARCH_IMAGES = 1024
 
 
 def resolve_model(name: str, options: Mapping[str, Any] | None = None, *, model: str | None = None) -> nn.Module:
@@ -115,7 +115,7 @@ def resolve_schedule(name: str, *, probe_steps: int, iterations: int, waiting: i
 
 
 def search_schedule(snn: SpikingNetwork, data: Data, budget: int, *, progress: bool = False) -> LagSearch:
-    """Lags of the staggered schedule for ``budget`` pipeline steps, searched on 512 training images.
+    """Lags of the staggered schedule for ``budget`` pipeline steps, searched on at most 1,024 training images.
 
     Raises:
         ValueError: budget below 1.

@@ -18,6 +18,8 @@ from transpike.schedules.staggered import Wait
 
 _MEMORY = 2**25 // 4
 """Numbers in one site's currents: batches are run in pieces of at most 32 MiB of float32."""
+_CHOOSE = 256
+"""So many images choose at most. All others confirm, which takes two runs only, so that there may be many of them."""
 _SCREEN = 8
 """Candidates are first tried on an eighth of the images that choose."""
 _BEST = 3
@@ -107,13 +109,13 @@ def search_lags(
     Lags cost readout steps: T is the budget less the lags along the longest path (on parallel branches a lag may cost
     nothing). Both ways to wait (`Wait`) are tried. If all vectors of lags fit into ``evaluations``, all are run; else
     lags are added greedily, at one site or at a group of sites (those of one population shape, the last few, all),
-    while a round gains half a percentage point. Half of the images choose by agreement with the ANN's own answers; on
-    the other half the winner must mend more of plain's answers than it spoils, by ``doubt`` standard deviations of a
-    fair coin. Otherwise plain is returned. Deterministic; no labels are used.
+    while a round gains half a percentage point. Half of the images, at most 256, choose by agreement with the ANN's
+    own answers; on the others the winner must mend more of plain's answers than it spoils, by ``doubt`` standard
+    deviations of a fair coin. Otherwise plain is returned. Deterministic; no labels are used.
 
     Args:
         snn: the converted network, a classifier.
-        batches: training images, 256 or more: never those that the accuracy is reported on.
+        batches: training images, 512 or more: never those that the accuracy is reported on.
         budget: B, at least 1.
         max_lag: largest lag of a site.
         evaluations: bound for the schedules that are run; a run on a part of the images counts as one, too.
@@ -134,12 +136,12 @@ def search_lags(
     images = sum(piece[0].shape[0] for piece in pieces)
     if images < 2:
         raise CalibrationError(
-            f"{images} image(s) cannot be divided into a half that chooses and one that confirms",
+            f"{images} image(s) cannot be divided into some that choose and others that confirm",
             where="batches",
             fix="pass a tensor or batches of training images; a used-up iterator gives none",
         )
     with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
-        chosen, held = _halves(pieces, (images + 1) // 2)
+        chosen, held = _split(pieces, min(_CHOOSE, (images + 1) // 2))
         choosing, confirming = _Judge(snn, chosen, budget), _Judge(snn, held, budget)
         search = _Search(choosing, max_lag, evaluations, bar)
         best = search.run()
@@ -178,7 +180,7 @@ def _pieces(snn: SpikingNetwork, batches: CalibrationData, budget: int) -> list[
     return [piece for piece in found if piece[0].shape[0]]
 
 
-def _halves(pieces: Iterable[_Piece], count: int) -> tuple[list[_Piece], list[_Piece]]:
+def _split(pieces: Iterable[_Piece], count: int) -> tuple[list[_Piece], list[_Piece]]:
     """The first ``count`` samples, and the others."""
     first: list[_Piece] = []
     second: list[_Piece] = []
@@ -231,7 +233,7 @@ class _Search:
 
     def __init__(self, judge: _Judge, max_lag: int, evaluations: int, bar: Progress) -> None:
         self.judge = judge
-        self.screen = _Judge(judge.snn, _halves(judge.pieces, -(-judge.images // _SCREEN))[0], judge.budget)
+        self.screen = _Judge(judge.snn, _split(judge.pieces, -(-judge.images // _SCREEN))[0], judge.budget)
         self.sites = judge.snn.sites
         self.max_lag = min(max_lag, judge.budget - 1)
         self.evaluations = evaluations
@@ -266,14 +268,11 @@ class _Search:
                 now = tuple(min(lag + more, self.max_lag) for lag, more in zip(lags, move, strict=True))
                 if now == lags or not self._fits(now) or now in (other for _, other, _ in tried):
                     continue
-                if len(self.trail) >= end:
+                if len(self.trail) >= end - _BEST:  # trials on a few images only would be for nothing
                     break
                 tried.append((self._try(self.screen, self._schedule(now, wait)), now, move))
             tried.sort(key=lambda found: found[0].score.order, reverse=True)
-            finals = [
-                (self._try(self.judge, trial.schedule), now)
-                for trial, now, _ in tried[: min(_BEST, end - len(self.trail))]
-            ]
+            finals = [(self._try(self.judge, trial.schedule), now) for trial, now, _ in tried[:_BEST]]
             if not finals:
                 return best
             winner, now = max(finals, key=lambda found: found[0].score.order)
