@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "dense.hpp"
+#include "stage.hpp"
 
 #define TRANSPIKE_JOIN2(a, b) a##b
 #define TRANSPIKE_JOIN(a, b) TRANSPIKE_JOIN2(a, b)
@@ -13,7 +14,7 @@
 namespace transpike {
 
 const Kernels &TRANSPIKE_JOIN(kernels_, TRANSPIKE_ISA)() {
-  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), dense_table<float>(), dense_table<double>()};
+  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_stage, dense_table<float>(), dense_table<double>()};
   return table;
 }
 

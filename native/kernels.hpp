@@ -36,8 +36,85 @@ template <typename Real> struct Dense {
   void (*accumulate)(Currents<Real>, Thresholds<Real>, std::ptrdiff_t steps, const Real *v, Real *events);
 };
 
+// A spike map (stage.hpp) as one reader sees it: `at` is the first byte of the window of output pixel (y, x).
+struct Map {
+  const std::uint8_t *first;
+  std::ptrdiff_t sample, step, row, column; // bytes from one to the next output sample, step, row, column
+  const std::uint8_t *at(std::ptrdiff_t n, std::ptrdiff_t t, std::ptrdiff_t y, std::ptrdiff_t x) const {
+    return first + n * sample + t * step + y * row + x * column;
+  }
+};
+
+// Neighbouring bits of a window and the weight row of the first of them.
+struct Run {
+  std::int32_t offset;
+  std::int32_t bits;
+  std::int32_t row;
+};
+
+// A convolution or linear map: every active input adds its row of weights.
+struct Gather {
+  Map map;
+  const Run *run;
+  int runs;
+};
+
+// A convolution with kernels three columns wide and stride 1, in windows of one column: an active input of a column adds
+// three neighbouring rows of weights, for the three output pixels that see it.
+struct Columns {
+  Map map;        // of the windows' first column
+  const Run *run; // of one column, `row` counted within it
+  int runs;
+  int rows;             // bits of one column
+  const float *weights; // [tiles][rows + 1][3][lanes]; the last row is zero
+  const float *table;   // [tiles][rows / 8][256][3][lanes]: the sums of all rows of a byte; or null
+};
+
+// A channel-wise map (shortcut, depthwise convolution): channel c adds weights[tap][c] where its input is active.
+struct Diagonal {
+  Map map;
+  const std::int32_t *offset; // byte of channel 0 of each tap
+  const float *weights;       // [taps][padded channels]
+  int taps;
+};
+
+// How the neurons of a stage turn currents into spikes.
+struct Rule {
+  enum Schedule { kPlain = 0, kResidual = 1, kOffset = 2, kExact = 3, kAccumulate = 4 };
+  Schedule schedule;
+  bool soft_reset;
+  int probe;
+  int iterations;
+  float epsilon;
+};
+
+// Everything a stage needs. Channels are padded to whole tiles of `lanes`; padded ones have an infinite threshold.
+struct Stage {
+  std::ptrdiff_t samples, pixels, row_pixels;
+  int steps, lanes, tiles;
+  std::ptrdiff_t padded_channels;
+  const Columns *columns; // at most one, or null
+  const Gather *gather;
+  int gathers;
+  const Diagonal *diagonal;
+  int diagonals;
+  const float *weights; // [tiles][rows + 1][lanes]; the last row is zero
+  std::ptrdiff_t rows;
+  std::ptrdiff_t inputs; // bits of all windows of one output pixel
+  const float *dense;   // currents in memory [samples][steps][pixels][padded channels], by strides; or null
+  std::ptrdiff_t dense_sample, dense_step, dense_pixel;
+  const float *bias, *theta; // [padded channels]
+  const float *v_init;       // by strides, channels contiguous
+  std::ptrdiff_t v_sample, v_pixel;
+  Rule rule;
+  std::uint8_t *out;
+  std::ptrdiff_t out_sample, out_step, out_row, out_channel_bytes;
+  std::ptrdiff_t block; // output pixels that one thread takes at a time
+};
+
 struct Kernels {
   const char *name;
+  void (*run_stage)(const Stage &, std::int64_t *spikes); // adds the spikes of each step
   Dense<float> dense_float;
   Dense<double> dense_double;
 };

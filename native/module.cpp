@@ -3,34 +3,14 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
-#include <stdexcept>
 #include <string>
 
-#include "kernels.hpp"
+#include "binding.hpp"
 
 namespace nb = nanobind;
 using namespace transpike;
 
 namespace {
-
-const Kernels &best() {
-#ifdef TRANSPIKE_X86
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
-    return kernels_avx512();
-  if (__builtin_cpu_supports("avx2"))
-    return kernels_avx2();
-#endif
-  return kernels_generic();
-}
-
-const Kernels *chosen = nullptr;
-
-const Kernels &kernels() {
-  if (chosen == nullptr)
-    chosen = &best();
-  return *chosen;
-}
 
 template <typename Real> const Dense<Real> &dense();
 template <> const Dense<float> &dense<float>() { return kernels().dense_float; }
@@ -39,11 +19,6 @@ template <> const Dense<double> &dense<double>() { return kernels().dense_double
 template <typename Real> using Read = nb::ndarray<const Real, nb::device::cpu>;
 template <typename Real> using Vector = nb::ndarray<Real, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <typename Real> using Matrix = nb::ndarray<Real, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-void expect(bool condition, const char *what) {
-  if (!condition)
-    throw std::invalid_argument(what);
-}
 
 // [steps, neurons], each step contiguous; an expanded first dimension has stride 0.
 template <typename Real> Currents<Real> currents(const Read<Real> &drive) {
@@ -120,29 +95,18 @@ template <typename Real> void bind(nb::module_ &m) {
 NB_MODULE(_native, m) {
   bind<float>(m);
   bind<double>(m);
+  bind_event_stage(m);
   m.def("instruction_set", [] { return std::string(kernels().name); });
   m.def("instruction_sets", [] {
     nb::list names;
-    names.append("generic");
-#ifdef TRANSPIKE_X86
-    if (best().name != kernels_generic().name)
-      names.append("avx2");
-    if (&best() == &kernels_avx512())
-      names.append("avx512");
-#endif
+    for (const Kernels *found : runnable_kernels())
+      names.append(found->name);
     return names;
   });
   m.def("use_instruction_set", [](const std::string &name) {
-    const Kernels *wanted = nullptr;
-    if (name == "generic")
-      wanted = &kernels_generic();
-#ifdef TRANSPIKE_X86
-    if (name == "avx2" && best().name != kernels_generic().name)
-      wanted = &kernels_avx2();
-    if (name == "avx512" && &best() == &kernels_avx512())
-      wanted = &kernels_avx512();
-#endif
-    expect(wanted != nullptr, "this CPU or this build does not have that instruction set");
-    chosen = wanted;
+    for (const Kernels *found : runnable_kernels())
+      if (name == found->name)
+        return use_kernels(*found);
+    throw std::invalid_argument("this CPU or this build does not have that instruction set");
   });
 }

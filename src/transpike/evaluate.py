@@ -206,34 +206,36 @@ class _Counter:
         calls: Counter[str] = Counter()
         earlier = self.schedule.passes - 1  # a schedule of several passes runs each in one piece
 
-        def observe(name: str, _: Tensor, events: Tensor) -> None:
-            sums = events.abs().flatten(1).sum(1, dtype=torch.float64).cumsum(0)
+        def count(name: str, spikes: Tensor) -> None:
+            sums = spikes.cumsum(0).tolist()
             calls[name] += 1
             if calls[name] <= earlier:
                 for index, _t in wanted:
-                    self.state.events[name][index] += float(sums[-1])
+                    self.state.events[name][index] += sums[-1]
                 return
             begin = done[name]
-            done[name] += events.shape[0]
+            done[name] += len(sums)
             for index, t in wanted:
-                inside = min(t - begin, events.shape[0])
+                inside = min(t - begin, len(sums))
                 if inside > 0:
-                    self.state.events[name][index] += float(sums[inside - 1])
+                    self.state.events[name][index] += sums[inside - 1]
 
         size = self._size(images.shape[0], length)
         answers = []
         for index, part in enumerate(torch.split(images, size.samples)):
             done.clear()
             calls.clear()
-            chunk = size.steps if self.schedule.streamable else None
+            chunk = size.steps if self.schedule.streamable and size.steps < length else None
             given = self.coding.encode(part, seed=self.state.images + index * size.samples)
-            answers.append(self.snn(given, steps=length, schedule=self.schedule, chunk=chunk, observe=observe))
+            answers.append(self.snn(given, steps=length, schedule=self.schedule, chunk=chunk, count=count))
         return torch.cat(answers, 1)
 
     def _size(self, batch: int, steps: int) -> _Size:
         """The largest chunk (or, for schedules that need all steps, micro-batch) within the memory bound."""
         if self.chunk is not None:
             return _Size(self.chunk, batch)
+        if self.coding is Coding.CONSTANT and self.snn.stores_no_currents(self.schedule):
+            return _Size(steps, batch)
         reference = next(self.snn.parameters())
         bytes_per_step = max(site.neurons for site in self.snn.sites) * reference.element_size()
         budget = max(1, self.memory_mib * 2**20 // bytes_per_step)  # steps times samples

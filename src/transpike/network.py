@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 
 from transpike.encoding import Encoding
 from transpike.errors import ConversionError, InputError, StateError
+from transpike.graph.dispatch import Engines, refusal
+from transpike.graph.engine import Count, Engine, StageReport
 from transpike.graph.lower import Lowered, lower
 from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
@@ -21,26 +23,9 @@ from transpike.graph.probe import ROWS, Inputs, check_arguments, check_inputs, f
 from transpike.graph.site import Site
 from transpike.graph.step import State, Stepper
 from transpike.graph.watch import Clipped, Observer, Observing
-from transpike.kernels import KernelPreference
+from transpike.kernels import KernelPreference, Rule
 from transpike.neurons import Neuron
-from transpike.schedules import Memory, Plain, Schedule
-
-
-class Latency(NamedTuple):
-    """The four ways to count how long an answer takes, in time-steps.
-
-    Attributes:
-        answer_steps: T, the steps that are averaged for the answer.
-        claimed_steps: as the schedule's own paper counts.
-        pipeline_steps: from the first input to the answer on a device that steps all layers at once.
-        interval: steps that a layer is busy with one sample.
-    """
-
-    answer_steps: int
-    claimed_steps: int
-    pipeline_steps: int
-    interval: int
-
+from transpike.schedules import Latency, Memory, Plain, Schedule
 
 _Key = tuple[Schedule, KernelPreference, int, frozenset[str]]
 _PLAIN: _Key = (Plain(), KernelPreference.AUTO, 0, frozenset())
@@ -67,6 +52,7 @@ class SpikingNetwork(nn.Module):
         for site in plan.sites:
             self.site(site.name).population = site.shape
         self._lowered: dict[_Key, Lowered] = {}
+        self._engines = Engines()
         self.register_load_state_dict_post_hook(_lower_again)  # type: ignore[no-untyped-call]
         self._lower_plain()
 
@@ -80,8 +66,12 @@ class SpikingNetwork(nn.Module):
         chunk: int | None = None,
         kernel: KernelPreference = KernelPreference.AUTO,
         observe: Observer | None = None,
+        count: Count | None = None,
     ) -> Any:
         """Runs the network.
+
+        On a CPU, without gradients, it runs event by event (`stages`) unless the inputs change in time, the run is
+        cut into chunks, or ``observe`` wants to see the currents.
 
         Args:
             inputs: per argument of the source model a tensor ``[N, *]``, a constant current, or an `Encoding`:
@@ -90,8 +80,9 @@ class SpikingNetwork(nn.Module):
             schedule: how the sites run in time; None is `Plain`.
             chunk: how many steps every stage runs before the next stage starts; less takes less memory, the spikes
                 are the same. None runs all steps at once.
-            kernel: which kernel runs the neurons.
+            kernel: which kernel runs the neurons; ``AUTO`` and ``NATIVE`` run whole stages where they can.
             observe: called with the drive and events of every site.
+            count: called with the number of spikes of every site and step.
 
         Returns:
             ``[T, N, *]`` in the structure of the model's output; row t-1 is the mean output of the first t steps.
@@ -123,6 +114,15 @@ class SpikingNetwork(nn.Module):
             check_inputs((frames.flatten(0, 1),), f"SpikingNetwork, frames of {name}")
         with self._explain_shapes(first):
             constant = tuple(value for value in inputs if isinstance(value, Tensor))
+            compiled = kernel in (KernelPreference.AUTO, KernelPreference.NATIVE)
+            recorded = torch.is_grad_enabled() and any(value.requires_grad for value in constant)
+            if compiled and not (moving or chunk or observe or recorded) and not self._refusal(schedule):
+                total = schedule.input_steps(steps)
+                engine, rule = self._find_engine(schedule)
+                answer = engine.run(constant, batch, total, rule, count)
+                return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
+            if count is not None:
+                observe = _counting(count, observe)
             return self._run(constant, moving, batch, steps, schedule, chunk, kernel, observe)
 
     def _run(
@@ -234,6 +234,23 @@ class SpikingNetwork(nn.Module):
         assert isinstance(module, Site)
         return module
 
+    def stages(self, schedule: Schedule | None = None) -> dict[str, StageReport]:
+        """How each site's stage runs on a CPU under a schedule, by name: event by event or dense, and why.
+
+        Raises:
+            ValueError: no stage of this network runs event by event; the message says why.
+        """
+        schedule = Plain() if schedule is None else schedule
+        reason = self._refusal(schedule)
+        if reason:
+            raise ValueError(f"the network does not run event by event: {reason}")
+        engine, _ = self._find_engine(schedule)
+        return engine.reports
+
+    def stores_no_currents(self, schedule: Schedule) -> bool:
+        """Whether all stages run event by event, so that memory hardly grows with T."""
+        return not self._refusal(schedule) and all(stage.events for stage in self.stages(schedule).values())
+
     def latency(self, steps: int, schedule: Schedule | None = None) -> Latency:
         """The four latency figures of a run with T = ``steps``."""
         schedule = Plain() if schedule is None else schedule
@@ -302,6 +319,21 @@ class SpikingNetwork(nn.Module):
                 del self._lowered[next(old for old in self._lowered if old != _PLAIN)]
         return found
 
+    def _refusal(self, schedule: Schedule) -> str:
+        if self.record.get("example_shapes") is None:
+            return "the shape of its input is not known"
+        return refusal(self.network, self.neuron, schedule)
+
+    def _find_engine(self, schedule: Schedule) -> tuple[Engine, Rule]:
+        return self._engines.find(
+            self.network,
+            self.plan,
+            self.neuron,
+            schedule,
+            self.record["example_shapes"],
+            lambda: self._lower(schedule, KernelPreference.AUTO, 0),
+        )
+
     def _plan_for(self, moving: frozenset[str]) -> Plan:
         """The plan when some arguments differ from step to step."""
         reference = next(self.parameters())
@@ -321,7 +353,7 @@ class SpikingNetwork(nn.Module):
         self._lower(*_PLAIN)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lowered": {}}
+        return {**self.__dict__, "_lowered": {}, "_engines": Engines()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -391,7 +423,19 @@ class SpikingNetwork(nn.Module):
 def _lower_again(network: SpikingNetwork, *_: Any) -> None:
     """Lowered graphs hold references to tensors, which moving and ``load_state_dict(assign=True)`` replace."""
     network._lowered.clear()
+    network._engines.clear()
     network._lower_plain()
+
+
+def _counting(count: Count, observe: Observer | None) -> Observer:
+    """An observer that counts, and tells another one."""
+
+    def both(site: str, drive: Tensor, events: Tensor) -> None:
+        count(site, events.abs().flatten(1).sum(1, dtype=torch.float64).long())
+        if observe is not None:
+            observe(site, drive, events)
+
+    return both
 
 
 def _concatenate(*rows: Any) -> Any:

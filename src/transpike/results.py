@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from transpike.network import Latency
+from transpike.schedules import Latency
 
 VERSION = 1
 

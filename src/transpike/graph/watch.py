@@ -21,16 +21,17 @@ class _Interpreter(fx.Interpreter):
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The answer."""
-        return _mutable(super().output(target, args, kwargs))
+        return mutable(super().output(target, args, kwargs))
 
 
-def _mutable(value: Any) -> Any:
+def mutable(value: Any) -> Any:
+    """The same structure with plain dicts, lists and tuples."""
     if isinstance(value, dict):
-        return {key: _mutable(item) for key, item in value.items()}
+        return {key: mutable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_mutable(item) for item in value]
+        return [mutable(item) for item in value]
     if isinstance(value, tuple):
-        items = [_mutable(item) for item in value]
+        items = [mutable(item) for item in value]
         return type(value)(*items) if pytree.is_namedtuple_instance(value) else tuple(items)
     return value
 

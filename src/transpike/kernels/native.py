@@ -67,11 +67,16 @@ def require(drive: Tensor) -> None:
         raise RuntimeError(f"the native kernel was asked for by name, but {reason}; use KernelPreference.AUTO")
 
 
-def _module() -> ModuleType:
-    module, reason = load()
-    if module is None:
+def module() -> ModuleType:
+    """The compiled module.
+
+    Raises:
+        RuntimeError: it is not there, with the reason.
+    """
+    found, reason = load()
+    if found is None:
         raise RuntimeError(reason)
-    return module
+    return found
 
 
 def _steps(drive: Tensor) -> Tensor:
@@ -96,7 +101,7 @@ def integrate_fire(drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool) ->
     after = v.detach().clone(memory_format=torch.contiguous_format)
     if after.numel():
         thetas, inner = _thresholds(theta, v.shape)
-        _module().integrate_fire(_steps(drive), thetas, inner, soft_reset, after.view(-1), events.flatten(1))
+        module().integrate_fire(_steps(drive), thetas, inner, soft_reset, after.view(-1), events.flatten(1))
     return events, after
 
 
@@ -105,7 +110,7 @@ def offset_potential(drive: Tensor, v: Tensor, theta: Tensor, iterations: int, e
     found = v.detach().clone(memory_format=torch.contiguous_format)
     if found.numel():
         thetas, inner = _thresholds(theta, v.shape)
-        _module().offset_potential(_steps(drive), thetas, inner, iterations, epsilon, found.view(-1))
+        module().offset_potential(_steps(drive), thetas, inner, iterations, epsilon, found.view(-1))
     return found
 
 
@@ -114,7 +119,7 @@ def exact_potential(drive: Tensor, v: Tensor, theta: Tensor) -> Tensor:
     found = v.detach().clone(memory_format=torch.contiguous_format)
     if found.numel():
         thetas, inner = _thresholds(theta, v.shape)
-        _module().exact_potential(_steps(drive), thetas, inner, found.view(-1))
+        module().exact_potential(_steps(drive), thetas, inner, found.view(-1))
     return found
 
 
@@ -124,5 +129,5 @@ def accumulate(drive: Tensor, v: Tensor, theta: Tensor, steps: int) -> Tensor:
     if v.numel():
         thetas, inner = _thresholds(theta, v.shape)
         start = v.detach().contiguous().view(-1)
-        _module().accumulate(_steps(drive), thetas, inner, start, events.flatten(1))
+        module().accumulate(_steps(drive), thetas, inner, start, events.flatten(1))
     return events

@@ -3,6 +3,7 @@
 from transpike.schedules.accumulate import AccumulateThenFire
 from transpike.schedules.contract import Memory, Schedule, Visit
 from transpike.schedules.exact_potential import ExactPotential
+from transpike.schedules.latency import Latency
 from transpike.schedules.offset_spike import OffsetSpike
 from transpike.schedules.plain import Plain
 from transpike.schedules.probing import Probing
@@ -24,6 +25,7 @@ __all__ = [
     "SCHEDULES",
     "AccumulateThenFire",
     "ExactPotential",
+    "Latency",
     "Memory",
     "OffsetSpike",
     "Plain",

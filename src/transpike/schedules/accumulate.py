@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from transpike.functional import expected_count
-from transpike.kernels import native, runs_native
+from transpike.kernels import Rule, native, runs_native
 from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 
@@ -26,6 +26,10 @@ class AccumulateThenFire(Probing):
     def interval(self, steps: int) -> int:
         """Accumulating and firing; there is nothing to replay."""
         return self.probe_steps + steps
+
+    def compiled(self) -> Rule | None:
+        """Count, then send."""
+        return Rule("accumulate", probe=self.probe_steps)
 
     def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Emits as many steps as the drive has; there is no memory."""

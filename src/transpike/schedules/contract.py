@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, final
 
 from torch import Tensor
 
-from transpike.kernels import KernelPreference
-from transpike.neurons import Neuron, SiteParameters
+from transpike.kernels import KernelPreference, Rule
+from transpike.neurons import IF, Neuron, Reset, SiteParameters
 
 Memory = tuple[Tensor, ...]
 """What a site keeps: its state between chunks of one pass, or what an earlier pass found out."""
@@ -92,6 +92,22 @@ class Schedule(ABC):
     def interval(self, steps: int) -> int:
         """Steps that a layer is busy with one sample."""
         return self.input_steps(steps)
+
+    def compiled(self) -> Rule | None:
+        """The form in which the event-driven kernel runs this schedule with soft reset, or None if it has none."""
+        return None
+
+    @final
+    def rule(self, neuron: Neuron) -> Rule | None:
+        """The compiled form for a neuron: None where either computes something that the kernel does not know.
+
+        A subclass that emits in its own way must have a compiled form of its own.
+        """
+        emits, has_form = (next(c for c in type(self).__mro__ if name in vars(c)) for name in ("emit", "compiled"))
+        form = self.compiled() if issubclass(has_form, emits) and type(neuron) is IF else None
+        if form is None or not isinstance(neuron, IF) or neuron.reset is Reset.SOFT:
+            return form
+        return form._replace(soft_reset=False) if form.kind == "plain" else None
 
     @abstractmethod
     def emit(self, visit: Visit) -> tuple[Tensor, Memory]:

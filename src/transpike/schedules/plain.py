@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from transpike.kernels import Rule
 from transpike.schedules.contract import Memory, Schedule, Visit
 
 
@@ -16,6 +17,10 @@ class Plain(Schedule):
 
     streamable: ClassVar[bool] = True
     prefix_consistent: ClassVar[bool] = True
+
+    def compiled(self) -> Rule | None:
+        """Integrate and fire."""
+        return Rule("plain")
 
     def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Runs the neuron from where the last chunk left it; the memory is the membrane potential."""

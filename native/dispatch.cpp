@@ -1,0 +1,28 @@
+// The choice of the instruction set at run time.
+#include "binding.hpp"
+
+namespace transpike {
+
+std::vector<const Kernels *> runnable_kernels() {
+  std::vector<const Kernels *> found{&kernels_generic()};
+#ifdef TRANSPIKE_X86
+  if (__builtin_cpu_supports("avx2"))
+    found.push_back(&kernels_avx2());
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2"))
+    found.push_back(&kernels_avx512());
+#endif
+  return found;
+}
+
+static const Kernels *chosen = nullptr;
+
+const Kernels &kernels() {
+  if (chosen == nullptr)
+    chosen = runnable_kernels().back();
+  return *chosen;
+}
+
+void use_kernels(const Kernels &wanted) { chosen = &wanted; }
+
+} // namespace transpike

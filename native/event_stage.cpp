@@ -1,0 +1,283 @@
+// The Python side of a stage: every number that becomes an address is checked here.
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "binding.hpp"
+
+namespace nb = nanobind;
+
+namespace transpike {
+namespace {
+
+constexpr std::ptrdiff_t kGuard = 64; // bytes before and behind every spike map, so that whole words can be read
+
+using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+
+// The size of a spike map with its halo; bytes of one pixel.
+struct MapShape {
+  std::ptrdiff_t samples, steps, rows, columns, channel_bytes;
+  std::ptrdiff_t size() const { return samples * steps * rows * columns * channel_bytes + 2 * kGuard; }
+};
+
+// What a source does to an output pixel (y, x): windows begin at row top + y * stride_y of its map, halo included.
+struct Reader {
+  std::ptrdiff_t rows, columns, channel_bytes, top, left, stride_y, stride_x;
+
+  // Pixel (dy, dx) of the window must lie in the map for every output pixel, with `bits` bits from its first channel.
+  void check(std::ptrdiff_t dy, std::ptrdiff_t dx, std::ptrdiff_t bits, std::ptrdiff_t out_rows,
+             std::ptrdiff_t out_columns) const {
+    const std::ptrdiff_t last_y = top + dy + (out_rows - 1) * stride_y;
+    const std::ptrdiff_t last_x = left + dx + (out_columns - 1) * stride_x;
+    expect(top + dy >= 0 && last_y < rows && left + dx >= 0 && last_x < columns, "a window leaves the spike map");
+    expect(bits >= 1 && last_x * channel_bytes * 8 + bits <= columns * channel_bytes * 8, "a run leaves its row");
+  }
+
+  std::ptrdiff_t offset(std::ptrdiff_t dy, std::ptrdiff_t dx) const { return (dy * columns + dx) * channel_bytes; }
+
+  Map map(const std::uint8_t *data, std::ptrdiff_t steps) const {
+    const std::ptrdiff_t step = rows * columns * channel_bytes;
+    return {data + kGuard + (top * columns + left) * channel_bytes, step * steps, step,
+            stride_y * columns * channel_bytes, stride_x * channel_bytes};
+  }
+};
+
+using Geometry = std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
+                            std::ptrdiff_t, std::ptrdiff_t>;
+
+Reader reader(const Geometry &g) {
+  const Reader found{std::get<0>(g), std::get<1>(g), std::get<2>(g), std::get<3>(g),
+                     std::get<4>(g), std::get<5>(g), std::get<6>(g)};
+  expect(found.rows >= 1 && found.columns >= 1 && found.channel_bytes >= 1, "a spike map is empty");
+  expect(found.stride_y >= 1 && found.stride_x >= 1, "strides must be positive");
+  return found;
+}
+
+struct GatherSource {
+  Reader reader;
+  std::vector<Run> runs;
+};
+
+struct ColumnsSource {
+  Reader reader;
+  std::vector<Run> runs;
+  std::ptrdiff_t rows;
+  Floats weights;
+  std::optional<Floats> table;
+};
+
+struct DiagonalSource {
+  Reader reader;
+  std::vector<std::int32_t> offsets;
+  Floats weights;
+};
+
+class EventStage {
+public:
+  EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, int lanes, Floats weights,
+             Floats bias, Floats theta)
+      : rows_(rows), columns_(columns), channels_(channels), lanes_(lanes), weights_(weights), bias_(bias),
+        theta_(theta) {
+    expect(rows >= 1 && columns >= 1 && channels >= 1, "the population is empty");
+    expect(lanes == 16 || lanes == 32 || lanes == 64, "lanes must be 16, 32 or 64");
+    tiles_ = static_cast<int>((channels + lanes - 1) / lanes);
+    expect(weights.ndim() == 3 && static_cast<int>(weights.shape(0)) == tiles_ && weights.shape(1) >= 1 &&
+               static_cast<int>(weights.shape(2)) == lanes,
+           "weights must be [tiles, rows + 1, lanes]");
+    weight_rows_ = static_cast<std::ptrdiff_t>(weights.shape(1)) - 1;
+    expect(weight_rows_ < 65536, "more than 65,535 weight rows");
+    expect(static_cast<std::ptrdiff_t>(bias.size()) == padded() && static_cast<std::ptrdiff_t>(theta.size()) == padded(),
+           "bias and theta must have one value per padded channel");
+  }
+
+  void add_gather(const Geometry &geometry,
+                  const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>> &runs) {
+    GatherSource source{reader(geometry), {}};
+    for (const auto &[dy, dx, bits, row] : runs) {
+      source.reader.check(dy, dx, bits, rows_, columns_);
+      expect(row >= 0 && row + bits <= weight_rows_, "a run leaves the weight rows");
+      source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
+                             static_cast<std::int32_t>(row)});
+      inputs_ += (bits + 31) / 32 * 32;
+    }
+    gathers_.push_back(std::move(source));
+  }
+
+  // Taps of the first column of windows three columns wide.
+  void set_columns(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
+                   Floats weights, std::optional<Floats> table) {
+    ColumnsSource source{reader(geometry), {}, 0, weights, table};
+    const std::ptrdiff_t bits = source.reader.channel_bytes * 8;
+    expect(source.reader.stride_x == 1, "windows must move by one column");
+    for (const auto &[dy, dx] : taps) {
+      source.reader.check(dy, dx, bits, rows_, columns_ + 2);
+      source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
+                             static_cast<std::int32_t>(source.rows)});
+      source.rows += bits;
+    }
+    expect(source.rows >= 1 && source.rows < 65536, "a column must have 1 to 65,535 bits");
+    expect(weights.ndim() == 4 && static_cast<int>(weights.shape(0)) == tiles_ &&
+               static_cast<std::ptrdiff_t>(weights.shape(1)) == source.rows + 1 && weights.shape(2) == 3 &&
+               static_cast<int>(weights.shape(3)) == lanes_,
+           "weights of columns must be [tiles, rows + 1, 3, lanes]");
+    if (table)
+      expect(table->ndim() == 5 && static_cast<int>(table->shape(0)) == tiles_ &&
+                 static_cast<std::ptrdiff_t>(table->shape(1)) == source.rows / 8 && table->shape(2) == 256 &&
+                 table->shape(3) == 3 && static_cast<int>(table->shape(4)) == lanes_,
+             "the table of columns must be [tiles, rows / 8, 256, 3, lanes]");
+    columns_source_ = std::move(source);
+  }
+
+  void add_diagonal(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
+                    Floats weights) {
+    DiagonalSource source{reader(geometry), {}, weights};
+    expect(weights.ndim() == 2 && weights.shape(0) == taps.size() &&
+               static_cast<std::ptrdiff_t>(weights.shape(1)) == padded(),
+           "diagonal weights must be [taps, padded channels]");
+    expect(source.reader.channel_bytes >= (channels_ + 7) / 8, "a channel-wise source has too few channels");
+    for (const auto &[dy, dx] : taps) {
+      source.reader.check(dy, dx, source.reader.channel_bytes * 8, rows_, columns_);
+      source.offsets.push_back(static_cast<std::int32_t>(source.reader.offset(dy, dx)));
+    }
+    diagonals_.push_back(std::move(source));
+  }
+
+  // out_shape: samples, steps, rows, columns (with halo), then the first row and column of the population in it.
+  void run(const std::optional<Bytes> &columns, const std::vector<Bytes> &gathers, const std::vector<Bytes> &diagonals, const std::optional<Floats> &dense,
+           Floats v_init, const std::tuple<int, bool, int, int, double> &rule,
+           const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
+                            std::ptrdiff_t> &out_shape,
+           Bytes out, nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> spikes) {
+    const auto [samples, steps, out_rows, out_columns, top, left] = out_shape;
+    const std::ptrdiff_t bytes = (channels_ + 7) / 8;
+    expect(samples >= 0 && steps >= 1 && steps <= 1 << 20, "there must be at least one step");
+    expect(top >= 0 && left >= 0 && top + rows_ <= out_rows && left + columns_ <= out_columns,
+           "the population does not fit into its spike map");
+    const MapShape shape{samples, steps, out_rows, out_columns, bytes};
+    expect(static_cast<std::ptrdiff_t>(out.size()) == shape.size(), "the spike map has another size");
+    expect(static_cast<std::ptrdiff_t>(spikes.size()) == steps, "spikes must have one number per step");
+    expect(gathers.size() == gathers_.size() && diagonals.size() == diagonals_.size(), "a source is missing");
+    const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
+    expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
+    expect(kind == Rule::kPlain || (probe >= 1 && probe <= steps), "the probe must lie in 1 .. steps");
+    expect(soft_reset || kind == Rule::kPlain, "schedules that probe need soft reset");
+
+    std::vector<Gather> gather;
+    for (std::size_t i = 0; i < gathers_.size(); ++i) {
+      const auto &source = gathers_[i];
+      check_map(source.reader, gathers[i], samples, steps);
+      gather.push_back({source.reader.map(gathers[i].data(), steps), source.runs.data(),
+                        static_cast<int>(source.runs.size())});
+    }
+    std::vector<Diagonal> diagonal;
+    for (std::size_t i = 0; i < diagonals_.size(); ++i) {
+      const auto &source = diagonals_[i];
+      check_map(source.reader, diagonals[i], samples, steps);
+      diagonal.push_back({source.reader.map(diagonals[i].data(), steps), source.offsets.data(), source.weights.data(),
+                          static_cast<int>(source.offsets.size())});
+    }
+
+    Columns column{};
+    expect(columns.has_value() == columns_source_.has_value(), "a source is missing");
+    if (columns) {
+      const auto &source = *columns_source_;
+      check_map(source.reader, *columns, samples, steps);
+      column = {source.reader.map(columns->data(), steps), source.runs.data(), static_cast<int>(source.runs.size()),
+                static_cast<int>(source.rows), source.weights.data(), source.table ? source.table->data() : nullptr};
+    }
+
+    Stage stage{};
+    stage.columns = columns ? &column : nullptr;
+    stage.samples = samples;
+    stage.pixels = rows_ * columns_;
+    stage.row_pixels = columns_;
+    stage.steps = static_cast<int>(steps);
+    stage.lanes = lanes_;
+    stage.tiles = tiles_;
+    stage.padded_channels = padded();
+    stage.gather = gather.data();
+    stage.gathers = static_cast<int>(gather.size());
+    stage.diagonal = diagonal.data();
+    stage.diagonals = static_cast<int>(diagonal.size());
+    stage.weights = weights_.data();
+    stage.rows = weight_rows_;
+    stage.inputs = inputs_;
+    if (dense) { // [samples, 1 or steps, pixels, padded channels]
+      expect(dense->ndim() == 4 && static_cast<std::ptrdiff_t>(dense->shape(0)) == samples &&
+                 (dense->shape(1) == 1 || static_cast<std::ptrdiff_t>(dense->shape(1)) == steps) &&
+                 static_cast<std::ptrdiff_t>(dense->shape(2)) == stage.pixels &&
+                 static_cast<std::ptrdiff_t>(dense->shape(3)) == padded(),
+             "dense currents must be [samples, 1 or steps, pixels, padded channels]");
+      stage.dense = dense->data();
+      stage.dense_pixel = padded();
+      stage.dense_step = dense->shape(1) == 1 ? 0 : stage.pixels * padded();
+      stage.dense_sample = static_cast<std::ptrdiff_t>(dense->shape(1)) * stage.pixels * padded();
+    }
+    expect(v_init.ndim() == 3 && (v_init.shape(0) == 1 || static_cast<std::ptrdiff_t>(v_init.shape(0)) == samples) &&
+               (v_init.shape(1) == 1 || static_cast<std::ptrdiff_t>(v_init.shape(1)) == stage.pixels) &&
+               static_cast<std::ptrdiff_t>(v_init.shape(2)) == padded(),
+           "v_init must be [1 or samples, 1 or pixels, padded channels]");
+    stage.v_init = v_init.data();
+    stage.v_pixel = v_init.shape(1) == 1 ? 0 : padded();
+    stage.v_sample = v_init.shape(0) == 1 ? 0 : static_cast<std::ptrdiff_t>(v_init.shape(1)) * padded();
+    stage.bias = bias_.data();
+    stage.theta = theta_.data();
+    stage.rule = {static_cast<Rule::Schedule>(kind), soft_reset, probe, iterations, static_cast<float>(epsilon)};
+    stage.out = out.data() + kGuard + (top * out_columns + left) * bytes;
+    stage.out_channel_bytes = bytes;
+    stage.out_row = out_columns * bytes;
+    stage.out_step = out_rows * stage.out_row;
+    stage.out_sample = steps * stage.out_step;
+    stage.block = std::clamp<std::ptrdiff_t>(samples * stage.pixels / 16, 1, 64);
+    if (samples == 0)
+      return;
+    nb::gil_scoped_release release;
+    kernels().run_stage(stage, spikes.data());
+  }
+
+private:
+  std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(tiles_) * lanes_; }
+
+  void check_map(const Reader &reader, const Bytes &map, std::ptrdiff_t samples, std::ptrdiff_t steps) const {
+    const MapShape shape{samples, steps, reader.rows, reader.columns, reader.channel_bytes};
+    expect(static_cast<std::ptrdiff_t>(map.size()) == shape.size(), "a source's spike map has another size");
+  }
+
+  std::ptrdiff_t rows_, columns_, channels_;
+  int lanes_, tiles_;
+  std::ptrdiff_t weight_rows_ = 0, inputs_ = 0;
+  Floats weights_, bias_, theta_;
+  std::optional<ColumnsSource> columns_source_;
+  std::vector<GatherSource> gathers_;
+  std::vector<DiagonalSource> diagonals_;
+};
+
+} // namespace
+
+void bind_event_stage(nb::module_ &m) {
+  m.attr("GUARD") = kGuard;
+  nb::class_<EventStage>(m, "EventStage")
+      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats>(), nb::arg("rows"),
+           nb::arg("columns"), nb::arg("channels"), nb::arg("lanes"), nb::arg("weights").noconvert(),
+           nb::arg("bias").noconvert(), nb::arg("theta").noconvert())
+      .def("add_gather", &EventStage::add_gather, nb::arg("geometry"), nb::arg("runs"))
+      .def("set_columns", &EventStage::set_columns, nb::arg("geometry"), nb::arg("taps"),
+           nb::arg("weights").noconvert(), nb::arg("table").none().noconvert())
+      .def("add_diagonal", &EventStage::add_diagonal, nb::arg("geometry"), nb::arg("taps"),
+           nb::arg("weights").noconvert())
+      .def("run", &EventStage::run, nb::arg("columns").none().noconvert(), nb::arg("gathers").noconvert(),
+           nb::arg("diagonals").noconvert(), nb::arg("dense").none().noconvert(),
+           nb::arg("v_init").noconvert(), nb::arg("rule"), nb::arg("out_shape"), nb::arg("out").noconvert(),
+           nb::arg("spikes").noconvert());
+}
+
+} // namespace transpike

@@ -1,0 +1,478 @@
+// A stage: currents from bit-packed spikes, then the neurons, for all steps; spikes in and out, currents never stored.
+//
+// A spike map is [samples][steps][rows][columns][bytes of channels]: bit c % 8 of byte c / 8 is channel c. Around the
+// map lies a halo of zeros as wide as any reader needs, so that no window needs a check.
+#pragma once
+
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace transpike {
+namespace {
+
+constexpr std::ptrdiff_t kSegment = 32; // output pixels of a row that a thread takes at a time
+constexpr int kMaxLanes = 64; // channels computed together: one 64-bit word of spikes
+
+// ---- which inputs are active -----------------------------------------------------------------------------------
+
+#if defined(__AVX512VBMI2__)
+// Appends the numbers first + i of the set bits i; writes up to 32 entries, returns how many count.
+inline int append(std::uint32_t bits, int first, std::uint16_t *list) {
+  alignas(64) static const std::uint16_t iota[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                                     16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+  const __m512i numbers =
+      _mm512_add_epi16(_mm512_load_si512(iota), _mm512_set1_epi16(static_cast<short>(static_cast<std::uint16_t>(first))));
+  _mm512_storeu_si512(list, _mm512_maskz_compress_epi16(bits, numbers));
+  return __builtin_popcount(bits);
+}
+#else
+struct ByteTable {
+  std::uint16_t places[256][8];
+  std::uint8_t count[256];
+  constexpr ByteTable() : places(), count() {
+    for (int byte = 0; byte < 256; ++byte) {
+      int n = 0;
+      for (int bit = 0; bit < 8; ++bit)
+        if (byte >> bit & 1)
+          places[byte][n++] = static_cast<std::uint16_t>(bit);
+      count[byte] = static_cast<std::uint8_t>(n);
+    }
+  }
+};
+constexpr ByteTable kBytes{};
+
+inline int append(std::uint32_t bits, int first, std::uint16_t *list) {
+  int n = 0;
+  for (int byte = 0; byte < 4; ++byte) {
+    const std::uint32_t value = bits >> (8 * byte) & 255;
+    for (int i = 0; i < 8; ++i)
+      list[n + i] = static_cast<std::uint16_t>(kBytes.places[value][i] + first + 8 * byte);
+    n += kBytes.count[value];
+  }
+  return n;
+}
+#endif
+
+// Appends the numbers of the active bits of a window's runs.
+inline int append_runs(const std::uint8_t *base, const Run *runs, int size, std::uint16_t *list) {
+  int count = 0;
+  for (int r = 0; r < size; ++r) {
+    const Run run = runs[r];
+    const std::uint8_t *bits = base + run.offset;
+    for (int b = 0; b < run.bits; b += 32, bits += 4) {
+      std::uint32_t word = load32(bits);
+      if (run.bits - b < 32)
+        word &= (1u << (run.bits - b)) - 1;
+      count += append(word, run.row + b, list + count);
+    }
+  }
+  return count;
+}
+
+// Makes a list whole fours long with the number of the zero row.
+inline int round_up(std::uint16_t *list, int count, std::ptrdiff_t zero_row) {
+  for (int i = 0; i < 3; ++i)
+    list[count + i] = static_cast<std::uint16_t>(zero_row);
+  return (count + 3) & ~3;
+}
+
+// Numbers of the weight rows whose inputs spike at one output pixel and step.
+inline int list_active(const Stage &stage, std::ptrdiff_t n, std::ptrdiff_t t, std::ptrdiff_t y, std::ptrdiff_t x,
+                       std::uint16_t *list) {
+  int count = 0;
+  for (int s = 0; s < stage.gathers; ++s) {
+    const Gather &source = stage.gather[s];
+    count += append_runs(source.map.at(n, t, y, x), source.run, source.runs, list + count);
+  }
+  return round_up(list, count, stage.rows);
+}
+
+// ---- currents --------------------------------------------------------------------------------------------------
+
+// Adds the weight rows of a list. Few vectors per row: several sums side by side, to hide the latency of additions.
+template <int kVectors>
+inline void add_rows(const std::uint16_t *list, int count, const float *rows, Vec *sum) {
+  constexpr int kSums = kVectors == 1 ? 4 : (kVectors == 2 ? 2 : 1);
+  constexpr std::ptrdiff_t kLanes = kVectors * kWidth;
+  Vec part[kSums][kVectors] = {};
+  for (int k = 0; k < kVectors; ++k)
+    part[0][k] = sum[k];
+  for (int i = 0; i < count; i += 4) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const float *row = rows + list[i + j] * kLanes;
+#pragma GCC unroll 16
+      for (int k = 0; k < kVectors; ++k)
+        part[j % kSums][k] += load(row + k * kWidth);
+    }
+  }
+  for (int s = 1; s < kSums; ++s)
+    for (int k = 0; k < kVectors; ++k)
+      part[0][k] += part[s][k];
+  for (int k = 0; k < kVectors; ++k)
+    sum[k] = part[0][k];
+}
+
+// Three output pixels at once see a column; their sums stay in registers while the column moves along the row.
+// Writes the currents of `count` output pixels from column x on to out[pixel][lanes].
+template <int kVectors, bool kTable>
+inline void run_columns(const Columns &columns, const std::uint8_t *base, int count, const float *weights,
+                        std::uint16_t *list, float *out) {
+  constexpr std::ptrdiff_t kLanes = kVectors * kWidth, kRow = 3 * kLanes;
+  const std::ptrdiff_t pixel = columns.map.column;
+  Vec sum[3][kVectors] = {}; // of the output pixels that the column is the first, second and third column of
+  for (int c = 0; c < count + 2; ++c, base += pixel) {
+    if (kTable) {
+      const float *table = weights;
+      for (int r = 0; r < columns.runs; ++r) {
+        const std::uint8_t *bytes = base + columns.run[r].offset;
+        for (int b = 0; b < columns.run[r].bits / 8; ++b, table += 256 * kRow) {
+          const float *row = table + bytes[b] * kRow;
+#pragma GCC unroll 16
+          for (int k = 0; k < 3 * kVectors; ++k)
+            sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
+        }
+      }
+    } else {
+      const int active = append_runs(base, columns.run, columns.runs, list);
+      round_up(list, active, columns.rows);
+      for (int i = 0; i < active; i += 2) {
+        const float *first = weights + list[i] * kRow, *second = weights + list[i + 1] * kRow;
+#pragma GCC unroll 16
+        for (int k = 0; k < 3 * kVectors; ++k)
+          sum[k / kVectors][k % kVectors] += load(first + k * kWidth);
+#pragma GCC unroll 16
+        for (int k = 0; k < 3 * kVectors; ++k)
+          sum[k / kVectors][k % kVectors] += load(second + k * kWidth);
+      }
+    }
+    for (int k = 0; k < kVectors; ++k) {
+      if (c >= 2)
+        store(out + (c - 2) * kLanes + k * kWidth, sum[2][k]);
+      sum[2][k] = sum[1][k];
+      sum[1][k] = sum[0][k];
+      sum[0][k] = Vec{};
+    }
+  }
+}
+
+// ---- neurons: one vector of them over all steps; currents of step t at current[t * stride] ----------------------
+
+// Each returns the spikes of step t as word[t] |= bits << shift.
+struct Vector {
+  const float *current;
+  std::ptrdiff_t stride;
+  int steps;
+  Vec theta;
+  Vec v;
+  std::uint64_t *word;
+  int shift;
+};
+
+inline Vec fire(const Vector &a, int steps, Vec v, bool soft, bool emit) {
+  for (int t = 0; t < steps; ++t) {
+    const Vec u = v + load(a.current + t * a.stride);
+    const Mask fires = u >= a.theta;
+    v = soft ? select(fires, u - a.theta, u) : select(fires, Vec{}, u);
+    if (emit)
+      a.word[t] |= static_cast<std::uint64_t>(bits_of(fires)) << a.shift;
+  }
+  return v;
+}
+
+inline Vec calibrate_offsets(const Vector &a, const Rule &rule) {
+  const Vec infinite = splat(__builtin_inff());
+  Vec initial = a.v;
+  for (int iteration = 0; iteration < rule.iterations; ++iteration) {
+    Vec v = initial, fired{}, lowest = infinite, highest = -infinite;
+    for (int t = 0; t < rule.probe; ++t) {
+      const Vec u = v + load(a.current + t * a.stride);
+      const Mask fires = u >= a.theta;
+      v = select(fires, u - a.theta, u);
+      fired += select(fires, splat(1), Vec{});
+      lowest = select(fires, smaller(v, lowest), lowest);
+      highest = select(fires, highest, larger(v, highest));
+    }
+    const Vec residual = v - initial + a.v; // Theorems 1 and 2, as in dense.hpp
+    const Vec margin = rule.epsilon * a.theta;
+    const Vec lower = larger(lowest + margin, a.theta);
+    const Vec raise = larger(a.theta + margin - highest, a.theta);
+    const Mask down = (residual < 0) & (fired > 0);
+    const Mask up = (residual >= a.theta) & (fired < static_cast<float>(rule.probe));
+    initial = initial + (select(up, raise, Vec{}) - select(down, lower, Vec{}));
+  }
+  return initial;
+}
+
+inline Vec count_expected(const Vector &a, int probe) {
+  Vec total{};
+  for (int t = 0; t < probe; ++t)
+    total += load(a.current + t * a.stride);
+  const Vec count = round_down((total + a.v) / a.theta);
+  return smaller(larger(count, Vec{}), splat(static_cast<float>(probe)));
+}
+
+inline Vec choose_potential(const Vector &a, int probe, Vec *least) {
+  const Vec infinite = splat(__builtin_inff());
+  least[0] = -infinite;
+  for (int j = 1; j < probe + 2; ++j)
+    least[j] = infinite;
+  Vec total{};
+  for (int t = 0; t < probe; ++t) {
+    total += load(a.current + t * a.stride);
+    for (int j = t + 1; j > 0; --j)
+      least[j] = smaller(larger(least[j - 1], static_cast<float>(j) * a.theta - total), least[j]);
+  }
+  const Vec wanted = count_expected(a, probe);
+  Vec low = least[0], high = least[1];
+  for (int j = 1; j <= probe; ++j) {
+    const Mask here = wanted == static_cast<float>(j);
+    low = select(here, least[j], low);
+    high = select(here, least[j + 1], high);
+  }
+  Vec middle = (low + high) / 2;
+  middle = select(low == -infinite, high - a.theta / 2, middle);
+  middle = select(high == infinite, low + a.theta / 2, middle);
+  return select((a.v >= low) & (a.v < high), a.v, middle);
+}
+
+inline void send_evenly(const Vector &a, int probe) {
+  const Vec number = count_expected(a, probe);
+  const float rho = static_cast<float>(probe);
+  Vec sent{};
+  for (int t = 0; t < a.steps; ++t) {
+    const Vec total = round_down((number * static_cast<float>(2 * (t + 1)) + rho) / (2 * rho));
+    a.word[t] |= static_cast<std::uint64_t>(bits_of(total > sent)) << a.shift;
+    sent = total;
+  }
+}
+
+inline void run_neurons(const Vector &a, const Rule &rule, Vec *scratch) {
+  switch (rule.schedule) {
+  case Rule::kPlain:
+    fire(a, a.steps, a.v, rule.soft_reset, true);
+    break;
+  case Rule::kResidual:
+    fire(a, a.steps, fire(a, rule.probe, a.v, true, false), true, true);
+    break;
+  case Rule::kOffset:
+    fire(a, a.steps, calibrate_offsets(a, rule), true, true);
+    break;
+  case Rule::kExact:
+    fire(a, a.steps, choose_potential(a, rule.probe, scratch), true, true);
+    break;
+  case Rule::kAccumulate:
+    send_evenly(a, rule.probe);
+    break;
+  }
+}
+
+// ---- one stage -------------------------------------------------------------------------------------------------
+
+struct Scratch {
+  std::uint16_t *list;    // active rows of the pixels of a block, one list per pixel and step
+  std::int32_t *begin;    // where each list begins, and its length
+  float *columns;         // [steps][pixels of a row's segment][lanes]
+  float *current;         // [steps][lanes]
+  std::uint64_t *word;    // [steps]
+  std::int64_t *spikes;   // [steps]
+  Vec *vectors;           // [probe + 2]
+};
+
+// Writes the lowest bytes of a word; little-endian, as every CPU with these vectors.
+inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
+  if (bytes == 8)
+    __builtin_memcpy(to, &word, 8);
+  else if (bytes == 4)
+    __builtin_memcpy(to, &word, 4);
+  else if (bytes == 2)
+    __builtin_memcpy(to, &word, 2);
+  else
+    for (std::ptrdiff_t i = 0; i < bytes; ++i)
+      to[i] = static_cast<std::uint8_t>(word >> (8 * i));
+}
+
+template <int kVectors>
+void run_tile(const Stage &stage, std::ptrdiff_t first, std::ptrdiff_t last, int tile, const Scratch &scratch) {
+  constexpr int kLanes = kVectors * kWidth;
+  const int steps = stage.steps;
+  const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes;
+  const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes;
+  const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
+  const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
+  Vec bias[kVectors];
+  for (int k = 0; k < kVectors; ++k)
+    bias[k] = load(stage.bias + channel + k * kWidth);
+  if (stage.columns != nullptr) { // the block is a segment of one row
+    const Columns &source = *stage.columns;
+    const std::ptrdiff_t n = first / stage.pixels, place = first % stage.pixels;
+    const int count = static_cast<int>(last - first);
+    for (int t = 0; t < steps; ++t) {
+      const std::uint8_t *base = source.map.at(n, t, place / stage.row_pixels, place % stage.row_pixels);
+      float *out = scratch.columns + t * count * kLanes;
+      if (source.table != nullptr)
+        run_columns<kVectors, true>(source, base, count, source.table + tile * (source.rows / 8) * 256 * 3 * kLanes,
+                                    scratch.list - source.rows - 64, out);
+      else
+        run_columns<kVectors, false>(source, base, count, source.weights + tile * (source.rows + 1) * 3 * kLanes,
+                                     scratch.list - source.rows - 64, out);
+    }
+  }
+  std::ptrdiff_t n = first / stage.pixels, place = first % stage.pixels - 1;
+  std::ptrdiff_t y = (place + 1) / stage.row_pixels, x = (place + 1) % stage.row_pixels - 1;
+  for (std::ptrdiff_t pixel = first; pixel < last; ++pixel) {
+    ++place;
+    if (++x == stage.row_pixels) {
+      x = 0;
+      if (++y * stage.row_pixels == stage.pixels) {
+        y = place = 0;
+        ++n;
+      }
+    }
+    for (int t = 0; t < steps; ++t) {
+      Vec sum[kVectors];
+      for (int k = 0; k < kVectors; ++k)
+        sum[k] = bias[k];
+      if (stage.dense != nullptr) {
+        const float *dense = stage.dense + n * stage.dense_sample + t * stage.dense_step + place * stage.dense_pixel;
+        for (int k = 0; k < kVectors; ++k)
+          sum[k] += load(dense + channel + k * kWidth);
+      }
+      if (stage.columns != nullptr) {
+        const float *found = scratch.columns + (t * (last - first) + pixel - first) * kLanes;
+        for (int k = 0; k < kVectors; ++k)
+          sum[k] += load(found + k * kWidth);
+      }
+      if (stage.gathers > 0) {
+        const std::ptrdiff_t index = ((pixel - first) * steps + t) * 2;
+        add_rows<kVectors>(scratch.list + scratch.begin[index], scratch.begin[index + 1], rows, sum);
+      }
+      for (int s = 0; s < stage.diagonals; ++s) {
+        const Diagonal &source = stage.diagonal[s];
+        const std::uint8_t *base = source.map.at(n, t, y, x) + channel / 8;
+        for (int tap = 0; tap < source.taps; ++tap) {
+          const std::uint8_t *bits = base + source.offset[tap];
+          const float *weights = source.weights + tap * stage.padded_channels + channel;
+          for (int k = 0; k < kVectors; ++k)
+            sum[k] = add_where(load32(bits + k * kWidth / 8) >> (k * kWidth % 8), sum[k], load(weights + k * kWidth));
+        }
+      }
+      for (int k = 0; k < kVectors; ++k)
+        store(scratch.current + t * kLanes + k * kWidth, sum[k]);
+      scratch.word[t] = 0;
+    }
+    const float *initial = stage.v_init + n * stage.v_sample + place * stage.v_pixel + channel;
+    for (int k = 0; k < kVectors; ++k) {
+      const Vector vector{scratch.current + k * kWidth, kLanes, steps, load(stage.theta + channel + k * kWidth),
+                          load(initial + k * kWidth), scratch.word, k * kWidth};
+      run_neurons(vector, stage.rule, scratch.vectors);
+    }
+    for (int t = 0; t < steps; ++t) {
+      std::uint8_t *out = stage.out + n * stage.out_sample + t * stage.out_step + y * stage.out_row +
+                          x * stage.out_channel_bytes + channel / 8;
+      put(out, scratch.word[t], bytes);
+      scratch.spikes[t] += __builtin_popcountll(scratch.word[t]);
+    }
+  }
+}
+
+void run_tile(const Stage &stage, std::ptrdiff_t first, std::ptrdiff_t last, int tile, const Scratch &scratch) {
+  switch (stage.lanes) {
+  case 16:
+    return run_tile<16 / kWidth>(stage, first, last, tile, scratch);
+  case 32:
+    return run_tile<32 / kWidth>(stage, first, last, tile, scratch);
+  default:
+    return run_tile<64 / kWidth>(stage, first, last, tile, scratch);
+  }
+}
+
+template <typename T> T *allocate(std::size_t count) {
+  const std::size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
+  return static_cast<T *>(aligned_alloc(64, bytes));
+}
+
+// How the output pixels are dealt to the threads: in blocks, or in segments of rows where columns move along rows.
+struct Blocks {
+  std::ptrdiff_t count, size, per_row;
+  std::ptrdiff_t first(const Stage &stage, std::ptrdiff_t index) const {
+    return per_row == 0 ? index * size : index / per_row * stage.row_pixels + index % per_row * size;
+  }
+  std::ptrdiff_t last(const Stage &stage, std::ptrdiff_t index) const {
+    const std::ptrdiff_t end = first(stage, index) + size;
+    const std::ptrdiff_t limit =
+        per_row == 0 ? stage.samples * stage.pixels : (index / per_row + 1) * stage.row_pixels;
+    return end < limit ? end : limit;
+  }
+};
+
+Blocks divide(const Stage &stage) {
+  const std::ptrdiff_t total = stage.samples * stage.pixels;
+  if (stage.columns == nullptr)
+    return {(total + stage.block - 1) / stage.block, stage.block, 0};
+  const std::ptrdiff_t segments = (stage.row_pixels + kSegment - 1) / kSegment;
+  const std::ptrdiff_t size = (stage.row_pixels + segments - 1) / segments;
+  return {total / stage.row_pixels * segments, size, segments};
+}
+
+void run_stage(const Stage &stage, std::int64_t *spikes) {
+  // Entries beyond the count of a list are written, too.
+  const std::ptrdiff_t longest = stage.inputs + 64;
+  const std::ptrdiff_t per_pixel = stage.gathers > 0 ? longest * stage.steps : 0;
+  const std::ptrdiff_t column = stage.columns != nullptr ? stage.columns->rows + 64 : 0;
+  constexpr std::ptrdiff_t kListEntries = 1 << 16;
+  const std::ptrdiff_t room = (per_pixel > kListEntries ? per_pixel : kListEntries) + column;
+  const Blocks blocks = divide(stage);
+  const std::ptrdiff_t block = blocks.size;
+#pragma omp parallel
+  {
+    Scratch scratch;
+    scratch.list = allocate<std::uint16_t>(static_cast<std::size_t>(room)) + column;
+    scratch.columns = allocate<float>(
+        stage.columns != nullptr ? static_cast<std::size_t>(stage.steps * block) * kMaxLanes : 1);
+    scratch.begin = allocate<std::int32_t>(static_cast<std::size_t>(2 * block * stage.steps));
+    scratch.current = allocate<float>(static_cast<std::size_t>(stage.steps) * kMaxLanes);
+    scratch.word = allocate<std::uint64_t>(static_cast<std::size_t>(stage.steps));
+    scratch.spikes = allocate<std::int64_t>(static_cast<std::size_t>(stage.steps));
+    scratch.vectors = allocate<Vec>(static_cast<std::size_t>(stage.rule.probe) + 2);
+    for (int t = 0; t < stage.steps; ++t)
+      scratch.spikes[t] = 0;
+#pragma omp for schedule(dynamic)
+    for (std::ptrdiff_t index = 0; index < blocks.count; ++index) {
+      const std::ptrdiff_t end = blocks.last(stage, index);
+      for (std::ptrdiff_t first = blocks.first(stage, index); first < end;) {
+        std::ptrdiff_t last = first, used = 0;
+        while (last < end && used + per_pixel <= room - column) { // as many pixels as the lists have room for
+          if (stage.gathers > 0) {
+            const std::ptrdiff_t n = last / stage.pixels, place = last % stage.pixels;
+            for (int t = 0; t < stage.steps; ++t) {
+              std::int32_t *entry = scratch.begin + ((last - first) * stage.steps + t) * 2;
+              const int count = list_active(stage, n, t, place / stage.row_pixels, place % stage.row_pixels,
+                                            scratch.list + used);
+              entry[0] = static_cast<std::int32_t>(used);
+              entry[1] = count;
+              used += count;
+            }
+          }
+          ++last;
+        }
+        for (int tile = 0; tile < stage.tiles; ++tile)
+          run_tile(stage, first, last, tile, scratch);
+        first = last;
+      }
+    }
+#pragma omp critical(transpike_spikes)
+    for (int t = 0; t < stage.steps; ++t)
+      spikes[t] += scratch.spikes[t];
+    std::free(scratch.list - column);
+    std::free(scratch.columns);
+    std::free(scratch.begin);
+    std::free(scratch.current);
+    std::free(scratch.word);
+    std::free(scratch.spikes);
+    std::free(scratch.vectors);
+  }
+}
+
+} // namespace
+} // namespace transpike

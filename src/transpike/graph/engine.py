@@ -1,0 +1,275 @@
+"""Runs a network event by event: every stage reads spike maps and writes one; currents are never stored.
+
+Stages whose drive is a sum of windowed linear maps of spikes (`transpike.graph.terms`) run compiled. The drive of the
+others, and the readout, are computed by the lowered graph's own torch operators from unpacked spikes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from transpike.graph.lower import Lowered, SiteRunner
+from transpike.graph.normalize import modules_of
+from transpike.graph.plan import Plan
+from transpike.graph.site import Site
+from transpike.graph.terms import NotEventsError, Terms, Value, map_shape
+from transpike.graph.watch import mutable
+from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source
+
+Count = Callable[[str, Tensor], None]
+"""Called per site with its name and the spikes of each step, all samples together ``[S]``, whole numbers."""
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """How one stage runs.
+
+    Attributes:
+        site: the population at its end.
+        events: whether it runs event by event.
+        reason: why not.
+    """
+
+    site: str
+    events: bool
+    reason: str
+
+
+class Engine:
+    """One network under one schedule, ready to run.
+
+    Args:
+        network: the ANN graph with its sites.
+        plan: its plan.
+        lowered: the same network lowered for the schedule.
+        shapes: shape of every node's tensor in a batch, by name.
+        dense: sites whose drive torch operators shall compute.
+    """
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        plan: Plan,
+        lowered: Lowered,
+        shapes: Mapping[str, tuple[int, ...]],
+        dense: frozenset[str] = frozenset(),
+    ) -> None:
+        self.lowered = lowered
+        self.modules = modules_of(lowered.body)
+        self.sites = {site.name: network.get_submodule(site.name) for site in plan.sites}
+        self.values: dict[str, Value] = {}
+        self.reports: dict[str, StageReport] = {}
+        nodes = {node.name: node for node in network.graph.nodes}
+        terms = Terms(network, plan, shapes)
+        populations: dict[str, tuple[int, int, int]] = {}
+        for site in plan.sites:
+            populations[site.name] = map_shape(shapes[site.node])
+            try:
+                if site.name in dense:
+                    raise NotEventsError("dense operators were faster")
+                self.values[site.name] = terms.drive(nodes[site.node])
+                reason = ""
+            except NotEventsError as error:
+                reason = str(error)
+            self.reports[site.name] = StageReport(site.name, not reason, reason)
+        self.shapes = self._maps(populations)
+        self.stages = {name: self._stage(name) for name in populations}
+        self.potentials = {name: self._potential(name) for name in populations}
+        self.runners = {
+            runner.name: node
+            for node in lowered.body.graph.nodes
+            if node.op == "call_module" and isinstance(runner := self.modules[str(node.target)], SiteRunner)
+        }
+        self.program = _Program(self)
+
+    def _maps(self, populations: Mapping[str, tuple[int, int, int]]) -> dict[str, MapShape]:
+        """Shapes of the maps, each with the halo that the widest of its readers needs."""
+        halos = dict.fromkeys(populations, Halo(0, 0, 0, 0))
+        for reader, value in self.values.items():
+            for term in value.terms:
+                needed = term.needs(populations[term.site], populations[reader][1:])
+                halos[term.site] = Halo(*map(max, zip(halos[term.site], needed, strict=True)))
+        return {name: MapShape(*shape, halos[name]) for name, shape in populations.items()}
+
+    def _stage(self, name: str) -> EventStage:
+        shape, theta = self.shapes[name], self._site(name).theta.detach()
+        value = self.values.get(name)
+        bias = torch.zeros(shape.channels)
+        sources: list[tuple[Source, MapShape]] = []
+        if value is not None:
+            bias = bias if value.bias is None else value.bias
+            sources = [(term, self.shapes[term.site]) for term in value.terms]
+        return EventStage(shape, sources, bias, theta)
+
+    def _site(self, name: str) -> Site:
+        site = self.sites[name]
+        assert isinstance(site, Site)
+        return site
+
+    def _potential(self, name: str) -> Tensor:
+        """Initial potentials as the stage reads them, ``[1 or N, 1 or H * W, padded]``."""
+        stage, shape = self.stages[name], self.shapes[name]
+        v = self._site(name).v_init.detach()
+        population = self._site(name).population
+        assert population is not None
+        if v.numel() == 1 or (v.dim() == len(population) and v.numel() == v.shape[0]):
+            return stage.pad(v.reshape(1, 1, -1).expand(1, 1, shape.channels))
+        samples = v.shape[0] if v.dim() > len(population) else 1
+        v = v.expand(samples, *population).reshape(samples, shape.channels, -1).mT
+        return stage.pad(v)
+
+    def run(self, inputs: Sequence[Tensor], batch: int, steps: int, rule: Rule, count: Count | None) -> Any:
+        """The answer ``[S, N, *]`` in the structure of the model's output.
+
+        Args:
+            inputs: the model's arguments, constant currents.
+            batch: N.
+            steps: S.
+            rule: the schedule in compiled form.
+            count: told the spikes of every site.
+
+        Raises:
+            ValueError: initial potentials per sample, for another number of samples.
+        """
+        for name, potential in self.potentials.items():
+            if potential.shape[0] not in (1, batch):
+                raise ValueError(
+                    f"v_init of shape {tuple(self._site(name).v_init.shape)} does not fit the {batch} samples at site "
+                    f"{name!r}; give a scalar, or one value per channel, neuron, or sample and neuron"
+                )
+        return self.program.run(self.lowered.prologue(*inputs), batch, steps, rule, count)
+
+
+class _Program:
+    """What to compute in which order, and when to forget it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        body = engine.lowered.body
+        self.placeholders = [node for node in body.graph.nodes if node.op == "placeholder"]
+        self.statics = {str(node.target): node for node in self.placeholders}
+        self.owner = {node: name for name, node in engine.runners.items()}
+        self.done: set[fx.Node | str] = set(self.placeholders)
+        self.operations: list[fx.Node | str] = []  # a node to compute with torch, or a site to run
+        self.answer = next(node for node in body.graph.nodes if node.op == "output").args[0][0]
+        fx.map_arg(self.answer, self._demand)
+        self.forget = self._last_uses()
+
+    def _demand(self, node: fx.Node) -> fx.Node:
+        if node in self.done:
+            return node
+        self.done.add(node)
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        if source in self.owner:  # the output of a site: its spikes, unpacked
+            self._demand_site(self.owner[source])
+        else:
+            for each in node.all_input_nodes:
+                self._demand(each)
+        self.operations.append(node)
+        return node
+
+    def _demand_site(self, name: str) -> None:
+        if name in self.done:
+            return
+        self.done.add(name)
+        value = self.engine.values.get(name)
+        if value is None:
+            self._demand(self.engine.runners[name].args[0])
+        else:
+            for term in value.terms:
+                self._demand_site(term.site)
+        self.operations.append(name)
+
+    def _needs(self, operation: fx.Node | str) -> list[fx.Node | str]:
+        if isinstance(operation, fx.Node):
+            return [self.owner.get(node, node) for node in operation.all_input_nodes]
+        value = self.engine.values.get(operation)
+        if value is None:
+            return [self.engine.runners[operation].args[0]]
+        return [term.site for term in value.terms]
+
+    def _last_uses(self) -> list[list[fx.Node | str]]:
+        """After each operation, what nobody needs any more."""
+        kept: set[fx.Node | str] = set()
+        fx.map_arg(self.answer, kept.add)
+        forget: list[list[fx.Node | str]] = []
+        for operation in reversed(self.operations):
+            needed = [need for need in dict.fromkeys(self._needs(operation)) if need not in kept]
+            forget.append(needed)
+            kept.update(needed)
+        return forget[::-1]
+
+    def run(self, statics: Sequence[Tensor], batch: int, steps: int, rule: Rule, count: Count | None) -> Any:
+        engine = self.engine
+        env: dict[fx.Node, Any] = {}
+        given = iter(statics)
+        scalars = {"batch": batch, "steps": steps, "start": torch.zeros((), dtype=torch.int64)}
+        for node in self.placeholders:
+            name = str(node.target)
+            env[node] = scalars[name] if name in scalars else (None if name.startswith("memory_") else next(given))
+        maps: dict[str, Tensor] = {}
+        for operation, forgotten in zip(self.operations, self.forget, strict=True):
+            if isinstance(operation, str):
+                currents = self._currents(operation, env, batch)
+                maps[operation], spikes = engine.stages[operation].run(
+                    maps, currents, engine.potentials[operation], rule, batch, steps
+                )
+                if count is not None:
+                    count(operation, spikes)
+            else:
+                env[operation] = self._compute(operation, env, maps, batch, steps)
+            for need in forgotten:
+                if isinstance(need, str):
+                    del maps[need]
+                else:
+                    del env[need]
+        return mutable(fx.map_arg(self.answer, lambda node: env[node]))
+
+    def _currents(self, name: str, env: Mapping[fx.Node, Any], batch: int) -> Tensor | None:
+        """Currents that are not made of spikes, or the whole drive of a dense stage, ``[N, 1 or S, H * W, padded]``."""
+        engine = self.engine
+        stage, shape = engine.stages[name], engine.shapes[name]
+        population = (shape.channels, shape.rows, shape.columns)
+        value = engine.values.get(name)
+        runner = engine.runners[name]
+        if value is None:
+            drive = env[runner.args[0]]
+            constant = bool(self.engine.modules[str(runner.target)].constant_drive)
+            drive = drive.unsqueeze(0) if constant else drive.unflatten(0, (-1, batch))
+            found = drive.reshape(drive.shape[0], batch, *population).flatten(3).permute(1, 0, 3, 2)
+            return stage.pad(found)
+        if not value.others:
+            return None
+        total = sum(env[self.statics[f"static_{node.name}"]] for node in value.others)
+        return stage.pad(total.reshape(-1, *population).expand(batch, *population).flatten(2).mT.unsqueeze(1))
+
+    def _compute(
+        self, node: fx.Node, env: Mapping[fx.Node, Any], maps: Mapping[str, Tensor], batch: int, steps: int
+    ) -> Any:
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        if source in self.owner:
+            name = self.owner[source]
+            site = self.engine._site(name)
+            events = self.engine.shapes[name].unpack(maps[name], batch, steps)
+            events = events.reshape(steps * batch, *(site.population or events.shape[2:]))
+            return events * site.theta
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: env[each])
+        if node.op == "call_module":
+            return self.engine.modules[str(node.target)](*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "get_attr":
+            return self._attribute(str(node.target))
+        assert callable(node.target)
+        return node.target(*args, **kwargs)
+
+    def _attribute(self, path: str) -> Any:
+        found: Any = self.engine.lowered.body
+        for part in path.split("."):
+            found = getattr(found, part)
+        return found

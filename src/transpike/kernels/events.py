@@ -1,0 +1,286 @@
+"""Bit-packed spike maps and the event-driven stage that reads and writes them (compiled; ``native/stage.hpp``).
+
+A map is ``[N, S, rows, columns, bytes]`` of uint8 between two guards; bit ``c % 8`` of byte ``c // 8`` is channel c. A
+halo of zeros around each image is as wide as any reader's window needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from transpike.kernels.native import module
+
+_WEIGHT_BYTES = 512 * 1024  # of one tile of channels: half of a usual second-level cache
+_COLUMN_BYTES = 256 * 1024  # of all weights of a convolution by columns
+_TABLE_BYTES = 320 * 1024
+_MOST_ROWS = 65_535
+_KINDS = ("plain", "residual", "offset", "exact", "accumulate")  # Rule::Schedule in native/kernels.hpp
+
+
+class Halo(NamedTuple):
+    """Rows and columns of zeros around a map."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+@dataclass(frozen=True)
+class MapShape:
+    """Where the spikes of one site lie.
+
+    Attributes:
+        channels: C.
+        rows: H; 1 for a population without space.
+        columns: W.
+        halo: zeros around it.
+    """
+
+    channels: int
+    rows: int
+    columns: int
+    halo: Halo
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of one pixel."""
+        return (self.channels + 7) // 8
+
+    @property
+    def padded_rows(self) -> int:
+        """Rows with the halo."""
+        return self.rows + self.halo.top + self.halo.bottom
+
+    @property
+    def padded_columns(self) -> int:
+        """Columns with the halo."""
+        return self.columns + self.halo.left + self.halo.right
+
+    def empty(self, batch: int, steps: int) -> Tensor:
+        """A map without spikes, guards included: one row of bytes."""
+        guard = 2 * int(module().GUARD)
+        size = batch * steps * self.padded_rows * self.padded_columns * self.bytes
+        return torch.zeros(size + guard, dtype=torch.uint8)
+
+    def unpack(self, spikes: Tensor, batch: int, steps: int) -> Tensor:
+        """Events ``[S, N, C, H, W]`` of zeros and ones, float32."""
+        guard = int(module().GUARD)
+        inner = spikes[guard : spikes.shape[0] - guard]
+        inner = inner.view(batch, steps, self.padded_rows, self.padded_columns, self.bytes)
+        inner = inner[:, :, self.halo.top :, self.halo.left :][:, :, : self.rows, : self.columns]
+        bits = (inner.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
+        return bits.flatten(-2)[..., : self.channels].permute(1, 0, 4, 2, 3).float().contiguous()
+
+
+class Tap(NamedTuple):
+    """One pixel of a window: its place relative to the window's origin, and which weights it has."""
+
+    dy: int
+    dx: int
+    weights: int
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One map that a stage reads.
+
+    Attributes:
+        site: whose spikes.
+        stride: rows and columns of the map from one output pixel to the next.
+        taps: pixels of the window.
+        weights: channel by channel ``[C]`` (``diagonal``), or ``[C, C_out]``; scaled by the site's threshold.
+    """
+
+    site: str
+    stride: tuple[int, int]
+    taps: tuple[Tap, ...]
+    weights: tuple[Tensor, ...]
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether each channel feeds only the channel of its own number."""
+        return self.weights[0].dim() == 1
+
+    def needs(self, shape: tuple[int, int, int], out: tuple[int, int]) -> Halo:
+        """The halo that its windows need around a map of ``(C, H, W)``, for ``out`` rows and columns."""
+        top = -min(0, *(tap.dy for tap in self.taps), 0)
+        left = -min(0, *(tap.dx for tap in self.taps), 0)
+        last_row = (out[0] - 1) * self.stride[0] + max(tap.dy for tap in self.taps)
+        last_column = (out[1] - 1) * self.stride[1] + max(tap.dx for tap in self.taps)
+        return Halo(top, max(0, last_row - shape[1] + 1), left, max(0, last_column - shape[2] + 1))
+
+
+class Rule(NamedTuple):
+    """How a stage's neurons turn currents into spikes: the compiled form of a schedule.
+
+    Attributes:
+        kind: ``"plain"``, ``"residual"``, ``"offset"`` (COS), ``"exact"`` or ``"accumulate"``.
+        soft_reset: or to zero.
+        probe: steps looked at.
+        iterations: of COS.
+        epsilon: of COS.
+    """
+
+    kind: str
+    soft_reset: bool = True
+    probe: int = 0
+    iterations: int = 0
+    epsilon: float = 0.0
+
+
+class EventStage:
+    """Currents from spike maps, then neurons: one population, all steps at once.
+
+    Args:
+        shape: of the population's own map.
+        sources: the maps it reads, with the shapes of those maps.
+        bias: ``[C_out]``.
+        theta: scalar or ``[C_out]``.
+
+    Raises:
+        ValueError: more weight rows than can be numbered.
+    """
+
+    def __init__(
+        self, shape: MapShape, sources: Sequence[tuple[Source, MapShape]], bias: Tensor, theta: Tensor
+    ) -> None:
+        moving = [pair for pair in sources if not pair[0].diagonal]
+        columns = next((pair for pair in moving if _in_columns(*pair, shape)), None)
+        gathers = [pair for pair in moving if pair is not columns]
+        self.columns = None if columns is None else columns[0].site
+        self.gathers = [source.site for source, _ in gathers]
+        self.diagonals = [source.site for source, _ in sources if source.diagonal]
+        self.shape = shape
+        rows = sum(len(source.weights) * 8 * found.bytes for source, found in gathers)
+        if rows > _MOST_ROWS:
+            raise ValueError(f"{rows} weight rows are more than {_MOST_ROWS}")
+        channels = shape.channels
+        lanes = max(16, *(n for n in (16, 32, 64) if n < channels + 16 and (rows + 1) * n * 4 <= _WEIGHT_BYTES), 16)
+        self.padded = math.ceil(channels / lanes) * lanes
+        table, runs = _table(gathers, rows, channels, self.padded)
+        infinite = torch.full((self.padded,), torch.inf)
+        infinite[:channels] = theta.detach().reshape(-1)
+        self.compiled = module().EventStage(
+            shape.rows, shape.columns, channels, lanes, _tiles(table, lanes), self.pad(bias.detach()), infinite
+        )
+        if columns is not None:
+            self._set_columns(*columns, lanes)
+        for (source, found), listed in zip(gathers, runs, strict=True):
+            self.compiled.add_gather(_geometry(source, found), listed)
+        for source, found in sources:
+            if source.diagonal:
+                weights = torch.stack([self.pad(source.weights[tap.weights].detach()) for tap in source.taps])
+                places = [(tap.dy, tap.dx) for tap in source.taps]
+                self.compiled.add_diagonal(_geometry(source, found), places, weights)
+
+    def _set_columns(self, source: Source, found: MapShape, lanes: int) -> None:
+        """Packs windows three columns wide by column, the three weight rows of an input side by side."""
+        first = min(tap.dx for tap in source.taps)
+        heights = sorted({tap.dy for tap in source.taps})
+        bits = 8 * found.bytes
+        rows = torch.zeros(len(heights) * bits + 1, 3, self.padded)
+        for tap in source.taps:
+            weights = source.weights[tap.weights].detach()
+            begin = heights.index(tap.dy) * bits
+            # the column moves right: seen as first column (tap dx = first) by the newest of the three pixels
+            rows[begin : begin + weights.shape[0], tap.dx - first, : self.shape.channels] = weights
+        tiled = rows.view(rows.shape[0], 3, -1, lanes).permute(2, 0, 1, 3).contiguous()
+        table = None
+        if len(heights) * found.bytes * 256 * 3 * lanes * 4 <= _TABLE_BYTES:
+            pattern = (torch.arange(256).unsqueeze(1) >> torch.arange(8)) & 1
+            by_byte = tiled[:, :-1].reshape(tiled.shape[0], -1, 8, 3, lanes)
+            table = torch.einsum("pb,trbkl->trpkl", pattern.float(), by_byte).contiguous()
+        places = [(dy, first) for dy in heights]
+        self.compiled.set_columns(_geometry(source, found), places, tiled, table)
+
+    def pad(self, values: Tensor) -> Tensor:
+        """``[..., C_out]`` with zeros up to whole tiles, contiguous float32."""
+        missing = self.padded - values.shape[-1]
+        return torch.nn.functional.pad(values.float(), (0, missing)).contiguous()
+
+    def run(
+        self, maps: dict[str, Tensor], currents: Tensor | None, v_init: Tensor, rule: Rule, batch: int, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """Runs all steps.
+
+        Args:
+            maps: spike maps by site.
+            currents: further currents ``[N, 1 or S, H * W, padded]`` (`pad`), or None.
+            v_init: ``[1 or N, 1 or H * W, padded]``.
+            rule: the schedule.
+            batch: N.
+            steps: S.
+
+        Returns:
+            The spike map, and the number of spikes of each step ``[S]``.
+        """
+        out = self.shape.empty(batch, steps)
+        spikes = torch.zeros(steps, dtype=torch.int64)
+        halo = self.shape.halo
+        place = (batch, steps, self.shape.padded_rows, self.shape.padded_columns, halo.top, halo.left)
+        gathers, diagonals = [maps[site] for site in self.gathers], [maps[site] for site in self.diagonals]
+        columns = None if self.columns is None else maps[self.columns]
+        numbers = (_KINDS.index(rule.kind), *rule[1:])
+        self.compiled.run(columns, gathers, diagonals, currents, v_init, numbers, place, out, spikes)
+        return out, spikes
+
+
+def _in_columns(source: Source, found: MapShape, shape: MapShape) -> bool:
+    """Whether its windows are three columns wide, move by one pixel, and have weights that stay in the cache."""
+    heights, widths = {tap.dy for tap in source.taps}, {tap.dx for tap in source.taps}
+    grid = {(dy, dx) for dy in heights for dx in widths} == {(tap.dy, tap.dx) for tap in source.taps}
+    whole = grid and len(source.taps) == 3 * len(heights) and max(widths) - min(widths) == 2 and len(widths) == 3
+    size = len(source.taps) * 8 * found.bytes * 4 * 16 * math.ceil(shape.channels / 16)
+    return whole and source.stride == (1, 1) and size <= _COLUMN_BYTES
+
+
+def _table(
+    gathers: Sequence[tuple[Source, MapShape]], rows: int, channels: int, padded: int
+) -> tuple[Tensor, list[list[tuple[int, int, int, int]]]]:
+    """One table of weight rows for all sources, the last row zero, and each source's runs into it."""
+    table = torch.zeros(rows + 1, padded)
+    begin = 0
+    runs = []
+    for source, found in gathers:
+        numbered = []
+        for weights in source.weights:
+            table[begin : begin + weights.shape[0], :channels] = weights.detach()
+            numbered.append(begin)
+            begin += 8 * found.bytes
+        runs.append(_runs(source, numbered, 8 * found.bytes))
+    return table, runs
+
+
+def _tiles(table: Tensor, lanes: int) -> Tensor:
+    """``[rows, channels] -> [tiles, rows, lanes]``."""
+    return table.reshape(table.shape[0], -1, lanes).transpose(0, 1).contiguous()
+
+
+def _geometry(source: Source, shape: MapShape) -> tuple[int, ...]:
+    return (shape.padded_rows, shape.padded_columns, shape.bytes, shape.halo.top, shape.halo.left, *source.stride)
+
+
+def _runs(source: Source, numbered: Sequence[int], bits: int) -> list[tuple[int, int, int, int]]:
+    """Windows as runs of neighbouring bits whose weight rows are neighbours, too."""
+    runs: list[tuple[int, int, int, int]] = []
+    for tap in sorted(source.taps):
+        row = numbered[tap.weights]
+        if runs:
+            dy, dx, length, first = runs[-1]
+            if dy == tap.dy and dx + length // bits == tap.dx and first + length == row:
+                runs[-1] = (dy, dx, length + bits, first)
+                continue
+        runs.append((tap.dy, tap.dx, bits, row))
+    return runs
+
+
+def fits(tensors: Any) -> bool:
+    """Whether all tensors are float32 on the CPU, which is what a stage computes in."""
+    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)

@@ -1,0 +1,21 @@
+"""How long an answer takes, counted in four ways."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Latency(NamedTuple):
+    """The four ways to count how long an answer takes, in time-steps.
+
+    Attributes:
+        answer_steps: T, the steps that are averaged for the answer.
+        claimed_steps: as the schedule's own paper counts.
+        pipeline_steps: from the first input to the answer on a device that steps all layers at once.
+        interval: steps that a layer is busy with one sample.
+    """
+
+    answer_steps: int
+    claimed_steps: int
+    pipeline_steps: int
+    interval: int

@@ -1,0 +1,261 @@
+"""The event-driven engine against the reference kernel: spike for spike on dyadic networks of every kind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import transpike as tp
+from transpike import zoo
+from transpike.kernels import KernelPreference, native
+from transpike.neurons import IF, Reset
+from transpike.schedules import (
+    AccumulateThenFire,
+    ExactPotential,
+    OffsetSpike,
+    Plain,
+    Residual,
+    Schedule,
+    Staggered,
+    TwoPasses,
+)
+from transpike.testing import TOPOLOGIES, assert_same_answer, dyadic_batch, make_dyadic, set_dyadic_thresholds
+
+compiled = native.module()
+SCHEDULES = [Plain(), Residual(3), OffsetSpike(4, iterations=2), ExactPotential(4), AccumulateThenFire(4)]
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients():
+    with torch.no_grad():
+        yield
+
+
+def convert(model: nn.Module, *inputs: torch.Tensor, **parts) -> tp.SpikingNetwork:
+    snn = tp.convert(model.eval(), [tp.Maximum()], calibration=[inputs], example_inputs=inputs, **parts)
+    return set_dyadic_thresholds(snn)
+
+
+def assert_engine_is_the_reference(
+    snn: tp.SpikingNetwork, *inputs: torch.Tensor, steps: int, schedule: Schedule | None = None
+) -> None:
+    counts: dict[str, torch.Tensor] = {}
+    wanted: dict[str, torch.Tensor] = {}
+    answer = snn(*inputs, steps=steps, schedule=schedule, count=lambda name, n: counts.update({name: n}))
+    reference = snn(
+        *inputs,
+        steps=steps,
+        schedule=schedule,
+        kernel=KernelPreference.REFERENCE,
+        count=lambda name, n: wanted.update({name: n}),
+    )
+    assert_same_answer(answer, reference)
+    for name, number in counts.items():  # sites that the answer does not need are not run
+        assert torch.equal(number, wanted[name]), name
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+def test_every_topology_runs_like_the_reference(topology, schedule: Schedule) -> None:
+    inputs = topology.dyadic_inputs(3)
+    snn = convert(topology.dyadic_model(), *inputs, leave=topology.leave)
+    assert_engine_is_the_reference(snn, *inputs, steps=5, schedule=schedule)
+    snn._engines.dense = frozenset(list(snn.stages(schedule))[1::2])  # every second stage by torch operators
+    snn._engines.clear()
+    assert_engine_is_the_reference(snn, *inputs, steps=5, schedule=schedule)
+
+
+class Layer(nn.Module):
+    """A stem, one convolution of any kind between populations, a linear readout."""
+
+    def __init__(self, before: nn.Module, size: tuple[int, int], channels: int, layer: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.before, self.layer = nn.Conv2d(1, channels, 1), before, layer
+        out = layer(before(torch.zeros(1, channels, *size)))
+        self.head = nn.Linear(out[0].numel(), 3)
+
+    def forward(self, x):
+        return self.head(F.relu(self.layer(self.before(F.relu(self.stem(x))))).flatten(1))
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[Layer, torch.Tensor, int]:
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    depthwise = draw(st.booleans())
+    groups = 1 if depthwise else draw(st.sampled_from([1, 1, 2]))
+    inside = draw(st.sampled_from([1, 3, 8, 11, 16, 33, 70] if groups == 1 else [2, 6, 34]))
+    outside = inside if depthwise else groups * draw(st.sampled_from([1, 5, 8, 17, 40, 65]))
+    kernel = draw(st.sampled_from([(1, 1), (3, 3), (3, 3), (2, 3), (5, 3), (3, 1), (4, 4)]))
+    stride = draw(st.sampled_from([(1, 1), (1, 1), (2, 2), (2, 1), (3, 2)]))
+    padding = (draw(st.integers(0, 2)), draw(st.integers(0, 2)))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 2)]))
+    pool = draw(st.sampled_from([None, None, nn.AvgPool2d(2), nn.AvgPool2d(4, 2)]))
+    size = tuple(
+        draw(st.integers(max(3, dilation[i] * (kernel[i] - 1) + 1), 9)) * (1 if pool is None else 3) for i in (0, 1)
+    )
+    layer = nn.Conv2d(
+        inside,
+        outside,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        inside if depthwise else groups,
+        bias=draw(st.booleans()),
+    )
+    batch = draw(st.sampled_from([1, 2, 5]))
+    steps = draw(st.sampled_from([1, 2, 3, 8, 64]))
+    model = make_dyadic(Layer(pool or nn.Identity(), size, inside, layer))
+    return model, dyadic_batch((batch, 1, *size), seed=batch), steps
+
+
+@settings(deadline=None, max_examples=60)
+@given(layers(), st.sampled_from(SCHEDULES), st.sampled_from(compiled.instruction_sets()))
+def test_any_convolution_is_the_reference(case, schedule: Schedule, instruction_set: str) -> None:
+    model, x, steps = case
+    example = dyadic_batch((2, *x.shape[1:]), seed=7)
+    snn = convert(model, example)
+    best = compiled.instruction_set()
+    compiled.use_instruction_set(instruction_set)
+    try:
+        assert_engine_is_the_reference(snn, x, steps=steps, schedule=schedule)
+        strided = x.repeat(1, 1, 1, 2)[..., : x.shape[3]]
+        assert_engine_is_the_reference(snn, strided, steps=steps, schedule=schedule)
+    finally:
+        compiled.use_instruction_set(best)
+
+
+@pytest.mark.parametrize("instruction_set", compiled.instruction_sets())
+@pytest.mark.parametrize("name", ["cifar-resnet20", "cifar-vgg16", "cifar-resnet18"])
+def test_whole_networks_run_event_by_event(name: str, instruction_set: str) -> None:
+    torch.manual_seed(0)
+    x = dyadic_batch((2, 3, 32, 32))
+    model = make_dyadic(tp.tailor(zoo.build(name), tp.QCFS(4, theta_init=2.0)), gain=1.0)
+    snn = set_dyadic_thresholds(tp.convert(model, example_inputs=x))
+    best = compiled.instruction_set()
+    compiled.use_instruction_set(instruction_set)
+    try:
+        assert_engine_is_the_reference(snn, x, steps=3)
+    finally:
+        compiled.use_instruction_set(best)
+    assert all(stage.events for stage in snn.stages().values()), snn.stages()
+
+
+class Shortcuts(nn.Module):
+    """Identity, strided and padded, and pooled shortcuts; an average over the map; concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1), nn.Conv2d(5, 9, 3, 2, 1)
+        self.d, self.e = nn.Conv2d(9, 9, 1), nn.Linear(9, 4)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        x = F.relu(self.b(x) + x)
+        x = F.relu(self.c(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 3)))
+        x = F.relu(self.d(F.avg_pool2d(x, 2)))
+        return self.e(x.mean((2, 3)))
+
+
+def test_shortcuts_and_means() -> None:
+    torch.manual_seed(1)
+    x = dyadic_batch((3, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    assert_engine_is_the_reference(snn, x, steps=6)
+    stages = snn.stages()
+    assert all(stage.events for stage in stages.values())
+
+
+class Stranger(nn.Module):
+    """Operators between populations that have no event-driven form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4 * 18 * 18, 3)
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        return self.c(F.relu(self.b(F.interpolate(x, scale_factor=3, mode="nearest"))).flatten(1))
+
+
+def test_a_dense_stage_says_why() -> None:
+    torch.manual_seed(6)
+    x = dyadic_batch((3, 2, 8, 8))
+    snn = convert(make_dyadic(Stranger()), x)
+    assert_engine_is_the_reference(snn, x, steps=6)
+    assert {name: stage.reason for name, stage in snn.stages().items()} == {
+        "relu@0": "",
+        "relu@1": "torch.nn.functional.interpolate has no event-driven form",
+    }
+
+
+def test_initial_potentials_of_every_shape() -> None:
+    torch.manual_seed(2)
+    x = dyadic_batch((3, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    site = snn.site(snn.sites[1].name)
+    for shape in ((), (5,), (5, 8, 8), (3, 5, 8, 8)):
+        site.set_initial_potential(torch.rand(shape).mul(32).round() / 64)
+        assert_engine_is_the_reference(snn, x, steps=4)
+    with pytest.raises(ValueError, match=r"v_init of shape \(3, 5, 8, 8\) does not fit the 2 samples"):
+        snn(x[:2], steps=4)
+
+
+def test_changed_weights_are_packed_again() -> None:
+    torch.manual_seed(3)
+    x = dyadic_batch((2, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    before = snn(x, steps=4)
+    snn.network.get_submodule("b").weight.mul_(-1)
+    assert not torch.equal(snn(x, steps=4), before)
+    assert_engine_is_the_reference(snn, x, steps=4)
+    snn.site(snn.sites[0].name).set_threshold(torch.tensor(0.25))
+    assert_engine_is_the_reference(snn, x, steps=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Silent(Plain):
+    """A user's schedule that emits in its own way."""
+
+    def emit(self, visit):
+        events, memory = super().emit(visit)
+        return events * 0, memory
+
+
+class Leaky(IF):
+    """A user's neuron."""
+
+
+def test_what_has_no_compiled_form_says_why() -> None:
+    torch.manual_seed(4)
+    x = dyadic_batch((2, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    for schedule in (Silent(), Staggered(1), TwoPasses(2)):
+        with pytest.raises(ValueError, match="has no compiled form"):
+            snn.stages(schedule)
+    assert snn(x, steps=2, schedule=Silent()).shape == (2, 2, 4)
+    assert Plain().rule(IF(Reset.HARD)).soft_reset is False
+    assert ExactPotential(2).rule(IF(Reset.HARD)) is None
+    assert Plain().rule(Leaky()) is None
+    snn.network.get_submodule("b").weight.requires_grad_()
+    with torch.enable_grad(), pytest.raises(ValueError, match="gradients are recorded"):
+        snn.stages()
+    image = x.clone().requires_grad_()
+    snn.network.get_submodule("b").weight.requires_grad_(False)
+    with torch.enable_grad():
+        assert snn(image, steps=2).requires_grad
+    with pytest.raises(ValueError, match="not in float32"):
+        snn.double().stages()
+
+
+def test_hard_reset() -> None:
+    torch.manual_seed(5)
+    x = dyadic_batch((2, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x, neuron=IF(Reset.HARD))
+    assert_engine_is_the_reference(snn, x, steps=6)

@@ -1,0 +1,111 @@
+"""Spike maps, and everything that the binding of the compiled stage refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from transpike.kernels import native
+from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source, Tap
+
+compiled = native.module()
+MAP = MapShape(channels=11, rows=3, columns=4, halo=Halo(1, 0, 2, 1))
+
+
+def stage() -> EventStage:
+    """A 1x1 convolution, 11 to 2 channels."""
+    torch.manual_seed(0)
+    source = Source("a", (1, 1), (Tap(0, 0, 0),), (torch.randn(11, 2),))
+    return EventStage(MapShape(2, 3, 4, Halo(0, 0, 0, 0)), [(source, MAP)], torch.zeros(2), torch.ones(2))
+
+
+def test_a_map_keeps_its_spikes_where_they_belong() -> None:
+    packed = MAP.empty(2, 3)
+    assert MAP.bytes == 2
+    inner = packed[compiled.GUARD : -compiled.GUARD].view(2, 3, 4, 7, 2)
+    inner[1, 2, 1 + 1, 2 + 3, 1] = 0b100  # sample 1, step 2, row 1, column 3, channel 8 + 2
+    events = MAP.unpack(packed, 2, 3)
+    assert events.shape == (3, 2, 11, 3, 4)
+    assert events.nonzero().tolist() == [[2, 1, 10, 1, 3]]
+    assert events.is_contiguous()
+
+
+def test_a_stage_by_hand() -> None:
+    """Two inputs, weights 3/4 and 1/2, theta 1: currents 3/4, 5/4, 1/2 give the potentials 3/4, 1 -> 1, 1/2 -> 3/2."""
+    source = Source("a", (1, 1), (Tap(0, 0, 0),), (torch.tensor([[0.75], [0.5]]),))
+    shape = MapShape(2, 1, 1, Halo(0, 0, 0, 0))
+    layer = EventStage(MapShape(1, 1, 1, Halo(0, 0, 0, 0)), [(source, shape)], torch.zeros(1), torch.ones(1))
+    spikes = shape.empty(1, 3)
+    spikes[compiled.GUARD : compiled.GUARD + 3] = torch.tensor([0b01, 0b11, 0b10], dtype=torch.uint8)
+    out, counts = layer.run({"a": spikes}, None, layer.pad(torch.zeros(1, 1, 1)), Rule("plain"), 1, 3)
+    # v: 0.75; 2.0 fires, 1.0; 1.5 fires, 0.5
+    assert counts.tolist() == [0, 1, 1]
+    assert layer.shape.unpack(out, 1, 3).flatten().tolist() == [0.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"maps": {"a": torch.zeros(7, dtype=torch.uint8)}}, "another size"),
+        ({"v_init": torch.zeros(2, 1, 16)}, "v_init must be"),
+        ({"v_init": torch.zeros(1, 1, 15)}, "v_init must be"),
+        ({"currents": torch.zeros(1, 2, 12, 16)}, "dense currents must be"),
+        ({"rule": Rule("offset", probe=9, iterations=1)}, "probe must lie"),
+        ({"rule": Rule("exact", soft_reset=False, probe=2)}, "soft reset"),
+        ({"steps": 0}, "at least one step"),
+    ],
+)
+def test_a_run_with_wrong_arguments_raises(change: dict, message: str) -> None:
+    layer = stage()
+    steps = change.get("steps", 3)
+    arguments = {
+        "maps": {"a": MAP.empty(1, 3)},
+        "currents": None,
+        "v_init": layer.pad(torch.zeros(1, 1, 2)),
+        "rule": Rule("plain"),
+        "batch": 1,
+        "steps": steps,
+    }
+    with pytest.raises(ValueError, match=message):
+        layer.run(**{**arguments, **change})
+
+
+def test_an_empty_batch_runs() -> None:
+    layer = stage()
+    out, counts = layer.run({"a": MAP.empty(0, 3)}, None, layer.pad(torch.zeros(1, 1, 2)), Rule("plain"), 0, 3)
+    assert counts.tolist() == [0, 0, 0]
+    assert layer.shape.unpack(out, 0, 3).shape == (3, 0, 2, 3, 4)
+
+
+def test_types_are_not_converted() -> None:
+    layer = stage()
+    with pytest.raises(TypeError):
+        layer.run({"a": MAP.empty(1, 3).int()}, None, layer.pad(torch.zeros(1, 1, 2)), Rule("plain"), 1, 3)
+    with pytest.raises(TypeError):
+        layer.run({"a": MAP.empty(1, 3)}, None, torch.zeros(1, 1, 16).double(), Rule("plain"), 1, 3)
+
+
+def test_windows_that_leave_their_map_are_refused() -> None:
+    layer = stage().compiled
+    geometry = (4, 7, 2, 1, 2, 1, 1)  # padded rows and columns, bytes, top, left, strides
+    layer.add_gather(geometry, [(-1, 1, 16, 0)])
+    for run in ((-2, 0, 16, 0), (1, 0, 16, 0), (0, 2, 16, 0), (0, -3, 16, 0), (0, 1, 17, 0)):
+        with pytest.raises(ValueError, match="leaves"):
+            layer.add_gather(geometry, [run])
+    with pytest.raises(ValueError, match="weight rows"):
+        layer.add_gather(geometry, [(0, 0, 16, 1)])
+    with pytest.raises(ValueError, match=r"weights of columns|columns"):
+        layer.set_columns(geometry, [(0, -2)], torch.zeros(1, 9, 3, 16), None)
+    with pytest.raises(ValueError, match="padded channels"):
+        layer.add_diagonal(geometry, [(0, 0)], torch.zeros(1, 15))
+    with pytest.raises(ValueError, match="lanes"):
+        compiled.EventStage(1, 1, 1, 8, torch.zeros(1, 1, 8), torch.zeros(8), torch.ones(8))
+    with pytest.raises(ValueError, match="tiles"):
+        compiled.EventStage(1, 1, 17, 16, torch.zeros(1, 1, 16), torch.zeros(32), torch.ones(32))
+
+
+def test_more_rows_than_can_be_numbered_are_refused() -> None:
+    wide = MapShape(8 * 8192, 1, 1, Halo(0, 0, 0, 0))
+    source = Source("a", (1, 1), (Tap(0, 0, 0),), (torch.zeros(8 * 8192, 1),))
+    with pytest.raises(ValueError, match="weight rows are more than"):
+        EventStage(MapShape(1, 1, 1, Halo(0, 0, 0, 0)), [(source, wide)], torch.zeros(1), torch.ones(1))
