@@ -293,6 +293,32 @@ def test_each_obstacle_is_said_once(model):
     assert "does not convert" in str(found)
 
 
+def test_rounding_in_front_of_a_step_is_not_mixing():
+    """The last probing sample, 0.75, becomes 3/8, a step of QCFS with L = 4, moved by 1e-6 as sums of other lengths."""
+
+    class RoundsByBatchSize(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu, self.out = nn.ReLU(), nn.Linear(1, 2)
+
+        def forward(self, x):
+            return self.out(self.relu(0.5 * x + 1e-6 * (x.shape[0] - 2)))
+
+    ann = tp.tailor(RoundsByBatchSize().eval(), tp.QCFS(4, theta_init=1.0)).eval()
+    edge = torch.full((1, 1), 0.75)
+    with torch.no_grad():
+        assert not torch.allclose(ann(edge.expand(3, 1))[:1], ann(edge), rtol=1e-3)
+    assert tp.convert(ann, example_inputs=torch.ones(1, 1)).sites
+
+
+@pytest.mark.parametrize("model", [SortsTheBatch, FlipsTheFirstInput])
+def test_mixing_is_found_behind_staircases(model):
+    torch.manual_seed(0)
+    ann = tp.tailor(model().eval(), tp.QCFS(4, theta_init=4.0)).eval()
+    with pytest.raises(ConversionError, match="depends on the other samples"):
+        tp.convert(ann, example_inputs=torch.randn(FLAT, generator=torch.Generator().manual_seed(0)))
+
+
 def test_all_obstacles_are_listed_together():
     class Many(Base):
         def forward(self, x):

@@ -16,6 +16,7 @@ from transpike.testing import (
     assert_same_spikes,
     assert_stream_equals_run,
     is_dyadic,
+    make_dyadic,
     record,
     set_dyadic_thresholds,
 )
@@ -197,6 +198,14 @@ def test_answer_tends_to_that_of_the_ann(topology):
         )
     assert errors[1] < 0.02
     assert errors[1] < errors[0] / 3
+
+
+@pytest.mark.parametrize("topology", [topology for topology in TOPOLOGIES if topology.tailorable], ids=str)
+def test_numbers_that_stand_on_the_steps_of_a_staircase(topology):
+    """Dyadic drives hit the steps exactly, where the smallest rounding changes the ANN's value by a whole level."""
+    ann = make_dyadic(tp.tailor(topology.model(), tp.QCFS(4, theta_init=1.0))).eval()
+    snn = tp.convert(ann, example_inputs=topology.dyadic_inputs(3), leave=topology.leave)
+    assert tuple(site.name for site in snn.sites) == topology.sites
 
 
 @pytest.mark.parametrize("topology", [topology for topology in TOPOLOGIES if topology.tailorable], ids=str)

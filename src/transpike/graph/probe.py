@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from transpike.activations import SlipActivation
 from transpike.errors import InputError
+from transpike.graph.site import Site
 from transpike.graph.trace import source_of
 
 ROWS = 3
@@ -39,6 +41,21 @@ class _Recorder(fx.Interpreter):
             raise _NodeError(n, first_line(error)) from error
         self.keep(n, value)
         return value
+
+
+class _Ramps(_Recorder):
+    """Runs with the clipped ramp in place of every trained activation, which may be a staircase.
+
+    Sums over another batch size are rounded otherwise; in front of a step of a staircase that changes the value by a
+    whole level, which looks as if samples were mixed.
+    """
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(str(target))
+        activation = module.activation if isinstance(module, Site) else module
+        if isinstance(activation, SlipActivation):
+            return torch.minimum(args[0].clamp_min(0.0), activation.threshold)
+        return super().call_module(target, args, kwargs)
 
 
 class _NodeError(Exception):
@@ -156,7 +173,7 @@ def batch_violations(
 ) -> list[tuple[fx.Node, str]]:
     """The first operators whose value for one sample depends on the rest of the batch, or that move the batch.
 
-    Every ``batched`` node is computed for the batch and for its last sample alone.
+    Every ``batched`` node is computed for the batch and for its last sample alone, with ramps for staircases.
 
     Returns:
         Pairs of a node and what is wrong with it; operators fed by one of them are not listed.
@@ -185,9 +202,9 @@ def batch_violations(
                 tainted.add(node)
 
     with torch.no_grad():
-        _Recorder(gm, keep).run(*inputs)
+        _Ramps(gm, keep).run(*inputs)
         try:
-            _Recorder(gm, compare).run(*(tensor[-1:] for tensor in inputs))
+            _Ramps(gm, compare).run(*(tensor[-1:] for tensor in inputs))
         except _NodeError as error:
             if error.node not in tainted:
                 violations[error.node] = f"it fails for a single sample: {error.message}"
