@@ -15,8 +15,7 @@ from transpike import zoo
 from transpike.config import from_json, to_json
 from transpike.data import load_data, loader, random_subset
 from transpike.errors import CalibrationError, InputError
-from transpike.schedules import Plain, Staggered
-from transpike.schedules.staggered import Wait
+from transpike.schedules import Plain, Staggered, Wait
 from transpike.search import LagSearch, Score, Trial, search_lags
 from transpike.testing import TOPOLOGIES, dyadic_batch, make_dyadic, set_dyadic_thresholds
 

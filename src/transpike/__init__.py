@@ -46,6 +46,7 @@ from transpike.network import SpikingNetwork
 from transpike.neurons import IF, Reset
 from transpike.results import Report
 from transpike.schedules import Plain, Schedule
+from transpike.search import LagSearch, search_lags
 from transpike.tailor import Tailoring, tailor, tailoring
 from transpike.training import fit
 
@@ -61,6 +62,7 @@ __all__ = [
     "InputSpec",
     "Inspection",
     "KernelPreference",
+    "LagSearch",
     "MaxPooling",
     "Maximum",
     "PerChannel",
@@ -98,6 +100,7 @@ __all__ = [
     "inspect",
     "load",
     "save",
+    "search_lags",
     "tailor",
     "tailoring",
     "zoo",

@@ -13,8 +13,7 @@ from torch import Tensor
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, InputError
 from transpike.network import SpikingNetwork
-from transpike.schedules import Plain, Schedule, Staggered
-from transpike.schedules.staggered import Wait
+from transpike.schedules import Plain, Schedule, Staggered, Wait
 
 _MEMORY = 2**25 // 4
 """Numbers in one site's currents: batches are run in pieces of at most 32 MiB of float32."""

@@ -8,8 +8,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.config import from_json, to_json
-from transpike.schedules import Plain, Staggered
-from transpike.schedules.staggered import Wait
+from transpike.schedules import Plain, Staggered, Wait
 from transpike.testing import TOPOLOGIES, assert_same_answer, record, set_dyadic_thresholds
 
 

@@ -8,7 +8,7 @@ from transpike.schedules.offset_spike import OffsetSpike
 from transpike.schedules.plain import Plain
 from transpike.schedules.probing import Probing
 from transpike.schedules.residual import Residual
-from transpike.schedules.staggered import Staggered
+from transpike.schedules.staggered import Staggered, Wait
 from transpike.schedules.two_passes import TwoPasses
 
 SCHEDULES: dict[str, type[Schedule]] = {
@@ -35,4 +35,5 @@ __all__ = [
     "Staggered",
     "TwoPasses",
     "Visit",
+    "Wait",
 ]
