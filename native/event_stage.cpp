@@ -20,13 +20,29 @@ namespace {
 
 constexpr std::ptrdiff_t kGuard = 64; // bytes before and behind every spike map, so that whole words can be read
 
-using Bytes = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+// Bits with a guard on either side, all zero at first.
+class SpikeMap {
+public:
+  explicit SpikeMap(std::ptrdiff_t size) : bytes_(static_cast<std::size_t>(checked(size) + 2 * kGuard)) {}
+
+  std::ptrdiff_t size() const { return static_cast<std::ptrdiff_t>(bytes_.size()) - 2 * kGuard; }
+  std::uint8_t *data() { return bytes_.data() + kGuard; }
+  const std::uint8_t *data() const { return bytes_.data() + kGuard; }
+
+private:
+  static std::ptrdiff_t checked(std::ptrdiff_t size) {
+    expect(size >= 0, "a spike map cannot have a negative size");
+    return size;
+  }
+  std::vector<std::uint8_t> bytes_;
+};
+
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 
 // The size of a spike map with its halo; bytes of one pixel.
 struct MapShape {
   std::ptrdiff_t samples, steps, rows, columns, channel_bytes;
-  std::ptrdiff_t size() const { return samples * steps * rows * columns * channel_bytes + 2 * kGuard; }
+  std::ptrdiff_t size() const { return samples * steps * rows * columns * channel_bytes; }
 };
 
 // What a source does to an output pixel (y, x): windows begin at row top + y * stride_y of its map, halo included.
@@ -46,7 +62,7 @@ struct Reader {
 
   Map map(const std::uint8_t *data, std::ptrdiff_t steps) const {
     const std::ptrdiff_t step = rows * columns * channel_bytes;
-    return {data + kGuard + (top * columns + left) * channel_bytes, step * steps, step,
+    return {data + (top * columns + left) * channel_bytes, step * steps, step,
             stride_y * columns * channel_bytes, stride_x * channel_bytes};
   }
 };
@@ -70,6 +86,7 @@ struct GatherSource {
 struct ColumnsSource {
   Reader reader;
   std::vector<Run> runs;
+  std::vector<std::int32_t> bytes;
   std::ptrdiff_t rows;
   Floats weights;
   std::optional<Floats> table;
@@ -115,13 +132,15 @@ public:
   // Taps of the first column of windows three columns wide.
   void set_columns(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
                    Floats weights, std::optional<Floats> table) {
-    ColumnsSource source{reader(geometry), {}, 0, weights, table};
+    ColumnsSource source{reader(geometry), {}, {}, 0, weights, table};
     const std::ptrdiff_t bits = source.reader.channel_bytes * 8;
     expect(source.reader.stride_x == 1, "windows must move by one column");
     for (const auto &[dy, dx] : taps) {
       source.reader.check(dy, dx, bits, rows_, columns_ + 2);
       source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
                              static_cast<std::int32_t>(source.rows)});
+      for (std::ptrdiff_t b = 0; b < source.reader.channel_bytes; ++b)
+        source.bytes.push_back(static_cast<std::int32_t>(source.reader.offset(dy, dx) + b));
       source.rows += bits;
     }
     expect(source.rows >= 1 && source.rows < 65536, "a column must have 1 to 65,535 bits");
@@ -152,18 +171,19 @@ public:
   }
 
   // out_shape: samples, steps, rows, columns (with halo), then the first row and column of the population in it.
-  void run(const std::optional<Bytes> &columns, const std::vector<Bytes> &gathers, const std::vector<Bytes> &diagonals, const std::optional<Floats> &dense,
+  void run(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
+           const std::vector<const SpikeMap *> &diagonals, const std::optional<Floats> &dense,
            Floats v_init, const std::tuple<int, bool, int, int, double> &rule,
            const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
                             std::ptrdiff_t> &out_shape,
-           Bytes out, nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> spikes) {
+           SpikeMap &out, nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> spikes) {
     const auto [samples, steps, out_rows, out_columns, top, left] = out_shape;
     const std::ptrdiff_t bytes = (channels_ + 7) / 8;
     expect(samples >= 0 && steps >= 1 && steps <= 1 << 20, "there must be at least one step");
     expect(top >= 0 && left >= 0 && top + rows_ <= out_rows && left + columns_ <= out_columns,
            "the population does not fit into its spike map");
     const MapShape shape{samples, steps, out_rows, out_columns, bytes};
-    expect(static_cast<std::ptrdiff_t>(out.size()) == shape.size(), "the spike map has another size");
+    expect(out.size() == shape.size(), "the spike map has another size");
     expect(static_cast<std::ptrdiff_t>(spikes.size()) == steps, "spikes must have one number per step");
     expect(gathers.size() == gathers_.size() && diagonals.size() == diagonals_.size(), "a source is missing");
     const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
@@ -174,25 +194,25 @@ public:
     std::vector<Gather> gather;
     for (std::size_t i = 0; i < gathers_.size(); ++i) {
       const auto &source = gathers_[i];
-      check_map(source.reader, gathers[i], samples, steps);
-      gather.push_back({source.reader.map(gathers[i].data(), steps), source.runs.data(),
+      check_map(source.reader, *gathers[i], samples, steps);
+      gather.push_back({source.reader.map(gathers[i]->data(), steps), source.runs.data(),
                         static_cast<int>(source.runs.size())});
     }
     std::vector<Diagonal> diagonal;
     for (std::size_t i = 0; i < diagonals_.size(); ++i) {
       const auto &source = diagonals_[i];
-      check_map(source.reader, diagonals[i], samples, steps);
-      diagonal.push_back({source.reader.map(diagonals[i].data(), steps), source.offsets.data(), source.weights.data(),
+      check_map(source.reader, *diagonals[i], samples, steps);
+      diagonal.push_back({source.reader.map(diagonals[i]->data(), steps), source.offsets.data(), source.weights.data(),
                           static_cast<int>(source.offsets.size())});
     }
 
     Columns column{};
-    expect(columns.has_value() == columns_source_.has_value(), "a source is missing");
+    expect((columns != nullptr) == columns_source_.has_value(), "a source is missing");
     if (columns) {
       const auto &source = *columns_source_;
       check_map(source.reader, *columns, samples, steps);
       column = {source.reader.map(columns->data(), steps), source.runs.data(), static_cast<int>(source.runs.size()),
-                static_cast<int>(source.rows), source.weights.data(), source.table ? source.table->data() : nullptr};
+                static_cast<int>(source.rows), source.bytes.data(), source.weights.data(), source.table ? source.table->data() : nullptr};
     }
 
     Stage stage{};
@@ -232,7 +252,7 @@ public:
     stage.bias = bias_.data();
     stage.theta = theta_.data();
     stage.rule = {static_cast<Rule::Schedule>(kind), soft_reset, probe, iterations, static_cast<float>(epsilon)};
-    stage.out = out.data() + kGuard + (top * out_columns + left) * bytes;
+    stage.out = out.data() + (top * out_columns + left) * bytes;
     stage.out_channel_bytes = bytes;
     stage.out_row = out_columns * bytes;
     stage.out_step = out_rows * stage.out_row;
@@ -247,9 +267,9 @@ public:
 private:
   std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(tiles_) * lanes_; }
 
-  void check_map(const Reader &reader, const Bytes &map, std::ptrdiff_t samples, std::ptrdiff_t steps) const {
+  void check_map(const Reader &reader, const SpikeMap &map, std::ptrdiff_t samples, std::ptrdiff_t steps) const {
     const MapShape shape{samples, steps, reader.rows, reader.columns, reader.channel_bytes};
-    expect(static_cast<std::ptrdiff_t>(map.size()) == shape.size(), "a source's spike map has another size");
+    expect(map.size() == shape.size(), "a source's spike map has another size");
   }
 
   std::ptrdiff_t rows_, columns_, channels_;
@@ -261,10 +281,45 @@ private:
   std::vector<DiagonalSource> diagonals_;
 };
 
+// Events [steps, samples, channels, rows, columns] of a map with a halo, times one factor per channel.
+void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padded_columns, std::ptrdiff_t top,
+            std::ptrdiff_t left, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> factors,
+            nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu> events) {
+  const auto steps = static_cast<std::ptrdiff_t>(events.shape(0)), samples = static_cast<std::ptrdiff_t>(events.shape(1));
+  const auto channels = static_cast<std::ptrdiff_t>(events.shape(2)), rows = static_cast<std::ptrdiff_t>(events.shape(3));
+  const auto columns = static_cast<std::ptrdiff_t>(events.shape(4));
+  const std::ptrdiff_t bytes = (channels + 7) / 8;
+  expect(top >= 0 && left >= 0 && top + rows <= padded_rows && left + columns <= padded_columns,
+         "the events do not fit into the spike map");
+  expect(map.size() == MapShape{samples, steps, padded_rows, padded_columns, bytes}.size(),
+         "the spike map has another size");
+  expect(static_cast<std::ptrdiff_t>(factors.size()) == channels, "factors must have one number per channel");
+  const std::uint8_t *data = map.data();
+  const float *factor = factors.data();
+  float *to = events.data();
+  nb::gil_scoped_release release;
+  for (std::ptrdiff_t t = 0; t < steps; ++t)
+    for (std::ptrdiff_t n = 0; n < samples; ++n)
+      for (std::ptrdiff_t c = 0; c < channels; ++c)
+        for (std::ptrdiff_t y = 0; y < rows; ++y) {
+          const std::uint8_t *from =
+              data + (((n * steps + t) * padded_rows + top + y) * padded_columns + left) * bytes + c / 8;
+          for (std::ptrdiff_t x = 0; x < columns; ++x)
+            *to++ = (from[x * bytes] >> (c % 8) & 1) != 0 ? factor[c] : 0.0f;
+        }
+}
+
 } // namespace
 
 void bind_event_stage(nb::module_ &m) {
-  m.attr("GUARD") = kGuard;
+  nb::class_<SpikeMap>(m, "SpikeMap")
+      .def(nb::init<std::ptrdiff_t>(), nb::arg("size"))
+      .def_prop_ro(
+          "bytes", [](SpikeMap &map) { return nb::ndarray<nb::pytorch, std::uint8_t, nb::ndim<1>>(
+                         map.data(), {static_cast<std::size_t>(map.size())}); },
+          nb::rv_policy::reference_internal);
+  m.def("unpack", &unpack, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"), nb::arg("top"),
+        nb::arg("left"), nb::arg("factors").noconvert(), nb::arg("events").noconvert());
   nb::class_<EventStage>(m, "EventStage")
       .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats>(), nb::arg("rows"),
            nb::arg("columns"), nb::arg("channels"), nb::arg("lanes"), nb::arg("weights").noconvert(),
@@ -274,9 +329,8 @@ void bind_event_stage(nb::module_ &m) {
            nb::arg("weights").noconvert(), nb::arg("table").none().noconvert())
       .def("add_diagonal", &EventStage::add_diagonal, nb::arg("geometry"), nb::arg("taps"),
            nb::arg("weights").noconvert())
-      .def("run", &EventStage::run, nb::arg("columns").none().noconvert(), nb::arg("gathers").noconvert(),
-           nb::arg("diagonals").noconvert(), nb::arg("dense").none().noconvert(),
-           nb::arg("v_init").noconvert(), nb::arg("rule"), nb::arg("out_shape"), nb::arg("out").noconvert(),
+      .def("run", &EventStage::run, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"), nb::arg("dense").none().noconvert(),
+           nb::arg("v_init").noconvert(), nb::arg("rule"), nb::arg("out_shape"), nb::arg("out"),
            nb::arg("spikes").noconvert());
 }
 

@@ -10,7 +10,8 @@
 namespace transpike {
 namespace {
 
-constexpr std::ptrdiff_t kSegment = 32; // output pixels of a row that a thread takes at a time
+constexpr std::ptrdiff_t kCurrents = 1 << 14;    // currents of a block: stay in the second cache
+constexpr std::ptrdiff_t kListEntries = 1 << 16; // room for the lists of a block
 constexpr int kMaxLanes = 64; // channels computed together: one 64-bit word of spikes
 
 // ---- which inputs are active -----------------------------------------------------------------------------------
@@ -117,32 +118,53 @@ inline void add_rows(const std::uint16_t *list, int count, const float *rows, Ve
 // Writes the currents of `count` output pixels from column x on to out[pixel][lanes].
 template <int kVectors, bool kTable>
 inline void run_columns(const Columns &columns, const std::uint8_t *base, int count, const float *weights,
-                        std::uint16_t *list, float *out) {
+                        const Vec *bias, std::uint16_t *list, float *out) {
   constexpr std::ptrdiff_t kLanes = kVectors * kWidth, kRow = 3 * kLanes;
+  constexpr int kAll = 3 * kVectors;
+  // One table lookup after the other would wait for the addition before it: two sums where registers allow.
+  constexpr int kSums = kTable && kAll <= 6 ? 2 : 1;
   const std::ptrdiff_t pixel = columns.map.column;
-  Vec sum[3][kVectors] = {}; // of the output pixels that the column is the first, second and third column of
+  const int bytes = columns.rows / 8;
+  Vec sum[3][kVectors]; // of the output pixels that the column is the first, second and third column of
+  for (int k = 0; k < kVectors; ++k)
+    sum[0][k] = sum[1][k] = sum[2][k] = bias[k];
   for (int c = 0; c < count + 2; ++c, base += pixel) {
     if (kTable) {
+      Vec other[kAll] = {};
       const float *table = weights;
-      for (int r = 0; r < columns.runs; ++r) {
-        const std::uint8_t *bytes = base + columns.run[r].offset;
-        for (int b = 0; b < columns.run[r].bits / 8; ++b, table += 256 * kRow) {
-          const float *row = table + bytes[b] * kRow;
+      int i = 0;
+      for (; i + kSums <= bytes; i += kSums) {
+        const float *row = table + base[columns.byte[i]] * kRow;
 #pragma GCC unroll 16
-          for (int k = 0; k < 3 * kVectors; ++k)
-            sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
+        for (int k = 0; k < kAll; ++k)
+          sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
+        table += 256 * kRow;
+        if (kSums == 2) {
+          row = table + base[columns.byte[i + 1]] * kRow;
+#pragma GCC unroll 16
+          for (int k = 0; k < kAll; ++k)
+            other[k] += load(row + k * kWidth);
+          table += 256 * kRow;
         }
       }
+      for (; i < bytes; ++i, table += 256 * kRow) {
+        const float *row = table + base[columns.byte[i]] * kRow;
+        for (int k = 0; k < kAll; ++k)
+          other[k] += load(row + k * kWidth);
+      }
+      if (kSums == 2)
+        for (int k = 0; k < kAll; ++k)
+          sum[k / kVectors][k % kVectors] += other[k];
     } else {
       const int active = append_runs(base, columns.run, columns.runs, list);
       round_up(list, active, columns.rows);
       for (int i = 0; i < active; i += 2) {
         const float *first = weights + list[i] * kRow, *second = weights + list[i + 1] * kRow;
 #pragma GCC unroll 16
-        for (int k = 0; k < 3 * kVectors; ++k)
+        for (int k = 0; k < kAll; ++k)
           sum[k / kVectors][k % kVectors] += load(first + k * kWidth);
 #pragma GCC unroll 16
-        for (int k = 0; k < 3 * kVectors; ++k)
+        for (int k = 0; k < kAll; ++k)
           sum[k / kVectors][k % kVectors] += load(second + k * kWidth);
       }
     }
@@ -151,7 +173,7 @@ inline void run_columns(const Columns &columns, const std::uint8_t *base, int co
         store(out + (c - 2) * kLanes + k * kWidth, sum[2][k]);
       sum[2][k] = sum[1][k];
       sum[1][k] = sum[0][k];
-      sum[0][k] = Vec{};
+      sum[0][k] = bias[k];
     }
   }
 }
@@ -269,11 +291,16 @@ inline void run_neurons(const Vector &a, const Rule &rule, Vec *scratch) {
 
 // ---- one stage -------------------------------------------------------------------------------------------------
 
+struct Pixel {
+  std::int32_t n, y, x;
+};
+
 struct Scratch {
+  std::uint16_t *column;  // active rows of one column
   std::uint16_t *list;    // active rows of the pixels of a block, one list per pixel and step
   std::int32_t *begin;    // where each list begins, and its length
-  float *columns;         // [steps][pixels of a row's segment][lanes]
-  float *current;         // [steps][lanes]
+  Pixel *pixel;           // the output pixels of a block
+  float *current;         // [steps][pixels of a block][lanes]
   std::uint64_t *word;    // [steps]
   std::int64_t *spikes;   // [steps]
   Vec *vectors;           // [probe + 2]
@@ -292,103 +319,110 @@ inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
       to[i] = static_cast<std::uint8_t>(word >> (8 * i));
 }
 
+// Currents of one tile of channels for a block of pixels, then their neurons.
 template <int kVectors>
-void run_tile(const Stage &stage, std::ptrdiff_t first, std::ptrdiff_t last, int tile, const Scratch &scratch) {
+void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
   const int steps = stage.steps;
   const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes;
-  const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes;
-  const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
-  const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
+  const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
+  const Pixel *pixel = scratch.pixel;
   Vec bias[kVectors];
   for (int k = 0; k < kVectors; ++k)
     bias[k] = load(stage.bias + channel + k * kWidth);
+
   if (stage.columns != nullptr) { // the block is a segment of one row
     const Columns &source = *stage.columns;
-    const std::ptrdiff_t n = first / stage.pixels, place = first % stage.pixels;
-    const int count = static_cast<int>(last - first);
     for (int t = 0; t < steps; ++t) {
-      const std::uint8_t *base = source.map.at(n, t, place / stage.row_pixels, place % stage.row_pixels);
-      float *out = scratch.columns + t * count * kLanes;
+      const std::uint8_t *base = source.map.at(pixel->n, t, pixel->y, pixel->x);
+      float *out = scratch.current + t * step;
       if (source.table != nullptr)
         run_columns<kVectors, true>(source, base, count, source.table + tile * (source.rows / 8) * 256 * 3 * kLanes,
-                                    scratch.list - source.rows - 64, out);
+                                    bias, scratch.column, out);
       else
         run_columns<kVectors, false>(source, base, count, source.weights + tile * (source.rows + 1) * 3 * kLanes,
-                                     scratch.list - source.rows - 64, out);
+                                     bias, scratch.column, out);
     }
   }
-  std::ptrdiff_t n = first / stage.pixels, place = first % stage.pixels - 1;
-  std::ptrdiff_t y = (place + 1) / stage.row_pixels, x = (place + 1) % stage.row_pixels - 1;
-  for (std::ptrdiff_t pixel = first; pixel < last; ++pixel) {
-    ++place;
-    if (++x == stage.row_pixels) {
-      x = 0;
-      if (++y * stage.row_pixels == stage.pixels) {
-        y = place = 0;
-        ++n;
+  if (stage.gathers > 0 || stage.columns == nullptr) {
+    const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes;
+    const std::int32_t *entry = scratch.begin;
+    for (int i = 0; i < count; ++i)
+      for (int t = 0; t < steps; ++t, entry += 2) {
+        float *current = scratch.current + t * step + i * kLanes;
+        Vec sum[kVectors];
+        for (int k = 0; k < kVectors; ++k)
+          sum[k] = stage.columns != nullptr ? load(current + k * kWidth) : bias[k];
+        if (stage.gathers > 0)
+          add_rows<kVectors>(scratch.list + entry[0], entry[1], rows, sum);
+        for (int k = 0; k < kVectors; ++k)
+          store(current + k * kWidth, sum[k]);
       }
-    }
-    for (int t = 0; t < steps; ++t) {
-      Vec sum[kVectors];
+  }
+  for (int s = 0; s < stage.diagonals; ++s) {
+    const Diagonal &source = stage.diagonal[s];
+    for (int tap = 0; tap < source.taps; ++tap) {
+      Vec weights[kVectors];
       for (int k = 0; k < kVectors; ++k)
-        sum[k] = bias[k];
-      if (stage.dense != nullptr) {
-        const float *dense = stage.dense + n * stage.dense_sample + t * stage.dense_step + place * stage.dense_pixel;
-        for (int k = 0; k < kVectors; ++k)
-          sum[k] += load(dense + channel + k * kWidth);
-      }
-      if (stage.columns != nullptr) {
-        const float *found = scratch.columns + (t * (last - first) + pixel - first) * kLanes;
-        for (int k = 0; k < kVectors; ++k)
-          sum[k] += load(found + k * kWidth);
-      }
-      if (stage.gathers > 0) {
-        const std::ptrdiff_t index = ((pixel - first) * steps + t) * 2;
-        add_rows<kVectors>(scratch.list + scratch.begin[index], scratch.begin[index + 1], rows, sum);
-      }
-      for (int s = 0; s < stage.diagonals; ++s) {
-        const Diagonal &source = stage.diagonal[s];
-        const std::uint8_t *base = source.map.at(n, t, y, x) + channel / 8;
-        for (int tap = 0; tap < source.taps; ++tap) {
-          const std::uint8_t *bits = base + source.offset[tap];
-          const float *weights = source.weights + tap * stage.padded_channels + channel;
-          for (int k = 0; k < kVectors; ++k)
-            sum[k] = add_where(load32(bits + k * kWidth / 8) >> (k * kWidth % 8), sum[k], load(weights + k * kWidth));
+        weights[k] = load(source.weights + tap * stage.padded_channels + channel + k * kWidth);
+      const std::ptrdiff_t offset = source.offset[tap] + channel / 8;
+      for (int t = 0; t < steps; ++t)
+        for (int i = 0; i < count; ++i) {
+          const std::uint8_t *bits = source.map.at(pixel[i].n, t, pixel[i].y, pixel[i].x) + offset;
+          float *current = scratch.current + t * step + i * kLanes;
+          for (int k = 0; k < kVectors; ++k) {
+            const std::uint32_t word = load32(bits + k * kWidth / 8) >> (k * kWidth % 8);
+            store(current + k * kWidth, add_where(word, load(current + k * kWidth), weights[k]));
+          }
         }
-      }
-      for (int k = 0; k < kVectors; ++k)
-        store(scratch.current + t * kLanes + k * kWidth, sum[k]);
-      scratch.word[t] = 0;
     }
-    const float *initial = stage.v_init + n * stage.v_sample + place * stage.v_pixel + channel;
+  }
+  if (stage.dense != nullptr)
+    for (int i = 0; i < count; ++i)
+      for (int t = 0; t < steps; ++t) {
+        const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(pixel[i].y) * stage.row_pixels + pixel[i].x;
+        const float *dense =
+            stage.dense + pixel[i].n * stage.dense_sample + t * stage.dense_step + place * stage.dense_pixel + channel;
+        float *current = scratch.current + t * step + i * kLanes;
+        for (int k = 0; k < kVectors; ++k)
+          store(current + k * kWidth, load(current + k * kWidth) + load(dense + k * kWidth));
+      }
+
+  const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
+  const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
+  for (int i = 0; i < count; ++i) {
+    const std::ptrdiff_t n = pixel[i].n, y = pixel[i].y, x = pixel[i].x;
+    const float *initial = stage.v_init + n * stage.v_sample + (y * stage.row_pixels + x) * stage.v_pixel + channel;
+    for (int t = 0; t < steps; ++t)
+      scratch.word[t] = 0;
     for (int k = 0; k < kVectors; ++k) {
-      const Vector vector{scratch.current + k * kWidth, kLanes, steps, load(stage.theta + channel + k * kWidth),
-                          load(initial + k * kWidth), scratch.word, k * kWidth};
+      const Vector vector{scratch.current + i * kLanes + k * kWidth, step, steps,
+                          load(stage.theta + channel + k * kWidth), load(initial + k * kWidth), scratch.word,
+                          k * kWidth};
       run_neurons(vector, stage.rule, scratch.vectors);
     }
-    for (int t = 0; t < steps; ++t) {
-      std::uint8_t *out = stage.out + n * stage.out_sample + t * stage.out_step + y * stage.out_row +
-                          x * stage.out_channel_bytes + channel / 8;
+    std::uint8_t *out =
+        stage.out + n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes + channel / 8;
+    for (int t = 0; t < steps; ++t, out += stage.out_step) {
       put(out, scratch.word[t], bytes);
       scratch.spikes[t] += __builtin_popcountll(scratch.word[t]);
     }
   }
 }
 
-void run_tile(const Stage &stage, std::ptrdiff_t first, std::ptrdiff_t last, int tile, const Scratch &scratch) {
+void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   switch (stage.lanes) {
   case 16:
-    return run_tile<16 / kWidth>(stage, first, last, tile, scratch);
+    return run_tile<16 / kWidth>(stage, count, tile, scratch);
   case 32:
-    return run_tile<32 / kWidth>(stage, first, last, tile, scratch);
+    return run_tile<32 / kWidth>(stage, count, tile, scratch);
   default:
-    return run_tile<64 / kWidth>(stage, first, last, tile, scratch);
+    return run_tile<64 / kWidth>(stage, count, tile, scratch);
   }
 }
 
-template <typename T> T *allocate(std::size_t count) {
-  const std::size_t bytes = (count * sizeof(T) + 127) / 64 * 64;
+template <typename T> T *allocate(std::ptrdiff_t count) {
+  const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 127) / 64 * 64;
   return static_cast<T *>(aligned_alloc(64, bytes));
 }
 
@@ -408,65 +442,74 @@ struct Blocks {
 
 Blocks divide(const Stage &stage) {
   const std::ptrdiff_t total = stage.samples * stage.pixels;
-  if (stage.columns == nullptr)
-    return {(total + stage.block - 1) / stage.block, stage.block, 0};
-  const std::ptrdiff_t segments = (stage.row_pixels + kSegment - 1) / kSegment;
+  std::ptrdiff_t most = kCurrents / (static_cast<std::ptrdiff_t>(stage.steps) * stage.lanes);
+  most = most < 1 ? 1 : most;
+  if (stage.columns == nullptr) {
+    const std::ptrdiff_t size = stage.block < most ? stage.block : most;
+    return {(total + size - 1) / size, size, 0};
+  }
+  const std::ptrdiff_t segments = (stage.row_pixels + most - 1) / most;
   const std::ptrdiff_t size = (stage.row_pixels + segments - 1) / segments;
   return {total / stage.row_pixels * segments, size, segments};
 }
 
 void run_stage(const Stage &stage, std::int64_t *spikes) {
   // Entries beyond the count of a list are written, too.
-  const std::ptrdiff_t longest = stage.inputs + 64;
-  const std::ptrdiff_t per_pixel = stage.gathers > 0 ? longest * stage.steps : 0;
-  const std::ptrdiff_t column = stage.columns != nullptr ? stage.columns->rows + 64 : 0;
-  constexpr std::ptrdiff_t kListEntries = 1 << 16;
-  const std::ptrdiff_t room = (per_pixel > kListEntries ? per_pixel : kListEntries) + column;
+  const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (stage.inputs + 64) * stage.steps : 0;
+  const std::ptrdiff_t room = per_pixel > kListEntries ? per_pixel : kListEntries;
   const Blocks blocks = divide(stage);
-  const std::ptrdiff_t block = blocks.size;
 #pragma omp parallel
   {
     Scratch scratch;
-    scratch.list = allocate<std::uint16_t>(static_cast<std::size_t>(room)) + column;
-    scratch.columns = allocate<float>(
-        stage.columns != nullptr ? static_cast<std::size_t>(stage.steps * block) * kMaxLanes : 1);
-    scratch.begin = allocate<std::int32_t>(static_cast<std::size_t>(2 * block * stage.steps));
-    scratch.current = allocate<float>(static_cast<std::size_t>(stage.steps) * kMaxLanes);
-    scratch.word = allocate<std::uint64_t>(static_cast<std::size_t>(stage.steps));
-    scratch.spikes = allocate<std::int64_t>(static_cast<std::size_t>(stage.steps));
-    scratch.vectors = allocate<Vec>(static_cast<std::size_t>(stage.rule.probe) + 2);
+    scratch.column = allocate<std::uint16_t>(stage.columns != nullptr ? stage.columns->rows + 64 : 0);
+    scratch.list = allocate<std::uint16_t>(room);
+    scratch.begin = allocate<std::int32_t>(2 * blocks.size * stage.steps);
+    scratch.pixel = allocate<Pixel>(blocks.size);
+    scratch.current = allocate<float>(blocks.size * stage.steps * stage.lanes);
+    scratch.word = allocate<std::uint64_t>(stage.steps);
+    scratch.spikes = allocate<std::int64_t>(stage.steps);
+    scratch.vectors = allocate<Vec>(stage.rule.probe + 2);
     for (int t = 0; t < stage.steps; ++t)
       scratch.spikes[t] = 0;
 #pragma omp for schedule(dynamic)
     for (std::ptrdiff_t index = 0; index < blocks.count; ++index) {
       const std::ptrdiff_t end = blocks.last(stage, index);
       for (std::ptrdiff_t first = blocks.first(stage, index); first < end;) {
-        std::ptrdiff_t last = first, used = 0;
-        while (last < end && used + per_pixel <= room - column) { // as many pixels as the lists have room for
-          if (stage.gathers > 0) {
-            const std::ptrdiff_t n = last / stage.pixels, place = last % stage.pixels;
+        std::ptrdiff_t n = first / stage.pixels, y = first % stage.pixels / stage.row_pixels;
+        std::ptrdiff_t x = first % stage.row_pixels;
+        std::ptrdiff_t used = 0;
+        int count = 0;
+        while (first < end && used + per_pixel <= room) { // as many pixels as the lists have room for
+          scratch.pixel[count] = {static_cast<std::int32_t>(n), static_cast<std::int32_t>(y),
+                                  static_cast<std::int32_t>(x)};
+          if (stage.gathers > 0)
             for (int t = 0; t < stage.steps; ++t) {
-              std::int32_t *entry = scratch.begin + ((last - first) * stage.steps + t) * 2;
-              const int count = list_active(stage, n, t, place / stage.row_pixels, place % stage.row_pixels,
-                                            scratch.list + used);
+              std::int32_t *entry = scratch.begin + (count * stage.steps + t) * 2;
               entry[0] = static_cast<std::int32_t>(used);
-              entry[1] = count;
-              used += count;
+              entry[1] = list_active(stage, n, t, y, x, scratch.list + used);
+              used += entry[1];
+            }
+          if (++x == stage.row_pixels) {
+            x = 0;
+            if (++y * stage.row_pixels == stage.pixels) {
+              y = 0;
+              ++n;
             }
           }
-          ++last;
+          ++first;
+          ++count;
         }
         for (int tile = 0; tile < stage.tiles; ++tile)
-          run_tile(stage, first, last, tile, scratch);
-        first = last;
+          run_tile(stage, count, tile, scratch);
       }
     }
 #pragma omp critical(transpike_spikes)
     for (int t = 0; t < stage.steps; ++t)
       spikes[t] += scratch.spikes[t];
-    std::free(scratch.list - column);
-    std::free(scratch.columns);
+    std::free(scratch.column);
+    std::free(scratch.list);
     std::free(scratch.begin);
+    std::free(scratch.pixel);
     std::free(scratch.current);
     std::free(scratch.word);
     std::free(scratch.spikes);

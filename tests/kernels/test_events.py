@@ -22,12 +22,13 @@ def stage() -> EventStage:
 def test_a_map_keeps_its_spikes_where_they_belong() -> None:
     packed = MAP.empty(2, 3)
     assert MAP.bytes == 2
-    inner = packed[compiled.GUARD : -compiled.GUARD].view(2, 3, 4, 7, 2)
+    inner = packed.bytes.view(2, 3, 4, 7, 2)
     inner[1, 2, 1 + 1, 2 + 3, 1] = 0b100  # sample 1, step 2, row 1, column 3, channel 8 + 2
-    events = MAP.unpack(packed, 2, 3)
+    events = MAP.unpack(packed, 2, 3, torch.tensor(0.5))
     assert events.shape == (3, 2, 11, 3, 4)
     assert events.nonzero().tolist() == [[2, 1, 10, 1, 3]]
-    assert events.is_contiguous()
+    assert events.max() == 0.5
+    assert MAP.unpack(packed, 2, 3, torch.arange(11.0)).max() == 10
 
 
 def test_a_stage_by_hand() -> None:
@@ -36,17 +37,17 @@ def test_a_stage_by_hand() -> None:
     shape = MapShape(2, 1, 1, Halo(0, 0, 0, 0))
     layer = EventStage(MapShape(1, 1, 1, Halo(0, 0, 0, 0)), [(source, shape)], torch.zeros(1), torch.ones(1))
     spikes = shape.empty(1, 3)
-    spikes[compiled.GUARD : compiled.GUARD + 3] = torch.tensor([0b01, 0b11, 0b10], dtype=torch.uint8)
+    spikes.bytes[:] = torch.tensor([0b01, 0b11, 0b10], dtype=torch.uint8)
     out, counts = layer.run({"a": spikes}, None, layer.pad(torch.zeros(1, 1, 1)), Rule("plain"), 1, 3)
     # v: 0.75; 2.0 fires, 1.0; 1.5 fires, 0.5
     assert counts.tolist() == [0, 1, 1]
-    assert layer.shape.unpack(out, 1, 3).flatten().tolist() == [0.0, 1.0, 1.0]
+    assert layer.shape.unpack(out, 1, 3, torch.ones(())).flatten().tolist() == [0.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"maps": {"a": torch.zeros(7, dtype=torch.uint8)}}, "another size"),
+        ({"maps": {"a": MAP.empty(2, 3)}}, "another size"),
         ({"v_init": torch.zeros(2, 1, 16)}, "v_init must be"),
         ({"v_init": torch.zeros(1, 1, 15)}, "v_init must be"),
         ({"currents": torch.zeros(1, 2, 12, 16)}, "dense currents must be"),
@@ -74,15 +75,29 @@ def test_an_empty_batch_runs() -> None:
     layer = stage()
     out, counts = layer.run({"a": MAP.empty(0, 3)}, None, layer.pad(torch.zeros(1, 1, 2)), Rule("plain"), 0, 3)
     assert counts.tolist() == [0, 0, 0]
-    assert layer.shape.unpack(out, 0, 3).shape == (3, 0, 2, 3, 4)
+    assert layer.shape.unpack(out, 0, 3, torch.ones(())).shape == (3, 0, 2, 3, 4)
 
 
 def test_types_are_not_converted() -> None:
     layer = stage()
     with pytest.raises(TypeError):
-        layer.run({"a": MAP.empty(1, 3).int()}, None, layer.pad(torch.zeros(1, 1, 2)), Rule("plain"), 1, 3)
+        layer.run({"a": MAP.empty(1, 3).bytes}, None, layer.pad(torch.zeros(1, 1, 2)), Rule("plain"), 1, 3)
     with pytest.raises(TypeError):
         layer.run({"a": MAP.empty(1, 3)}, None, torch.zeros(1, 1, 16).double(), Rule("plain"), 1, 3)
+
+
+def test_unpacking_checks_sizes() -> None:
+    packed, factors = MAP.empty(1, 3), torch.ones(11)
+    for place, events, message in (
+        ((4, 7, 1, 2), torch.empty(2, 1, 11, 3, 4), "another size"),
+        ((4, 7, 2, 2), torch.empty(3, 1, 11, 3, 4), "do not fit"),
+        ((4, 7, 1, 4), torch.empty(3, 1, 11, 3, 4), "do not fit"),
+        ((4, 7, 1, 2), torch.empty(3, 1, 10, 3, 4), "one number per channel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            compiled.unpack(packed, *place, factors, events)
+    with pytest.raises(ValueError, match="negative"):
+        compiled.SpikeMap(-1)
 
 
 def test_windows_that_leave_their_map_are_refused() -> None:

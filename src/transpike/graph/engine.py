@@ -212,7 +212,7 @@ class _Program:
         for node in self.placeholders:
             name = str(node.target)
             env[node] = scalars[name] if name in scalars else (None if name.startswith("memory_") else next(given))
-        maps: dict[str, Tensor] = {}
+        maps: dict[str, Any] = {}
         for operation, forgotten in zip(self.operations, self.forget, strict=True):
             if isinstance(operation, str):
                 currents = self._currents(operation, env, batch)
@@ -245,19 +245,19 @@ class _Program:
             return stage.pad(found)
         if not value.others:
             return None
-        total = sum(env[self.statics[f"static_{node.name}"]] for node in value.others)
+        first, *rest = (env[self.statics[f"static_{node.name}"]] for node in value.others)
+        total = sum(rest, start=first)
         return stage.pad(total.reshape(-1, *population).expand(batch, *population).flatten(2).mT.unsqueeze(1))
 
     def _compute(
-        self, node: fx.Node, env: Mapping[fx.Node, Any], maps: Mapping[str, Tensor], batch: int, steps: int
+        self, node: fx.Node, env: Mapping[fx.Node, Any], maps: Mapping[str, Any], batch: int, steps: int
     ) -> Any:
         source = node.all_input_nodes[0] if node.all_input_nodes else None
         if source in self.owner:
             name = self.owner[source]
             site = self.engine._site(name)
-            events = self.engine.shapes[name].unpack(maps[name], batch, steps)
-            events = events.reshape(steps * batch, *(site.population or events.shape[2:]))
-            return events * site.theta
+            output = self.engine.shapes[name].unpack(maps[name], batch, steps, site.theta)
+            return output.reshape(steps * batch, *(site.population or output.shape[2:]))
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: env[each])
         if node.op == "call_module":
             return self.engine.modules[str(node.target)](*args, **kwargs)

@@ -1,6 +1,6 @@
 """Bit-packed spike maps and the event-driven stage that reads and writes them (compiled; ``native/stage.hpp``).
 
-A map is ``[N, S, rows, columns, bytes]`` of uint8 between two guards; bit ``c % 8`` of byte ``c // 8`` is channel c. A
+A map is ``[N, S, rows, columns, bytes]`` of uint8; bit ``c % 8`` of byte ``c // 8`` is channel c. A
 halo of zeros around each image is as wide as any reader's window needs.
 """
 
@@ -63,20 +63,18 @@ class MapShape:
         """Columns with the halo."""
         return self.columns + self.halo.left + self.halo.right
 
-    def empty(self, batch: int, steps: int) -> Tensor:
-        """A map without spikes, guards included: one row of bytes."""
-        guard = 2 * int(module().GUARD)
-        size = batch * steps * self.padded_rows * self.padded_columns * self.bytes
-        return torch.zeros(size + guard, dtype=torch.uint8)
+    def empty(self, batch: int, steps: int) -> Any:
+        """A compiled map without spikes; its ``bytes`` are a tensor."""
+        return module().SpikeMap(batch * steps * self.padded_rows * self.padded_columns * self.bytes)
 
-    def unpack(self, spikes: Tensor, batch: int, steps: int) -> Tensor:
-        """Events ``[S, N, C, H, W]`` of zeros and ones, float32."""
-        guard = int(module().GUARD)
-        inner = spikes[guard : spikes.shape[0] - guard]
-        inner = inner.view(batch, steps, self.padded_rows, self.padded_columns, self.bytes)
-        inner = inner[:, :, self.halo.top :, self.halo.left :][:, :, : self.rows, : self.columns]
-        bits = (inner.unsqueeze(-1) >> torch.arange(8, dtype=torch.uint8)) & 1
-        return bits.flatten(-2)[..., : self.channels].permute(1, 0, 4, 2, 3).float().contiguous()
+    def unpack(self, spikes: Any, batch: int, steps: int, theta: Tensor) -> Tensor:
+        """Output ``theta * events`` as ``[S, N, C, H, W]``, float32; ``theta`` is a scalar or per channel."""
+        found = torch.empty(steps, batch, self.channels, self.rows, self.columns)
+        factors = theta.detach().reshape(-1).expand(self.channels).contiguous()
+        place = (self.padded_rows, self.padded_columns, self.halo.top, self.halo.left)
+        if found.numel():
+            module().unpack(spikes, *place, factors, found)
+        return found
 
 
 class Tap(NamedTuple):
@@ -206,8 +204,8 @@ class EventStage:
         return torch.nn.functional.pad(values.float(), (0, missing)).contiguous()
 
     def run(
-        self, maps: dict[str, Tensor], currents: Tensor | None, v_init: Tensor, rule: Rule, batch: int, steps: int
-    ) -> tuple[Tensor, Tensor]:
+        self, maps: dict[str, Any], currents: Tensor | None, v_init: Tensor, rule: Rule, batch: int, steps: int
+    ) -> tuple[Any, Tensor]:
         """Runs all steps.
 
         Args:
