@@ -93,6 +93,7 @@ template <typename Real> void bind(nb::module_ &m) {
 } // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false); // objects that Python keeps until it ends are no leaks
   bind<float>(m);
   bind<double>(m);
   bind_event_stage(m);
