@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import transpike as tp
 from transpike.errors import DataError, InputError
 from transpike.network import SpikingNetwork
-from transpike.schedules import Plain
+from transpike.schedules import OffsetSpike, Plain, Schedule, Staggered, TwoPasses, Wait
+from transpike.testing import record
 
 T = 6
 
@@ -74,6 +75,46 @@ def test_counts_agree_with_a_loop_over_images_and_steps() -> None:
     assert report.row(3).latency == (3, 3, 3, 3)
     with pytest.raises(KeyError, match="no row for T = 9"):
         report.row(9)
+
+
+class Branches(nn.Module):
+    """One site feeds two others, which the last layer adds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.out = nn.Linear(36, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = torch.relu(self.a(x.flatten(1)))
+        return self.out(torch.relu(self.b(first)) + torch.relu(self.c(first)))
+
+
+# first site, second, third: steps sent for the answer after t, by hand
+LAGS = (("relu@0", 1), ("relu@1", 2), ("relu@2", 0))
+SENT = [
+    (Plain(), lambda t: (t, t, t)),
+    (Staggered(0, LAGS, Wait.INTEGRATE), lambda t: (t + 2, t, t)),  # the third runs ahead; that is not needed
+    (Staggered(0, LAGS, Wait.WITHHOLD), lambda t: (t + 2, t, t)),
+    (OffsetSpike(4), lambda t: (max(4, t), t, t)),  # the probes of the other two need four steps
+    (TwoPasses(3), lambda t: (3 + t, 3 + t, 3 + t)),  # `record` puts the passes behind one another
+]
+
+
+@pytest.mark.parametrize(("schedule", "sent"), SENT, ids=repr)
+def test_all_spikes_that_are_sent_count(schedule: Schedule, sent) -> None:
+    torch.manual_seed(0)
+    images = batches().dataset.tensors[0]
+    snn = tp.convert(Branches(), [tp.Maximum(), tp.HalfThreshold()], calibration=images, example_inputs=images)
+    names = [site.name for site in snn.sites]
+    report = tp.evaluate(snn, batches(), steps=T, schedule=schedule)
+    for t in range(1, T + 1):
+        events = record(snn, images, steps=t, schedule=schedule).events
+        counts = [float(events[name][:steps].sum()) for name, steps in zip(names, sent(t), strict=True)]
+        assert report.row(t).events == pytest.approx(sum(counts) / 30)
+    for site, count, steps in zip(report.sites, counts, sent(T), strict=True):
+        assert site.events == pytest.approx(count / 30)
+        assert site.rate == pytest.approx(count / (30 * 8 * steps))
+        assert 0 < site.rate < 1
 
 
 @pytest.mark.parametrize("settings", [{"chunk": 1}, {"chunk": 4}, {"memory_mib": 0}, {"dtype": torch.float32}])

@@ -20,10 +20,13 @@ from torch.utils.data import DataLoader
 from transpike.config import to_json, write_json
 from transpike.encoding import Coding
 from transpike.errors import DataError, InputError
+from transpike.graph.plan import steps_sent
 from transpike.network import SpikingNetwork
 from transpike.results import VERSION, Report, Row, SiteActivity
 from transpike.schedules import Plain, Schedule
 
+_COUNTING = "all spikes sent"
+"""What is counted; a cache that counted otherwise is not read."""
 _SAVE_EVERY = 5.0  # seconds between two writes of an unfinished run
 
 
@@ -36,7 +39,7 @@ class _Progress:
     ann: list[int]  # top-1 and top-5 hits
     hits1: list[int]  # per step
     hits5: list[int]
-    events: dict[str, list[float]]  # per site: spikes in all steps up to t
+    events: dict[str, list[float]]  # per site: spikes sent for the answer at t
     seconds: float
     labels: str  # digest of all labels so far
 
@@ -107,9 +110,13 @@ def evaluate(
         zeros = [0] * len(rows)
         events: dict[str, list[float]] = {site.name: [0.0] * len(rows) for site in snn.sites}
         state = _Progress(0, 0, [0, 0], zeros[:], zeros[:], events, 0.0, "")
-    counter = _Counter(snn, schedule, coding, rows, chunk, memory_mib, state)
+    sent = [steps_sent(snn.network, schedule, t) for t in rows]
+    counter = _Counter(snn, schedule, coding, rows, sent, chunk, memory_mib, state)
     counted = _count(counter, chain([first], remaining), size[0] if size else None, cache, key, progress)
-    report = _report(snn, counted, schedule, rows, str(reference.dtype).removeprefix("torch."), str(reference.device))
+    busy = {name: n + _earlier_steps(schedule, rows[-1]) for name, n in sent[-1].items()}
+    report = _report(
+        snn, counted, schedule, rows, busy, str(reference.dtype).removeprefix("torch."), str(reference.device)
+    )
     if cache is not None:
         write_json(cache, {"key": key, "report": report.to_json()})
     return report
@@ -166,6 +173,7 @@ class _Counter:
     schedule: Schedule
     coding: Coding
     rows: list[int]
+    sent: list[dict[str, int]]  # per row and site: steps to count
     chunk: int | None
     memory_mib: int
     state: _Progress
@@ -201,7 +209,7 @@ class _Counter:
         self.state.images += images.shape[0]
 
     def _run(self, images: Tensor, length: int, wanted: list[tuple[int, int]]) -> Tensor:
-        """Runs in pieces that fit into memory; counts the spikes of the first t steps for every wanted t."""
+        """Runs in pieces that fit into memory; counts the spikes sent for every wanted t."""
         done: Counter[str] = Counter()
         calls: Counter[str] = Counter()
         earlier = self.schedule.passes - 1  # a schedule of several passes runs each in one piece
@@ -210,13 +218,13 @@ class _Counter:
             sums = spikes.cumsum(0).tolist()
             calls[name] += 1
             if calls[name] <= earlier:
-                for index, _t in wanted:
+                for index, _ in wanted:
                     self.state.events[name][index] += sums[-1]
                 return
             begin = done[name]
             done[name] += len(sums)
-            for index, t in wanted:
-                inside = min(t - begin, len(sums))
+            for index, _ in wanted:
+                inside = min(self.sent[index][name] - begin, len(sums))
                 if inside > 0:
                     self.state.events[name][index] += sums[inside - 1]
 
@@ -278,8 +286,19 @@ def _pair(batch: Any, index: int) -> tuple[Tensor, Tensor]:
     return batch[0], batch[1]
 
 
+def _earlier_steps(schedule: Schedule, steps: int) -> int:
+    """Steps of all passes but the last, whose spikes cost energy too."""
+    return sum(schedule.pass_steps(steps, number) for number in range(schedule.passes - 1))
+
+
 def _report(
-    snn: SpikingNetwork, counted: _Progress, schedule: Schedule, rows: list[int], dtype: str, device: str
+    snn: SpikingNetwork,
+    counted: _Progress,
+    schedule: Schedule,
+    rows: list[int],
+    busy: dict[str, int],
+    dtype: str,
+    device: str,
 ) -> Report:
     images = counted.images
     found = tuple(
@@ -297,7 +316,7 @@ def _report(
             site.name,
             site.neurons,
             counted.events[site.name][-1] / images,
-            counted.events[site.name][-1] / (images * site.neurons * rows[-1]),
+            counted.events[site.name][-1] / (images * site.neurons * busy[site.name]),
         )
         for site in snn.sites
     )
@@ -338,7 +357,7 @@ def _fingerprint(
     """Identifies network, settings and data (by their first batch and their length)."""
     tensors = snn.state_dict()
     network = [list(tensors), snn.network.code, str(snn.network), snn.plan.pools, to_json(snn.record)]
-    settings = [VERSION, network, to_json(schedule), to_json(snn.neuron), coding.value, rows, size]
+    settings = [VERSION, _COUNTING, network, to_json(schedule), to_json(snn.neuron), coding.value, rows, size]
     text = json.dumps(settings, sort_keys=True) + _digest(tensors.values()) + _digest(first_batch)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -259,7 +259,7 @@ class SpikingNetwork(nn.Module):
             answer_steps=steps,
             claimed_steps=schedule.claimed_steps(steps),
             pipeline_steps=earlier + longest_path(self.network, schedule.delay) + steps,
-            interval=schedule.interval(steps),
+            interval=schedule.interval(steps) + longest_path(self.network, schedule.lag),
         )
 
     def summary(self) -> str:

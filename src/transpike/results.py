@@ -18,7 +18,8 @@ class Row:
         steps: T.
         top1: accuracy in percent.
         top5: accuracy in percent, counting the five largest outputs; equals 100 with five classes or fewer.
-        events: spikes per sample in T steps, all sites together.
+        events: spikes per sample that are sent for this answer, all sites and passes together: sites in front of
+            lagging or probing ones send more than T steps.
         latency: the four latency figures.
     """
 
@@ -37,7 +38,7 @@ class SiteActivity:
         name: the site.
         neurons: size of the population.
         events: spikes per sample.
-        rate: spikes per neuron and step.
+        rate: spikes per neuron and step in which it sends.
     """
 
     name: str

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import transpike as tp
+from transpike.graph.plan import paths_behind, steps_sent
+from transpike.schedules import AccumulateThenFire
 from transpike.testing import dyadic_batch, make_dyadic, record, set_dyadic_thresholds
 
 T = 6
@@ -268,9 +270,23 @@ def test_latency_figures():
     plain = snn.latency(8)
     assert plain == (8, 8, 8, 8)
     lagged = snn.latency(8, Lagged((("relu", 1), ("relu@0", 2), ("relu@1", 4))))
-    assert lagged == (8, 8, 15, 8)
+    assert lagged == (8, 8, 15, 15)  # the first site sends for T + 6 steps and has waited for one
     probing = snn.latency(8, SilenceLosers(4))
     assert probing.claimed_steps == 12
+
+
+def test_steps_that_sites_must_send():
+    """The first of three sites feeds both others and the readout, the second only the third."""
+    snn, _, _ = _network()
+    lags = {"relu": 1, "relu@0": 2, "relu@1": 4}
+    assert paths_behind(snn.network, lags.__getitem__) == {"relu": 6, "relu@0": 4, "relu@1": 0}
+    schedule = Lagged(tuple(lags.items()))
+    assert steps_sent(snn.network, schedule, T) == {"relu": T + 6, "relu@0": T + 4, "relu@1": T}
+    assert steps_sent(snn.network, schedule, 1) == {"relu": 7, "relu@0": 5, "relu@1": 1}
+    assert steps_sent(snn.network, tp.Plain(), T) == dict.fromkeys(lags, T)
+    assert steps_sent(snn.network, SilenceLosers(4), T) == dict.fromkeys(lags, T)  # the second pass alone
+    assert steps_sent(snn.network, AccumulateThenFire(4), 1) == {"relu": 4, "relu@0": 4, "relu@1": 1}
+    assert steps_sent(snn.network, AccumulateThenFire(4), 9) == dict.fromkeys(lags, 9)
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,8 @@ def test_latency_is_counted_honestly() -> None:
     assert snn.latency(4, AccumulateThenFire(4)) == (4, 8, 80, 8)
     assert snn.latency(8, Residual(4)) == (8, 12, 84, 12)
     assert snn.latency(2, TwoPasses(4)) == (2, 6, 6, 6)
-    assert snn.latency(2, Staggered(1)) == (2, 2, 21, 3)
+    assert snn.latency(1, AccumulateThenFire(4)) == (1, 5, 77, 8)  # the next layer accumulates 4 steps for T = 1, too
+    assert snn.latency(2, Staggered(1)) == (2, 2, 21, 21)  # the first layer sends for 20 steps and has waited for one
     assert snn.latency(8) == (8, 8, 8, 8)
 
 

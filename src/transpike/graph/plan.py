@@ -24,6 +24,7 @@ from transpike.graph.operators import (
 from transpike.graph.probe import ROWS, batch_violations, shapes_of, sizes_of
 from transpike.graph.site import Site
 from transpike.graph.trace import source_of
+from transpike.schedules import Schedule
 
 
 class Kind(Enum):
@@ -352,6 +353,33 @@ def longest_path(gm: fx.GraphModule, weight: Callable[[str], int]) -> int:
         best[node] = value
         longest = max(longest, value)
     return longest
+
+
+def paths_behind(gm: fx.GraphModule, weight: Callable[[str], int]) -> dict[str, int]:
+    """Per site, the greatest sum of ``weight`` over the sites that follow it on any path; 0 where none follows."""
+    modules = modules_of(gm)
+    behind: dict[fx.Node, int] = {}
+    found: dict[str, int] = {}
+    for node in reversed(gm.graph.nodes):
+        behind[node] = 0
+        for user in node.users:
+            is_site = user.op == "call_module" and isinstance(modules[str(user.target)], Site)
+            own = weight(str(user.target)) if is_site else 0
+            behind[node] = max(behind[node], own + behind[user])
+        if node.op == "call_module" and isinstance(modules[str(node.target)], Site):
+            found[str(node.target)] = behind[node]
+    return found
+
+
+def steps_sent(gm: fx.GraphModule, schedule: Schedule, steps: int) -> dict[str, int]:
+    """Per site, the steps that it must send in the last pass for the answer after T = ``steps``.
+
+    The readout takes T steps. Sites that follow take as many more as they lag, and a probe even where T is shorter.
+    """
+    last = schedule.pass_steps(steps, schedule.passes - 1)
+    lags = paths_behind(gm, schedule.lag)
+    followers = paths_behind(gm, lambda _: 1)
+    return {site: (last if followers[site] else steps) + lag for site, lag in lags.items()}
 
 
 def unused_leaves(leave: Collection[str], gm: fx.GraphModule, calls: Sequence[ActivationCall]) -> list[str]:

@@ -23,10 +23,6 @@ class AccumulateThenFire(Probing):
     (TPP, PASCAL), without negative spikes. Nothing is emitted in the first phase. Binary, non-negative events.
     """
 
-    def interval(self, steps: int) -> int:
-        """Accumulating and firing; there is nothing to replay."""
-        return self.probe_steps + steps
-
     def compiled(self) -> Rule | None:
         """Count, then send."""
         return Rule("accumulate", probe=self.probe_steps)

@@ -90,7 +90,7 @@ class Schedule(ABC):
         return steps
 
     def interval(self, steps: int) -> int:
-        """Steps that a layer is busy with one sample."""
+        """Steps that a layer is busy with one sample, lags not counted."""
         return self.input_steps(steps)
 
     def compiled(self) -> Rule | None:

@@ -12,7 +12,7 @@ class Latency(NamedTuple):
         answer_steps: T, the steps that are averaged for the answer.
         claimed_steps: as the schedule's own paper counts.
         pipeline_steps: from the first input to the answer on a device that steps all layers at once.
-        interval: steps that a layer is busy with one sample.
+        interval: steps that the busiest layer is busy with one sample; with lags, the first of the chain.
     """
 
     answer_steps: int

@@ -42,7 +42,7 @@ class Probing(Schedule):
         return self.probe_steps + steps
 
     def interval(self, steps: int) -> int:
-        """Steps that a layer is busy with one sample: the probe, then the replay of at least its inputs."""
+        """Steps that a layer is busy with one sample: the probe, then what the next layer's probe needs, or T."""
         return self.probe_steps + self.input_steps(steps)
 
 

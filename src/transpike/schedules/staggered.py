@@ -52,10 +52,6 @@ class Staggered(Schedule):
         """D of the site."""
         return dict(self.own).get(site, self.waiting)
 
-    def interval(self, steps: int) -> int:
-        """Waiting and firing of the site that waits longest."""
-        return steps + max([self.waiting, *(lag for _, lag in self.own)])
-
     def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Emits ``S_in - d`` steps; the memory is the last potential."""
         lag = self.lag(visit.site)
