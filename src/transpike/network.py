@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import torch
@@ -14,18 +14,19 @@ from transpike.encoding import Encoding
 from transpike.errors import ConversionError, InputError, StateError
 from transpike.graph.dispatch import Engines, refusal
 from transpike.graph.engine import Count, Engine, StageReport
+from transpike.graph.execute import counting, run_passes
 from transpike.graph.lower import Lowered, lower
 from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
 from transpike.graph.parity import Verification, verify
 from transpike.graph.plan import Plan, SitePlan, longest_path, make_plan
-from transpike.graph.probe import ROWS, Inputs, check_arguments, check_inputs, first_line, inputs_from
+from transpike.graph.probe import ROWS, Inputs, check_arguments, check_inputs, explain_shapes, inputs_from
 from transpike.graph.site import Site
-from transpike.graph.step import State, Stepper
-from transpike.graph.watch import Clipped, Observer, Observing
+from transpike.graph.step import State, Stepper, check_state
+from transpike.graph.watch import Clipped, Observer
 from transpike.kernels import KernelPreference, Rule
 from transpike.neurons import Neuron
-from transpike.schedules import Latency, Memory, Plain, Schedule
+from transpike.schedules import Latency, Plain, Schedule
 
 _Key = tuple[Schedule, KernelPreference, int, frozenset[str]]
 _PLAIN: _Key = (Plain(), KernelPreference.AUTO, 0, frozenset())
@@ -99,11 +100,13 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         if chunk is not None and not schedule.streamable:
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
-        total = max(schedule.pass_steps(steps, number) for number in range(schedule.passes))
-        total += longest_path(self.network, schedule.lag)
+        lags = longest_path(self.network, schedule.lag)
+        lengths = [schedule.pass_steps(steps, number) + lags for number in range(schedule.passes)]
         names = [node.name for node in self.network.graph.nodes if node.op == "placeholder"]
         moving = {
-            name: value.frames(total) for name, value in zip(names, inputs, strict=False) if isinstance(value, Encoding)
+            name: value.frames(max(lengths))
+            for name, value in zip(names, inputs, strict=False)
+            if isinstance(value, Encoding)
         }
         first = tuple(
             moving[name][0] if isinstance(value, Encoding) else value
@@ -117,46 +120,20 @@ class SpikingNetwork(nn.Module):
             compiled = kernel in (KernelPreference.AUTO, KernelPreference.NATIVE)
             recorded = torch.is_grad_enabled() and any(value.requires_grad for value in constant)
             if compiled and not (moving or chunk or observe or recorded) and not self._refusal(schedule):
-                total = schedule.input_steps(steps)
                 engine, rule = self._find_engine(schedule)
-                answer = engine.run(constant, batch, total, rule, count)
-                return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
-            if count is not None:
-                observe = _counting(count, observe)
-            return self._run(constant, moving, batch, steps, schedule, chunk, kernel, observe)
-
-    def _run(
-        self,
-        inputs: tuple[Tensor, ...],
-        moving: dict[str, Tensor],
-        batch: int,
-        steps: int,
-        schedule: Schedule,
-        chunk: int | None,
-        kernel: KernelPreference,
-        observe: Observer | None,
-    ) -> Any:
-        memories: tuple[Memory | None, ...] | None = None
-        answer: Any = None
-        device = next(self.parameters()).device
-        lags = longest_path(self.network, schedule.lag)
-        for number in range(schedule.passes):
-            lowered = self._lower(schedule, kernel, number, frozenset(moving))
-            statics = lowered.prologue(*inputs)
-            run = lowered.body if observe is None else Observing(lowered.body, observe).run
-            total = schedule.pass_steps(steps, number) + lags
-            if memories is None:
-                memories = (None,) * len(lowered.stateful)
-            elif number > 0:  # readouts and temporal operators start afresh
-                memories = _keep_site_memory(self.plan, lowered, memories)
-            parts = []
-            for begin in range(0, total, chunk or total):
-                now = min(chunk or total, total - begin)
-                start = torch.tensor(begin, device=device)
-                frames = [values[begin : begin + now].flatten(0, 1) for values in moving.values()]
-                part, memories = run(batch, now, start, *memories, *statics, *frames)
-                parts.append(part)
-            answer = parts[0] if len(parts) == 1 else pytree.tree_map(_concatenate, *parts)
+                answer = engine.run(constant, batch, schedule.input_steps(steps), rule, count)
+            else:
+                answer = run_passes(
+                    lambda number: self._lower(schedule, kernel, number, frozenset(moving)),
+                    lengths,
+                    constant,
+                    moving,
+                    batch=batch,
+                    device=next(self.parameters()).device,
+                    sites={site.node for site in self.sites},
+                    chunk=chunk,
+                    observe=observe if count is None else counting(count, observe),
+                )
         return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
 
     def step(self, x: Inputs, state: State | None = None, *, schedule: Schedule | None = None) -> tuple[Any, State]:
@@ -183,7 +160,7 @@ class SpikingNetwork(nn.Module):
         inputs = inputs_from(x)
         batch = self._check(inputs, "SpikingNetwork.step")
         if state is not None:
-            self._check_state(state, batch)
+            check_state(state, self._lower(*_PLAIN).stateful, batch)
         stepper = self.stepper(schedule)
         try:
             with self._explain_shapes(inputs):
@@ -385,39 +362,8 @@ class SpikingNetwork(nn.Module):
                 )
         return batch
 
-    @contextmanager
-    def _explain_shapes(self, inputs: tuple[Tensor, ...]) -> Iterator[None]:
-        """Where an operator fails on inputs of another shape than the network was converted with, says so."""
-        try:
-            yield
-        except RuntimeError as error:
-            shapes = [list(tensor.shape[1:]) for tensor in inputs]
-            expected = self.record.get("example_shapes")
-            if expected is None or shapes == expected:
-                raise
-            raise InputError(
-                f"samples have shape {shapes}, the network was converted with {expected}: {first_line(error)}",
-                where="SpikingNetwork",
-                fix="give the samples the shape that the network was converted with",
-            ) from error
-
-    def _check_state(self, state: State, batch: int) -> None:
-        if not isinstance(state, State):
-            raise StateError(f"a State is expected, not {type(state).__name__}", fix="pass what step returned, or None")
-        owners = self._lower(Plain(), KernelPreference.AUTO, 0).stateful
-        if len(state.memory) != len(owners):
-            raise StateError(
-                f"the state has {len(state.memory)} memories, this network {len(owners)}",
-                fix="use the state that this network's step returned",
-            )
-        for owner, memory in zip(owners, state.memory, strict=True):
-            for tensor in memory:
-                if tensor.shape[0] != batch:
-                    raise StateError(
-                        f"the state is for {tensor.shape[0]} samples, the input has {batch}",
-                        where=owner,
-                        fix="start a new state (None) for each batch",
-                    )
+    def _explain_shapes(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[None]:
+        return explain_shapes(inputs, self.record.get("example_shapes"), "SpikingNetwork")
 
 
 def _lower_again(network: SpikingNetwork, *_: Any) -> None:
@@ -425,27 +371,6 @@ def _lower_again(network: SpikingNetwork, *_: Any) -> None:
     network._lowered.clear()
     network._engines.clear()
     network._lower_plain()
-
-
-def _counting(count: Count, observe: Observer | None) -> Observer:
-    """An observer that counts, and tells another one."""
-
-    def both(site: str, drive: Tensor, events: Tensor) -> None:
-        count(site, events.abs().flatten(1).sum(1, dtype=torch.float64).long())
-        if observe is not None:
-            observe(site, drive, events)
-
-    return both
-
-
-def _concatenate(*rows: Any) -> Any:
-    """The chunks of an answer's tensor; a constant beside the tensors is the same in all."""
-    return torch.cat(rows) if isinstance(rows[0], Tensor) else rows[0]
-
-
-def _keep_site_memory(plan: Plan, lowered: Lowered, memories: tuple[Memory | None, ...]) -> tuple[Memory | None, ...]:
-    sites = {site.node for site in plan.sites}
-    return tuple(memory if owner in sites else None for owner, memory in zip(lowered.stateful, memories, strict=True))
 
 
 def _range(values: Tensor) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -118,6 +118,31 @@ def check_arguments(gm: fx.GraphModule, inputs: Sequence[Any], where: str) -> No
             where=where,
             fix="pass one tensor each for " + ", ".join(node.name for node in needed),
         )
+
+
+@contextmanager
+def explain_shapes(inputs: Sequence[Tensor], expected: list[list[int]] | None, where: str) -> Iterator[None]:
+    """Where an operator fails on samples of another shape than the network was converted with, says so.
+
+    Args:
+        inputs: the batch that is run.
+        expected: shape of one sample per argument, if known.
+        where: what was called.
+
+    Raises:
+        InputError: an operator failed, and the shapes are others.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        shapes = [list(tensor.shape[1:]) for tensor in inputs]
+        if expected is None or shapes == expected:
+            raise
+        raise InputError(
+            f"samples have shape {shapes}, the network was converted with {expected}: {first_line(error)}",
+            where=where,
+            fix="give the samples the shape that the network was converted with",
+        ) from error
 
 
 def probing_batch(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

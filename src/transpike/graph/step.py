@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from transpike.errors import StateError
 from transpike.graph.lower import Lowered
 from transpike.graph.probe import Inputs, inputs_from
 from transpike.schedules import Memory
@@ -32,6 +34,34 @@ class State(NamedTuple):
         """
         chosen = tuple(tuple(tensor.index_select(0, samples) for tensor in memory) for memory in self.memory)
         return State(self.steps, chosen)
+
+
+def check_state(state: State, owners: Sequence[str], batch: int) -> None:
+    """Checks that a state may go on.
+
+    Args:
+        state: what the user gave.
+        owners: the names of what has a memory in this network.
+        batch: number of samples of the input.
+
+    Raises:
+        StateError: it belongs to another network or batch size.
+    """
+    if not isinstance(state, State):
+        raise StateError(f"a State is expected, not {type(state).__name__}", fix="pass what step returned, or None")
+    if len(state.memory) != len(owners):
+        raise StateError(
+            f"the state has {len(state.memory)} memories, this network {len(owners)}",
+            fix="use the state that this network's step returned",
+        )
+    for owner, memory in zip(owners, state.memory, strict=True):
+        for tensor in memory:
+            if tensor.shape[0] != batch:
+                raise StateError(
+                    f"the state is for {tensor.shape[0]} samples, the input has {batch}",
+                    where=owner,
+                    fix="start a new state (None) for each batch",
+                )
 
 
 class Stepper(nn.Module):
