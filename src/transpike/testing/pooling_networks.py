@@ -1,4 +1,4 @@
-"""Networks of the topology zoo with max-pooling in every place, skips and several heads."""
+"""Networks of the topology zoo with adaptive pooling, max-pooling in every place, skips and several heads."""
 
 from __future__ import annotations
 
@@ -9,6 +9,61 @@ from torch import Tensor, nn
 
 def _conv(channels_in: int, channels: int) -> nn.Conv2d:
     return nn.Conv2d(channels_in, channels, 3, padding=1)
+
+
+def adaptive_average_pool() -> nn.Module:
+    """Adaptive average pooling inside the network and in front of the classifier."""
+    return nn.Sequential(
+        *(_conv(3, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(4)),
+        *(_conv(4, 8), nn.ReLU(), nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.Linear(8, 5)),
+    )
+
+
+def max_pool_after_relu() -> nn.Module:
+    """Max-pooling directly behind ReLU, which moves in front of it."""
+    return nn.Sequential(
+        *(_conv(3, 4), nn.ReLU(), nn.MaxPool2d(2)),
+        *(_conv(4, 6), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)),
+        *(_conv(6, 6), nn.ReLU(), nn.Flatten(), nn.Linear(24, 5)),
+    )
+
+
+class MaxPoolOnSpikes(nn.Module):
+    """Max-pooling of a site's output that another branch reads too, and of an average-pooled signal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = _conv(3, 4)
+        self.relu1 = nn.ReLU()
+        self.pool = nn.MaxPool2d(2)
+        self.down = nn.Conv2d(4, 4, 2, stride=2)
+        self.conv2 = _conv(8, 4)
+        self.relu2 = nn.ReLU()
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 3, 8, 8]`` to the answers."""
+        x = self.relu1(self.conv1(x))
+        x = self.relu2(self.conv2(torch.cat([self.pool(x), self.down(x)], 1)))
+        x = F.max_pool2d(F.avg_pool2d(x, 2), 2)
+        return self.fc(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class MeanOverSpace(nn.Module):
+    """Global pooling spelt as ``mean``, with one and with two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = _conv(3, 4)
+        self.conv2 = _conv(4, 8)
+        self.fc = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, 3, 8, 8]`` to the answers."""
+        x = F.relu(self.conv1(x))
+        low = x.mean(-1).mean(-1)
+        high = torch.mean(F.relu(self.conv2(x)), dim=(2, 3))
+        return self.fc(torch.cat([low, high], 1))  # type: ignore[no-any-return]
 
 
 class PoolAfterCat(nn.Module):

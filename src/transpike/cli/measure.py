@@ -1,0 +1,187 @@
+"""The commands that measure a converted network: evaluate, compare."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from transpike.cli.main import app
+from transpike.cli.options import (
+    DataName,
+    Device,
+    Factory,
+    InputCoding,
+    Iterations,
+    ProbeSteps,
+    Root,
+    ScheduleName,
+    Waiting,
+)
+
+_WIDE = 120
+_out = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+
+
+@app.command()
+def evaluate(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A converted network, as `transpike convert` writes it.")],
+    dataset: DataName = None,
+    data: Root = None,
+    steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T; all smaller ones come with it.")] = 32,
+    images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
+    schedule: ScheduleName = "plain",
+    probe_steps: ProbeSteps = 4,
+    iterations: Iterations = 1,
+    waiting: Waiting = 1,
+    budget_steps: Annotated[
+        int | None, typer.Option(help="Of staggered: search lags for an answer after so many pipeline steps.")
+    ] = None,
+    coding: Annotated[InputCoding, typer.Option(help="Constant current, or Poisson spikes.")] = InputCoding.CONSTANT,
+    batch_size: int = 100,
+    device: Device = Device.AUTO,
+    sites: Annotated[bool, typer.Option("--sites", help="Also print the activity of every site.")] = False,
+    cache: Annotated[Path | None, typer.Option(help="JSON file; an interrupted run goes on from it.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Picture of accuracy against T (*.png, *.svg, *.pdf).")] = None,
+    early_exit: Annotated[
+        str | None, typer.Option(help="Stop an image at this confidence in [0, 1]; auto chooses it on training images.")
+    ] = None,
+    calibration_images: Annotated[int, typer.Option(help="Held-back training images for --early-exit auto.")] = 512,
+    factory: Factory = None,
+) -> None:
+    """Print accuracy, spikes and latency at every T on test images; or accuracy and mean T with early exit.
+
+    Examples:
+    * `transpike evaluate snn.safetensors --steps 8 --plot accuracy.png`
+    * `transpike evaluate snn.safetensors --steps 4 --schedule cos --probe-steps 4`
+    * `transpike evaluate snn.safetensors --steps 16 --early-exit auto`
+    """
+    from transpike.card import card_of
+    from transpike.cli.early_exit import print_early_exit
+    from transpike.data import load_data, loader
+    from transpike.encoding import Coding
+    from transpike.errors import ModelError
+    from transpike.evaluate import evaluate as evaluate_network
+    from transpike.network import SpikingNetwork
+    from transpike.recipe import test_images, torch_device
+    from transpike.report import plot_accuracy, report_table, sites_table
+    from transpike.resolve import dataset_for, resolve_model, resolve_schedule, search_schedule
+
+    snn = resolve_model(file, model=factory)
+    if not isinstance(snn, SpikingNetwork):
+        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    stored = card_of(snn.network).inputs
+    name = dataset_for(snn.network, dataset)
+    found = load_data(name, data, like=stored)
+    test = loader(test_images(found, images), batch_size)
+    how = resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting)
+    at = None
+    if budget_steps is not None:
+        if schedule != "staggered" or early_exit is not None:
+            raise ValueError("--budget-steps searches lags for one answer: use it with --schedule staggered alone")
+        lags = search_schedule(snn.to(torch_device(device.value)), found, budget_steps, progress=True)
+        how, steps, at = lags.schedule, lags.steps, [lags.steps]
+    if early_exit is not None:
+        if sites or cache is not None or plot is not None:
+            raise ValueError("--sites, --cache and --plot show every T; leave them out with --early-exit")
+        print_early_exit(
+            _out,
+            snn,
+            found,
+            test,
+            confidence=early_exit,
+            calibration_images=calibration_images,
+            steps=steps,
+            schedule=how,
+            coding=Coding(coding.value),
+            device=torch_device(device.value),
+        )
+        return
+    report = evaluate_network(
+        snn,
+        test,
+        steps=steps,
+        schedule=how,
+        coding=Coding(coding.value),
+        at=at,
+        device=torch_device(device.value),
+        cache=cache,
+        progress=True,
+    )
+    _out.print(report_table(report))
+    if sites:
+        _out.print(sites_table(report))
+    if plot is not None:
+        plot_accuracy({Path(file).name: report}, plot, f"{Path(file).name} on {report.images:,} images of {name}")
+        _out.print(f"written: {plot}")
+
+
+@app.command()
+def compare(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A converted network, as `transpike convert` writes it.")],
+    schedules: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated; cos:2 is COS with two iterations, staggered:8 has its lags searched on training "
+            "images for an answer after 8 pipeline steps and is shown at that point only."
+        ),
+    ] = "plain,residual,cos,cos:2,cos:4,exact,accumulate,staggered,srp",
+    dataset: DataName = None,
+    data: Root = None,
+    steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T.")] = 8,
+    images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
+    probe_steps: ProbeSteps = 4,
+    waiting: Waiting = 1,
+    batch_size: int = 100,
+    device: Device = Device.AUTO,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for JSON, caches and the plot.")] = None,
+    factory: Factory = None,
+) -> None:
+    """Run several schedules on one network: accuracy at every T, with honest latency, in one table and one plot.
+
+    Examples:
+    * `transpike compare snn.safetensors --schedules plain,cos,accumulate --steps 8 -o comparison`
+    * `transpike compare snn.safetensors --schedules plain,staggered:2,staggered:4,staggered:8`
+    """
+    from transpike.card import card_of
+    from transpike.config import write_json
+    from transpike.data import load_data, loader
+    from transpike.errors import ModelError
+    from transpike.evaluate import evaluate as evaluate_network
+    from transpike.network import SpikingNetwork
+    from transpike.recipe import test_images, torch_device
+    from transpike.report import plot_latency, schedules_table
+    from transpike.resolve import dataset_for, resolve_model, resolve_schedule, search_schedule
+
+    snn = resolve_model(file, model=factory)
+    if not isinstance(snn, SpikingNetwork):
+        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
+    reports = {}
+    for label in schedules.split(","):
+        name, _, number = label.partition(":")
+        at, last = None, steps
+        if name == "staggered" and number:
+            lags = search_schedule(snn.to(torch_device(device.value)), found, int(number), progress=True)
+            schedule, last, at = lags.schedule, lags.steps, [lags.steps]
+        else:
+            schedule = resolve_schedule(name, probe_steps=probe_steps, iterations=int(number or 1), waiting=waiting)
+        _out.print(f"evaluating {schedule}", markup=False)
+        reports[label] = evaluate_network(
+            snn,
+            loader(test_images(found, images), batch_size),
+            steps=last,
+            schedule=schedule,
+            at=at,
+            device=torch_device(device.value),
+            cache=None if output is None else output / f"{label.replace(':', '-')}.json",
+            progress=True,
+        )
+    _out.print(schedules_table(reports))
+    if output is not None:
+        write_json(output / "comparison.json", {label: report.to_json() for label, report in reports.items()})
+        plot_latency(reports, output / "latency.png", f"{Path(file).name}: accuracy against honest latency")
+        _out.print(f"written: {output}/ (comparison.json, latency.png)")
