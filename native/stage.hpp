@@ -178,26 +178,20 @@ inline void run_columns(const Columns &columns, const std::uint8_t *base, int co
   }
 }
 
-// ---- neurons: one vector of them over all steps; currents of step t at current[t * stride] ----------------------
+// ---- neurons: a vector of them; currents of step t at current[t * stride] ---------------------------------------
 
-// Each returns the spikes of step t as word[t] |= bits << shift.
 struct Vector {
   const float *current;
   std::ptrdiff_t stride;
-  int steps;
   Vec theta;
   Vec v;
-  std::uint64_t *word;
-  int shift;
 };
 
-inline Vec fire(const Vector &a, int steps, Vec v, bool soft, bool emit) {
-  for (int t = 0; t < steps; ++t) {
+inline Vec residual_potential(const Vector &a, int probe) {
+  Vec v = a.v;
+  for (int t = 0; t < probe; ++t) {
     const Vec u = v + load(a.current + t * a.stride);
-    const Mask fires = u >= a.theta;
-    v = soft ? select(fires, u - a.theta, u) : select(fires, Vec{}, u);
-    if (emit)
-      a.word[t] |= static_cast<std::uint64_t>(bits_of(fires)) << a.shift;
+    v = select(u >= a.theta, u - a.theta, u);
   }
   return v;
 }
@@ -258,35 +252,35 @@ inline Vec choose_potential(const Vector &a, int probe, Vec *least) {
   return select((a.v >= low) & (a.v < high), a.v, middle);
 }
 
-inline void send_evenly(const Vector &a, int probe) {
-  const Vec number = count_expected(a, probe);
-  const float rho = static_cast<float>(probe);
-  Vec sent{};
-  for (int t = 0; t < a.steps; ++t) {
-    const Vec total = round_down((number * static_cast<float>(2 * (t + 1)) + rho) / (2 * rho));
-    a.word[t] |= static_cast<std::uint64_t>(bits_of(total > sent)) << a.shift;
-    sent = total;
+// What the neurons of a vector start with: a potential, or under accumulate-then-fire the number of spikes to send.
+inline Vec start_of(const Vector &a, const Rule &rule, Vec *scratch) {
+  switch (rule.schedule) {
+  case Rule::kResidual:
+    return residual_potential(a, rule.probe);
+  case Rule::kOffset:
+    return calibrate_offsets(a, rule);
+  case Rule::kExact:
+    return choose_potential(a, rule.probe, scratch);
+  case Rule::kAccumulate:
+    return count_expected(a, rule.probe);
+  default:
+    return a.v;
   }
 }
 
-inline void run_neurons(const Vector &a, const Rule &rule, Vec *scratch) {
-  switch (rule.schedule) {
-  case Rule::kPlain:
-    fire(a, a.steps, a.v, rule.soft_reset, true);
-    break;
-  case Rule::kResidual:
-    fire(a, a.steps, fire(a, rule.probe, a.v, true, false), true, true);
-    break;
-  case Rule::kOffset:
-    fire(a, a.steps, calibrate_offsets(a, rule), true, true);
-    break;
-  case Rule::kExact:
-    fire(a, a.steps, choose_potential(a, rule.probe, scratch), true, true);
-    break;
-  case Rule::kAccumulate:
-    send_evenly(a, rule.probe);
-    break;
+// The spikes of one step, and the start of the next one.
+template <Rule::Schedule kSchedule, bool kSoft>
+inline std::uint32_t spikes_of(Vec &v, const float *current, Vec theta, const Rule &rule, int t) {
+  if (kSchedule == Rule::kAccumulate) { // v is the number to send
+    const float rho = static_cast<float>(rule.probe);
+    const Vec before = round_down((v * static_cast<float>(2 * t) + rho) / (2 * rho));
+    const Vec after = round_down((v * static_cast<float>(2 * t + 2) + rho) / (2 * rho));
+    return bits_of(after > before);
   }
+  const Vec u = v + load(current);
+  const Mask fires = u >= theta;
+  v = kSoft ? select(fires, u - theta, u) : select(fires, Vec{}, u);
+  return bits_of(fires);
 }
 
 // ---- one stage -------------------------------------------------------------------------------------------------
@@ -301,7 +295,7 @@ struct Scratch {
   std::int32_t *begin;    // where each list begins, and its length
   Pixel *pixel;           // the output pixels of a block
   float *current;         // [steps][pixels of a block][lanes]
-  std::uint64_t *word;    // [steps]
+  float *v;               // [pixels of a block][lanes]
   std::int64_t *spikes;   // [steps]
   Vec *vectors;           // [probe + 2]
 };
@@ -317,6 +311,34 @@ inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
   else
     for (std::ptrdiff_t i = 0; i < bytes; ++i)
       to[i] = static_cast<std::uint8_t>(word >> (8 * i));
+}
+
+// Fires a block of neurons step by step and writes their spikes.
+template <int kVectors, Rule::Schedule kSchedule, bool kSoft>
+void fire(const Stage &stage, int count, std::ptrdiff_t channel, std::ptrdiff_t bytes, const Scratch &scratch) {
+  constexpr int kLanes = kVectors * kWidth;
+  Vec theta[kVectors];
+  for (int k = 0; k < kVectors; ++k)
+    theta[k] = load(stage.theta + channel + k * kWidth);
+  const float *current = scratch.current;
+  for (int t = 0; t < stage.steps; ++t) {
+    std::int64_t spikes = 0;
+    std::uint8_t *base = stage.out + t * stage.out_step + channel / 8;
+    for (int i = 0; i < count; ++i, current += kLanes) {
+      std::uint64_t word = 0;
+      for (int k = 0; k < kVectors; ++k) {
+        Vec v = load(scratch.v + i * kLanes + k * kWidth);
+        const std::uint64_t bits =
+            spikes_of<kSchedule, kSoft>(v, current + k * kWidth, theta[k], stage.rule, t);
+        store(scratch.v + i * kLanes + k * kWidth, v);
+        word |= bits << (k * kWidth);
+      }
+      const Pixel &pixel = scratch.pixel[i];
+      put(base + pixel.n * stage.out_sample + pixel.y * stage.out_row + pixel.x * stage.out_channel_bytes, word, bytes);
+      spikes += __builtin_popcountll(word);
+    }
+    scratch.spikes[t] += spikes;
+  }
 }
 
 // Currents of one tile of channels for a block of pixels, then their neurons.
@@ -388,26 +410,23 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
           store(current + k * kWidth, load(current + k * kWidth) + load(dense + k * kWidth));
       }
 
-  const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
-  const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
   for (int i = 0; i < count; ++i) {
-    const std::ptrdiff_t n = pixel[i].n, y = pixel[i].y, x = pixel[i].x;
-    const float *initial = stage.v_init + n * stage.v_sample + (y * stage.row_pixels + x) * stage.v_pixel + channel;
-    for (int t = 0; t < steps; ++t)
-      scratch.word[t] = 0;
+    const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(pixel[i].y) * stage.row_pixels + pixel[i].x;
+    const float *initial = stage.v_init + pixel[i].n * stage.v_sample + place * stage.v_pixel + channel;
     for (int k = 0; k < kVectors; ++k) {
-      const Vector vector{scratch.current + i * kLanes + k * kWidth, step, steps,
-                          load(stage.theta + channel + k * kWidth), load(initial + k * kWidth), scratch.word,
-                          k * kWidth};
-      run_neurons(vector, stage.rule, scratch.vectors);
-    }
-    std::uint8_t *out =
-        stage.out + n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes + channel / 8;
-    for (int t = 0; t < steps; ++t, out += stage.out_step) {
-      put(out, scratch.word[t], bytes);
-      scratch.spikes[t] += __builtin_popcountll(scratch.word[t]);
+      const Vector vector{scratch.current + i * kLanes + k * kWidth, step, load(stage.theta + channel + k * kWidth),
+                          load(initial + k * kWidth)};
+      store(scratch.v + i * kLanes + k * kWidth, start_of(vector, stage.rule, scratch.vectors));
     }
   }
+  const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
+  const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
+  if (stage.rule.schedule == Rule::kAccumulate)
+    fire<kVectors, Rule::kAccumulate, true>(stage, count, channel, bytes, scratch);
+  else if (stage.rule.soft_reset)
+    fire<kVectors, Rule::kPlain, true>(stage, count, channel, bytes, scratch);
+  else
+    fire<kVectors, Rule::kPlain, false>(stage, count, channel, bytes, scratch);
 }
 
 void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
@@ -421,10 +440,33 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   }
 }
 
-template <typename T> T *allocate(std::ptrdiff_t count) {
-  const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 127) / 64 * 64;
-  return static_cast<T *>(aligned_alloc(64, bytes));
-}
+// Memory of one thread that stays from stage to stage: fresh pages would cost more than a small stage.
+class Arena {
+public:
+  ~Arena() { std::free(memory_); }
+
+  // Makes room; earlier contents are lost.
+  void reserve(std::size_t bytes) {
+    used_ = 0;
+    if (bytes > size_) {
+      std::free(memory_);
+      size_ = bytes / 64 * 64 + 64;
+      memory_ = static_cast<char *>(aligned_alloc(64, size_));
+    }
+  }
+  template <typename T> static std::size_t bytes(std::ptrdiff_t count) {
+    return (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
+  }
+  template <typename T> T *take(std::ptrdiff_t count) {
+    T *found = reinterpret_cast<T *>(memory_ + used_);
+    used_ += bytes<T>(count);
+    return found;
+  }
+
+private:
+  char *memory_ = nullptr;
+  std::size_t size_ = 0, used_ = 0;
+};
 
 // How the output pixels are dealt to the threads: in blocks, or in segments of rows where columns move along rows.
 struct Blocks {
@@ -456,19 +498,26 @@ Blocks divide(const Stage &stage) {
 void run_stage(const Stage &stage, std::int64_t *spikes) {
   // Entries beyond the count of a list are written, too.
   const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (stage.inputs + 64) * stage.steps : 0;
-  const std::ptrdiff_t room = per_pixel > kListEntries ? per_pixel : kListEntries;
+  const std::ptrdiff_t room = stage.gathers == 0 ? 0 : (per_pixel > kListEntries ? per_pixel : kListEntries);
+  const std::ptrdiff_t column = stage.columns != nullptr ? stage.columns->rows + 64 : 0;
   const Blocks blocks = divide(stage);
+  const std::ptrdiff_t entries = 2 * blocks.size * stage.steps, currents = blocks.size * stage.steps * stage.lanes;
 #pragma omp parallel
   {
+    static thread_local Arena arena;
+    arena.reserve(Arena::bytes<std::uint16_t>(column) + Arena::bytes<std::uint16_t>(room) +
+                  Arena::bytes<std::int32_t>(entries) + Arena::bytes<Pixel>(blocks.size) +
+                  Arena::bytes<float>(currents) + Arena::bytes<float>(blocks.size * stage.lanes) +
+                  Arena::bytes<std::int64_t>(stage.steps) + Arena::bytes<Vec>(stage.rule.probe + 2));
     Scratch scratch;
-    scratch.column = allocate<std::uint16_t>(stage.columns != nullptr ? stage.columns->rows + 64 : 0);
-    scratch.list = allocate<std::uint16_t>(room);
-    scratch.begin = allocate<std::int32_t>(2 * blocks.size * stage.steps);
-    scratch.pixel = allocate<Pixel>(blocks.size);
-    scratch.current = allocate<float>(blocks.size * stage.steps * stage.lanes);
-    scratch.word = allocate<std::uint64_t>(stage.steps);
-    scratch.spikes = allocate<std::int64_t>(stage.steps);
-    scratch.vectors = allocate<Vec>(stage.rule.probe + 2);
+    scratch.column = arena.take<std::uint16_t>(column);
+    scratch.list = arena.take<std::uint16_t>(room);
+    scratch.begin = arena.take<std::int32_t>(entries);
+    scratch.pixel = arena.take<Pixel>(blocks.size);
+    scratch.current = arena.take<float>(currents);
+    scratch.v = arena.take<float>(blocks.size * stage.lanes);
+    scratch.spikes = arena.take<std::int64_t>(stage.steps);
+    scratch.vectors = arena.take<Vec>(stage.rule.probe + 2);
     for (int t = 0; t < stage.steps; ++t)
       scratch.spikes[t] = 0;
 #pragma omp for schedule(dynamic)
@@ -506,14 +555,6 @@ void run_stage(const Stage &stage, std::int64_t *spikes) {
 #pragma omp critical(transpike_spikes)
     for (int t = 0; t < stage.steps; ++t)
       spikes[t] += scratch.spikes[t];
-    std::free(scratch.column);
-    std::free(scratch.list);
-    std::free(scratch.begin);
-    std::free(scratch.pixel);
-    std::free(scratch.current);
-    std::free(scratch.word);
-    std::free(scratch.spikes);
-    std::free(scratch.vectors);
   }
 }
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.table import Table
 
 from transpike.early_exit import EarlyReport
+from transpike.report.layout import plain_table
 
 
 def early_exit_table(report: EarlyReport) -> Table:
@@ -14,7 +14,7 @@ def early_exit_table(report: EarlyReport) -> Table:
     if not report.stops:
         title += " (cannot stream: what stopping would give, nothing is saved here)"
     columns = ("top-1 %", f"to T = {report.steps}", "other answer %", "mean T", "mean pipeline")
-    table = _table(title, "confidence", *columns)
+    table = plain_table(title, "confidence", *columns)
     for row in report.rows:
         table.add_row(
             f"{row.confidence:.6g}",
@@ -31,14 +31,7 @@ def early_exit_table(report: EarlyReport) -> Table:
 
 def steps_used_table(report: EarlyReport) -> Table:
     """How many images stopped after each step, one column per threshold."""
-    table = _table("images that stop after T steps", "T", *(f"at {row.confidence:.6g}" for row in report.rows))
+    table = plain_table("images that stop after T steps", "T", *(f"at {row.confidence:.6g}" for row in report.rows))
     for t in range(report.steps):
         table.add_row(str(t + 1), *(f"{row.steps_used[t]:,}" for row in report.rows))
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     return table

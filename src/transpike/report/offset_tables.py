@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.table import Table
 
 from transpike.analysis import CaseExample, Offsets, ShiftCase, running_times
+from transpike.report.layout import plain_table
 from transpike.results import Report
 
 _NAMED = 3  # psi beyond this share two columns
@@ -23,7 +23,7 @@ def offsets_table(offsets: Offsets) -> Table:
     if far:
         heads = [f"< {named[0]}", *heads, f"> +{named[-1]}"]
     title = f"offset spikes in % of neurons, {offsets.label}, {rho} steps, {within}"
-    table = _table(title, "site", *heads, "MSE", "right inputs")
+    table = plain_table(title, "site", *heads, "MSE", "right inputs")
     for site in offsets.sites:
         shares = [site.share(value) for value in named]
         if far:
@@ -43,7 +43,7 @@ def convergence_table(free: Mapping[str, Offsets], constrained: Mapping[str, Off
         f"output layer {last} after {first.sites[-1].probe_steps} steps; ratio: neurons with psi = 0; MSE: mean psi^2"
     )
     heads = ("ratio %", "MSE", "MSE of answer", "lowest ratio of a site %", "the same, input right %")
-    table = _table(title, "schedule", *heads)
+    table = plain_table(title, "schedule", *heads)
     for label, offsets in free.items():
         answer = "-" if offsets.answer_mse is None else f"{offsets.answer_mse:.3g}"
         table.add_row(
@@ -59,7 +59,7 @@ def convergence_table(free: Mapping[str, Offsets], constrained: Mapping[str, Off
 
 def cases_table(cases: Mapping[ShiftCase, CaseExample | None]) -> Table:
     """A neuron of the network for each case of figure 2."""
-    table = _table(
+    table = plain_table(
         "four cases of a shift", "case", "site", "sample, neuron", "wanted", "spikes", "shift / theta", "after"
     )
     for case, found in cases.items():
@@ -78,7 +78,7 @@ def influence_table(reports: Mapping[int, Report]) -> Table:
     """Top-1 accuracy of COS by rho: figure 4."""
     first = next(iter(reports.values()))
     title = f"COS, top-1 accuracy in % by probe length, {first.images:,} images, ANN {first.ann_top1:.2f}"
-    table = _table(title, "rho", *(f"T={row.steps}" for row in first.rows))
+    table = plain_table(title, "rho", *(f"T={row.steps}" for row in first.rows))
     for rho, report in reports.items():
         table.add_row(str(rho), *(f"{row.top1:.2f}" for row in report.rows))
     return table
@@ -88,18 +88,11 @@ def running_table(reports: Mapping[str, Report]) -> Table:
     """Wall time of plain, lightweight (residual) and COS at the same T: appendix A.5."""
     first = next(iter(reports.values()))
     title = f"running time, T = {first.rows[-1].steps}, {first.images:,} images, {first.dtype} on {first.device}"
-    table = _table(title, "schedule", "ms/image", "to plain", "top-1 %")
+    table = plain_table(title, "schedule", "ms/image", "to plain", "top-1 %")
     times = running_times(reports)
     for label, report in reports.items():
         ratio = times[label] / times["plain"]
         table.add_row(label, f"{1000 * times[label]:.2f}", f"{ratio:.2f}", f"{report.rows[-1].top1:.2f}")
-    return table
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     return table
 
 

@@ -9,16 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from transpike.convert import Inspection
+from transpike.report.layout import plain_table
 from transpike.results import Report
 from transpike.training import Epoch
-
-
-def _table(title: str, *columns: str) -> Table:
-    """A plain table whose first column is text and the others are numbers."""
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0, min_width=2)
-    return table
 
 
 def interesting_steps(report: Report) -> list[int]:
@@ -30,7 +23,7 @@ def interesting_steps(report: Report) -> list[int]:
 def report_table(report: Report, steps: Sequence[int] | None = None) -> Table:
     """Accuracy, events and the four latency figures at several T."""
     title = f"{report.images:,} images, ANN {report.ann_top1:.2f} %, {report.schedule}"
-    table = _table(title, "T", "top-1 %", "top-5 %", "to ANN", "events/image", "claimed", "pipeline", "interval")
+    table = plain_table(title, "T", "top-1 %", "top-5 %", "to ANN", "events/image", "claimed", "pipeline", "interval")
     for t in steps or interesting_steps(report):
         row = report.row(t)
         table.add_row(
@@ -48,7 +41,7 @@ def report_table(report: Report, steps: Sequence[int] | None = None) -> Table:
 
 def sites_table(report: Report) -> Table:
     """Activity of every site."""
-    table = _table(f"activity over T = {report.rows[-1].steps}", "site", "neurons", "events/image", "rate/step")
+    table = plain_table(f"activity over T = {report.rows[-1].steps}", "site", "neurons", "events/image", "rate/step")
     for site in report.sites:
         table.add_row(site.name, f"{site.neurons:,}", f"{site.events:,.0f}", f"{site.rate:.4f}")
     return table
@@ -57,7 +50,7 @@ def sites_table(report: Report) -> Table:
 def comparison_table(reports: Mapping[str, Report], published: Mapping[str, Mapping[int, float]]) -> Table:
     """Top-1 accuracy of several runs at the same T, published numbers beneath their row."""
     steps = sorted({t for report in reports.values() for t in interesting_steps(report)})
-    table = _table("top-1 accuracy in %", "run", "images", "ANN", *(f"T={t}" for t in steps))
+    table = plain_table("top-1 accuracy in %", "run", "images", "ANN", *(f"T={t}" for t in steps))
     for label, report in reports.items():
         cells = [f"{report.row(t).top1:.2f}" if t in interesting_steps(report) else "-" for t in steps]
         table.add_row(label, f"{report.images:,}", f"{report.ann_top1:.2f}", *cells)
@@ -72,7 +65,7 @@ def schedules_table(reports: Mapping[str, Report]) -> Table:
     steps = sorted({t for report in reports.values() for t in interesting_steps(report)})
     first = next(iter(reports.values()))
     title = f"top-1 accuracy in %, {first.images:,} images, ANN {first.ann_top1:.2f}; in brackets the pipeline steps"
-    table = _table(title, "schedule", *(f"T={t}" for t in steps), "events/image at the last T", "seconds")
+    table = plain_table(title, "schedule", *(f"T={t}" for t in steps), "events/image at the last T", "seconds")
     for label, report in reports.items():
         rows = {row.steps: row for row in report.rows}
         cells = [f"{rows[t].top1:.2f} [{rows[t].latency.pipeline_steps}]" if t in rows else "-" for t in steps]
@@ -84,7 +77,7 @@ def schedules_table(reports: Mapping[str, Report]) -> Table:
 
 def training_table(history: Sequence[Epoch]) -> Table:
     """Loss and accuracy of the last epochs."""
-    table = _table("training", "epoch", "loss", "train %", "validation %")
+    table = plain_table("training", "epoch", "loss", "train %", "validation %")
     for epoch in history[-5:]:
         table.add_row(
             str(epoch.epoch), f"{epoch.loss:.4f}", f"{epoch.train_accuracy:.2f}", f"{epoch.validation_accuracy:.2f}"

@@ -1,0 +1,100 @@
+"""``transpike bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from transpike.network import SpikingNetwork
+
+from transpike.cli.main import app
+from transpike.cli.options import DataName, Factory, Iterations, ProbeSteps, Root, ScheduleName, Waiting
+
+
+@app.command()
+def bench(
+    file: Annotated[
+        str | None, typer.Argument(metavar="[FILE]", help="A converted network; without it only single layers run.")
+    ] = None,
+    dataset: DataName = None,
+    data: Root = None,
+    batches: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,16,100",
+    steps: Annotated[str, typer.Option("--steps", "-T", help="Numbers of time-steps, comma-separated.")] = "1,4,8",
+    schedule: ScheduleName = "plain",
+    probe_steps: ProbeSteps = 4,
+    iterations: Iterations = 1,
+    waiting: Waiting = 1,
+    repeats: Annotated[int, typer.Option(help="Calls per row; the fastest counts.")] = 9,
+    compile_ann: Annotated[bool, typer.Option("--compile", help="Also time the ANN under torch.compile.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also time single layers by firing rate.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for JSON and the picture.")] = None,
+    factory: Factory = None,
+) -> None:
+    """Time a converted network against its ANN on this CPU: ratios, behind a check of the answers.
+
+    Run it on a quiet machine. Real images are used, since time depends on how many neurons spike.
+
+    Examples:
+    * `transpike bench snn.safetensors`
+    * `transpike bench snn.safetensors --schedule cos --steps 4 --compile`
+    * `transpike bench --layers -o speed`
+    """
+    from rich.console import Console
+
+    from transpike.bench import bench as run_bench
+    from transpike.bench import sweep
+    from transpike.config import write_json
+    from transpike.report.bench import bench_table, plot_sweep, sweep_table
+    from transpike.resolve import resolve_schedule
+
+    out = Console(highlight=False)
+    record = {}
+    if file is not None:
+        numbers = [int(part) for part in batches.split(",")]
+        snn, images = _network_and_images(file, dataset, data, max(numbers), factory)
+        report = run_bench(
+            snn,
+            images,
+            batches=numbers,
+            steps=[int(part) for part in steps.split(",")],
+            schedule=resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting),
+            repeats=repeats,
+            compile_ann=compile_ann,
+        )
+        out.print(bench_table(report))
+        record["network"] = {"file": Path(file).name, **report.to_json()}
+    if layers or file is None:
+        from dataclasses import asdict
+
+        points = sweep(repeats=repeats)
+        out.print(sweep_table(points))
+        record["layers"] = {"points": [asdict(point) for point in points]}
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            plot_sweep(points, output / "layers.png")
+    if output is not None:
+        write_json(output / "bench.json", record)
+        out.print(f"written: {output}/")
+
+
+def _network_and_images(
+    file: str, dataset: str | None, data: Path | None, images: int, factory: str | None
+) -> tuple[SpikingNetwork, Tensor]:
+    import torch
+
+    from transpike.card import card_of
+    from transpike.data import load_data
+    from transpike.errors import ModelError
+    from transpike.network import SpikingNetwork
+    from transpike.resolve import dataset_for, resolve_model
+
+    snn = resolve_model(file, model=factory)
+    if not isinstance(snn, SpikingNetwork):
+        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
+    return snn, torch.stack([found.test[index][0] for index in range(images)])
