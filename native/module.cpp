@@ -5,6 +5,10 @@
 
 #include <string>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 #include "binding.hpp"
 
 namespace nb = nanobind;
@@ -97,6 +101,13 @@ NB_MODULE(_native, m) {
   bind<float>(m);
   bind<double>(m);
   bind_event_stage(m);
+  m.def("threads", [] { // as many as the kernels take, the calling one included
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+  });
   m.def("instruction_set", [] { return std::string(kernels().name); });
   m.def("instruction_sets", [] {
     nb::list names;

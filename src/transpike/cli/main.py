@@ -42,7 +42,7 @@ def _root(
 
 def main() -> None:
     """Runs the program; an error is one message, a trace only with ``--debug``."""
-    from transpike.cli import analyze, commands, measure  # noqa: F401 - registers the commands
+    from transpike.cli import analyze, bench, commands, doctor, measure  # noqa: F401 - registers the commands
 
     try:
         app()

@@ -1,0 +1,31 @@
+"""``transpike doctor``: what is installed, and whether the compiled kernels compute what they should."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from transpike.cli.main import app
+
+_WIDE = 120
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is installed and what is not, and test the native kernels; exit status 1 if they fail or are missing.
+
+    Example:
+    * `transpike doctor`
+    """
+    from transpike.doctor import diagnose
+    from transpike.report.doctor import doctor_table
+
+    out = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    found = diagnose()
+    out.print(doctor_table(found))
+    if not found.healthy:
+        out.print("[bold red]something that transpike needs is broken[/]")
+        raise typer.Exit(1)
+    out.print("[bold green]all that transpike needs is there[/]")
