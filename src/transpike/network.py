@@ -23,6 +23,7 @@ from transpike.graph.plan import Plan, SitePlan, longest_path, make_plan
 from transpike.graph.probe import ROWS, Inputs, check_arguments, check_inputs, explain_shapes, inputs_from
 from transpike.graph.site import Site
 from transpike.graph.step import State, Stepper, check_state
+from transpike.graph.tune import tune
 from transpike.graph.watch import Clipped, Observer
 from transpike.kernels import KernelPreference, Rule
 from transpike.neurons import Neuron
@@ -224,6 +225,32 @@ class SpikingNetwork(nn.Module):
         engine, _ = self._find_engine(schedule)
         return engine.reports
 
+    def tune(
+        self, *inputs: Tensor, steps: int, schedule: Schedule | None = None, repeats: int = 3
+    ) -> dict[str, StageReport]:
+        """Lets torch operators compute the stages that they compute faster here, and says how each stage now runs.
+
+        The choice holds for all schedules until the next call; it belongs to the machine and is not saved.
+
+        Args:
+            inputs: real data, one tensor ``[N, *]`` per argument.
+            steps: T.
+            schedule: None is `Plain`.
+            repeats: runs per measurement, at least 1; the fastest counts.
+
+        Raises:
+            ValueError: the network does not run event by event, or no repeats.
+        """
+        schedule = Plain() if schedule is None else schedule
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}")
+        batch = self._check(inputs, "SpikingNetwork.tune")
+        self.stages(schedule)
+        total = schedule.input_steps(steps)
+        with torch.no_grad():
+            tune(self._engines, lambda: self._find_engine(schedule), inputs, batch, total, repeats)
+        return self.stages(schedule)
+
     def stores_no_currents(self, schedule: Schedule) -> bool:
         """Whether all stages run event by event, so that memory hardly grows with T."""
         return not self._refusal(schedule) and all(stage.events for stage in self.stages(schedule).values())
@@ -254,6 +281,13 @@ class SpikingNetwork(nn.Module):
             drive = "constant" if site.constant_drive else "spikes"
             shape = "x".join(str(size) for size in site.shape)
             lines.append(f"{site.name:<28} {shape:<16} {drive:<9} {theta:<22} {ratio:<14} {site.source}")
+        reason = self._refusal(Plain())
+        if reason:
+            lines.append(f"runs dense: {reason}")
+        else:
+            stages = self.stages()
+            lines.append(f"stages that run event by event: {sum(stage.events for stage in stages.values())}")
+            lines += [f"  {name} runs dense: {stage.reason}" for name, stage in stages.items() if not stage.events]
         if self.plan.pools:
             lines.append(f"max-pooling as temporal operator: {', '.join(self.plan.pools)}")
         if self.plan.analogue:

@@ -13,6 +13,7 @@ from torch import nn
 
 import transpike as tp
 from transpike import zoo
+from transpike.graph.engine import Engine
 from transpike.kernels import KernelPreference, native
 from transpike.neurons import IF, Reset
 from transpike.schedules import (
@@ -259,3 +260,38 @@ def test_hard_reset() -> None:
     x = dyadic_batch((2, 2, 8, 8))
     snn = convert(make_dyadic(Shortcuts()), x, neuron=IF(Reset.HARD))
     assert_engine_is_the_reference(snn, x, steps=6)
+
+
+def test_tuning_keeps_the_spikes_and_says_what_it_chose() -> None:
+    torch.manual_seed(7)
+    x = dyadic_batch((2, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    before = snn(x, steps=4)
+    stages = snn.tune(x, steps=4, repeats=1)
+    assert list(stages) == [site.name for site in snn.sites]
+    assert all(stage.events or stage.reason == "dense operators were faster" for stage in stages.values())
+    assert torch.equal(snn(x, steps=4), before)
+    assert f"event by event: {sum(stage.events for stage in stages.values())}" in snn.summary()
+    with pytest.raises(ValueError, match="repeats"):
+        snn.tune(x, steps=4, repeats=0)
+
+
+def test_tuning_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that calls one dense stage and the mixture fast, that stage and no other runs dense."""
+    torch.manual_seed(8)
+    x = dyadic_batch((2, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    names = [site.name for site in snn.sites]
+    chosen = names[2]
+
+    def run(self, inputs, batch, steps, rule, count, seconds=None):
+        dense = {name for name, stage in self.reports.items() if not stage.events}
+        if seconds is not None:
+            seconds.update({name: 2.0 if name not in dense else (1.0 if name == chosen else 3.0) for name in names})
+        clock[0] += 5.0 if dense == set() else (4.0 if dense == {chosen} else 50.0)
+
+    clock = [0.0]
+    monkeypatch.setattr(Engine, "run", run)
+    monkeypatch.setattr("transpike.graph.tune.time.perf_counter", lambda: clock[0])
+    stages = snn.tune(x, steps=4)
+    assert [name for name, stage in stages.items() if not stage.events] == [chosen]

@@ -6,6 +6,7 @@ others, and the readout, are computed by the lowered graph's own torch operators
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +124,15 @@ class Engine:
         v = v.expand(samples, *population).reshape(samples, shape.channels, -1).mT
         return stage.pad(v)
 
-    def run(self, inputs: Sequence[Tensor], batch: int, steps: int, rule: Rule, count: Count | None) -> Any:
+    def run(
+        self,
+        inputs: Sequence[Tensor],
+        batch: int,
+        steps: int,
+        rule: Rule,
+        count: Count | None,
+        seconds: dict[str, float] | None = None,
+    ) -> Any:
         """The answer ``[S, N, *]`` in the structure of the model's output.
 
         Args:
@@ -132,6 +141,7 @@ class Engine:
             steps: S.
             rule: the schedule in compiled form.
             count: told the spikes of every site.
+            seconds: filled with the time of each stage, torch operators in front of it included.
 
         Raises:
             ValueError: initial potentials per sample, for another number of samples.
@@ -142,7 +152,7 @@ class Engine:
                     f"v_init of shape {tuple(self._site(name).v_init.shape)} does not fit the {batch} samples at site "
                     f"{name!r}; give a scalar, or one value per channel, neuron, or sample and neuron"
                 )
-        return self.program.run(self.lowered.prologue(*inputs), batch, steps, rule, count)
+        return self.program.run(self.lowered.prologue(*inputs), batch, steps, rule, count, seconds)
 
 
 class _Program:
@@ -204,7 +214,16 @@ class _Program:
             kept.update(needed)
         return forget[::-1]
 
-    def run(self, statics: Sequence[Tensor], batch: int, steps: int, rule: Rule, count: Count | None) -> Any:
+    def run(
+        self,
+        statics: Sequence[Tensor],
+        batch: int,
+        steps: int,
+        rule: Rule,
+        count: Count | None,
+        seconds: dict[str, float] | None,
+    ) -> Any:
+        """See `Engine.run`."""
         engine = self.engine
         env: dict[fx.Node, Any] = {}
         given = iter(statics)
@@ -213,6 +232,7 @@ class _Program:
             name = str(node.target)
             env[node] = scalars[name] if name in scalars else (None if name.startswith("memory_") else next(given))
         maps: dict[str, Any] = {}
+        began = time.perf_counter()
         for operation, forgotten in zip(self.operations, self.forget, strict=True):
             if isinstance(operation, str):
                 currents = self._currents(operation, env, batch)
@@ -221,6 +241,9 @@ class _Program:
                 )
                 if count is not None:
                     count(operation, spikes)
+                if seconds is not None:
+                    seconds[operation] = time.perf_counter() - began
+                    began = time.perf_counter()
             else:
                 env[operation] = self._compute(operation, env, maps, batch, steps)
             for need in forgotten:

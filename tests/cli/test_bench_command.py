@@ -1,0 +1,33 @@
+"""``transpike bench`` from the outside."""
+
+from __future__ import annotations
+
+import json
+
+from typer.testing import CliRunner
+
+import transpike as tp
+from transpike import zoo
+from transpike.card import Card, card_of, set_card
+from transpike.cli import commands  # noqa: F401 - registers the commands
+from transpike.cli.bench import app
+from transpike.data import load_data
+
+RUNNER = CliRunner()
+
+
+def test_a_network_is_timed_and_written(tmp_path) -> None:
+    data = load_data("digits", None)
+    model = zoo.build("digits-resnet")
+    set_card(model, Card(card_of(model).source, data.inputs))
+    batch = data.test[0][0].unsqueeze(0)
+    snn = tp.convert(model.eval(), [tp.Maximum()], calibration=batch, example_inputs=batch)
+    tp.save(snn, tmp_path / "snn.safetensors", inputs=data.inputs)
+    command = ["bench", str(tmp_path / "snn.safetensors"), "--batches", "1,2", "--steps", "2", "--repeats", "1"]
+    result = RUNNER.invoke(app, [*command, "-o", str(tmp_path / "speed")])
+    assert result.exit_code == 0, result.output
+    assert "events, T=2" in result.output
+    record = json.loads((tmp_path / "speed" / "bench.json").read_text())
+    assert record["network"]["file"] == "snn.safetensors"
+    assert {row["batch"] for row in record["network"]["timings"]} == {1, 2}
+    assert "layers" not in record
