@@ -68,12 +68,17 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     assert "stages.0.relu@1" in out
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     few = ("-T", "2", "--images", "40", "--schedules", "plain,cos:2,accumulate")
-    code, out, _ = transpike("compare", "snn.safetensors", *few, "-o", "cmp")
+    longer = ("--long-steps", "5", "--long-images", "20")
+    code, out, _ = transpike("compare", "snn.safetensors", *few, *longer, "-o", "cmp")
     assert code == 0
     assert "cos:2" in out
     assert "[58]" in out  # two iterations of 4 steps at 7 sites, and T = 2
     assert (tmp_path / "cmp" / "latency.png").read_bytes().startswith(b"\x89PNG")
     assert set(json.loads((tmp_path / "cmp" / "comparison.json").read_text())) == {"plain", "cos:2", "accumulate"}
+    assert "40 images" in out
+    assert "20 images" in out
+    long = json.loads((tmp_path / "cmp" / "comparison-long.json").read_text())
+    assert [len(report["rows"]) for report in long.values()] == [5, 5, 5]
     code, _, err = transpike("evaluate", "snn.safetensors", "--schedule", "fast")
     assert code == 1
     assert "known: plain, residual, cos" in err

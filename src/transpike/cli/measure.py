@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from transpike.results import Report
+    from transpike.schedules import Schedule
 
 from transpike.cli.main import app
 from transpike.cli.options import (
@@ -133,6 +137,10 @@ def compare(
     data: Root = None,
     steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T.")] = 8,
     images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
+    long_steps: Annotated[
+        int | None, typer.Option(help="A second table up to this T, on the images of --long-images.")
+    ] = None,
+    long_images: Annotated[str, typer.Option(help="Like --images, for the second table.")] = "fixed",
     probe_steps: ProbeSteps = 4,
     waiting: Waiting = 1,
     batch_size: int = 100,
@@ -144,6 +152,7 @@ def compare(
 
     Examples:
     * `transpike compare snn.safetensors --schedules plain,cos,accumulate --steps 8 -o comparison`
+    * `transpike compare snn.safetensors --steps 8 --long-steps 32 -o comparison`
     * `transpike compare snn.safetensors --schedules plain,staggered:2,staggered:4,staggered:8`
     """
     from transpike.card import card_of
@@ -160,28 +169,34 @@ def compare(
     if not isinstance(snn, SpikingNetwork):
         raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
     found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
-    reports = {}
+    runs = {"": (images, steps)} | ({} if long_steps is None else {"-long": (long_images, long_steps)})
+    reports: dict[str, dict[str, Report]] = {suffix: {} for suffix in runs}
     for label in schedules.split(","):
         name, _, number = label.partition(":")
-        at, last = None, steps
+        lags = None
         if name == "staggered" and number:
             lags = search_schedule(snn.to(torch_device(device.value)), found, int(number), progress=True)
-            schedule, last, at = lags.schedule, lags.steps, [lags.steps]
+            schedule: Schedule = lags.schedule
         else:
             schedule = resolve_schedule(name, probe_steps=probe_steps, iterations=int(number or 1), waiting=waiting)
         _out.print(f"evaluating {schedule}", markup=False)
-        reports[label] = evaluate_network(
-            snn,
-            loader(test_images(found, images), batch_size),
-            steps=last,
-            schedule=schedule,
-            at=at,
-            device=torch_device(device.value),
-            cache=None if output is None else output / f"{label.replace(':', '-')}.json",
-            progress=True,
-        )
-    _out.print(schedules_table(reports))
+        for suffix, (which, last) in runs.items():
+            reports[suffix][label] = evaluate_network(
+                snn,
+                loader(test_images(found, which), batch_size),
+                steps=last if lags is None else lags.steps,
+                schedule=schedule,
+                at=None if lags is None else [lags.steps],
+                device=torch_device(device.value),
+                cache=None if output is None else output / f"{label.replace(':', '-')}{suffix}.json",
+                progress=True,
+            )
+    for suffix in runs:
+        _out.print(schedules_table(reports[suffix]))
     if output is not None:
-        write_json(output / "comparison.json", {label: report.to_json() for label, report in reports.items()})
-        plot_latency(reports, output / "latency.png", f"{Path(file).name}: accuracy against honest latency")
-        _out.print(f"written: {output}/ (comparison.json, latency.png)")
+        for suffix in runs:
+            record = {label: report.to_json() for label, report in reports[suffix].items()}
+            write_json(output / f"comparison{suffix}.json", record)
+        title = f"{Path(file).name}: accuracy against honest latency"
+        plot_latency(reports["-long" if long_steps is not None else ""], output / "latency.png", title)
+        _out.print(f"written: {output}/ (comparison*.json, latency.png)")
