@@ -4,14 +4,32 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Processes for the tests; each one runs torch on its own thread.
 JOBS ?= 2
+SANITIZED := $(CURDIR)/build/sanitize
 
-.PHONY: demo test lint format models install clean
+.PHONY: demo test sanitize lint format models install clean
 
 demo: install
 	$(BIN)/transpike run digits
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+# The compiled kernels in a build of their own that stops at the first wrong address or undefined operation. Its runtime
+# must be there before Python is, and libstdc++ with it, which it wraps for C++ exceptions. The report goes past pytest.
+sanitize: install
+	@command -v cmake >/dev/null || test -x $(BIN)/cmake || $(BIN)/python -m pip install --quiet cmake
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" && cmake -S . -B $(SANITIZED) -DTRANSPIKE_SANITIZE=ON \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null && cmake --build $(SANITIZED) --parallel $(JOBS)
+	@native=$$(ls $(SANITIZED)/_native*.so) && \
+	runtime=$$(ldd $$native | awk '/libasan|libstdc\+\+/ {print $$3}' | xargs) && \
+	case "$$runtime" in *libasan*libstdc++*) ;; *) \
+		echo "make sanitize needs GCC's shared libasan and libstdc++, but $$native links: $$runtime" >&2; \
+		echo "  fix: rm -r $(SANITIZED) && make sanitize CXX=g++" >&2; exit 1;; \
+	esac && \
+	LD_PRELOAD="$$runtime" TRANSPIKE_TEST_NATIVE=$$native TRANSPIKE_TEST_THREADS=2 OMP_NUM_THREADS=2 \
+		OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -m pytest --capture=sys \
+		tests/kernels/test_native.py tests/kernels/test_events.py tests/graph/test_engine.py
 
 lint: install
 	$(BIN)/ruff check .

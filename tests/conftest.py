@@ -1,8 +1,14 @@
-"""Shared fixtures, and the hypothesis profile: the same examples on every run, no time limit per example."""
+"""Shared fixtures, and the hypothesis profile: the same examples on every run, no time limit per example.
+
+``TRANSPIKE_TEST_NATIVE`` names a file with compiled kernels to test instead of the installed ones (`make sanitize`),
+``TRANSPIKE_TEST_THREADS`` how many threads to use.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +16,26 @@ import pytest
 import torch
 from hypothesis import settings
 
-torch.set_num_threads(1)  # toy networks; threads only cost time, and more on a shared machine
+# toy networks: threads only cost time, and more on a shared machine
+torch.set_num_threads(int(os.environ.get("TRANSPIKE_TEST_THREADS", "1")))
 settings.register_profile("transpike", derandomize=True, deadline=None, database=None, max_examples=40)
 settings.load_profile("transpike")
+
+
+def _use_native(file: Path) -> None:
+    """Makes another build of the compiled kernels, one with sanitizers for example, the one that transpike loads."""
+    name = "transpike.kernels._native"
+    if name in sys.modules:
+        raise pytest.UsageError(f"TRANSPIKE_TEST_NATIVE={file} comes too late, {name} is loaded already")
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise pytest.UsageError(f"TRANSPIKE_TEST_NATIVE={file} is no compiled module")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+if os.environ.get("TRANSPIKE_TEST_NATIVE"):
+    _use_native(Path(os.environ["TRANSPIKE_TEST_NATIVE"]))
 
 
 def _folder(variable: str) -> Path:
