@@ -170,13 +170,21 @@ public:
     diagonals_.push_back(std::move(source));
   }
 
-  // out_shape: samples, steps, rows, columns (with halo), then the first row and column of the population in it.
-  void run(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
-           const std::vector<const SpikeMap *> &diagonals, const std::optional<Floats> &dense,
-           Floats v_init, const std::tuple<int, bool, int, int, double> &rule,
+  // Initial potentials of the following runs: [1 or samples, 1 or pixels, padded channels].
+  void set_potential(Floats v_init) {
+    expect(v_init.ndim() == 3 && (v_init.shape(1) == 1 || static_cast<std::ptrdiff_t>(v_init.shape(1)) == pixels()) &&
+               static_cast<std::ptrdiff_t>(v_init.shape(2)) == padded(),
+           "v_init must be [1 or samples, 1 or pixels, padded channels]");
+    v_init_ = v_init;
+  }
+
+  // Returns the spikes of each step. out_shape: samples, steps, rows, columns (with halo), then the first row and column of the population in it.
+  std::vector<std::int64_t> run(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
+                                const std::vector<const SpikeMap *> &diagonals, const std::optional<Floats> &dense,
+                                const std::tuple<int, bool, int, int, double> &rule,
            const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
                             std::ptrdiff_t> &out_shape,
-           SpikeMap &out, nb::ndarray<std::int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu> spikes) {
+           SpikeMap &out) const {
     const auto [samples, steps, out_rows, out_columns, top, left] = out_shape;
     const std::ptrdiff_t bytes = (channels_ + 7) / 8;
     expect(samples >= 0 && steps >= 1 && steps <= 1 << 20, "there must be at least one step");
@@ -184,7 +192,6 @@ public:
            "the population does not fit into its spike map");
     const MapShape shape{samples, steps, out_rows, out_columns, bytes};
     expect(out.size() == shape.size(), "the spike map has another size");
-    expect(static_cast<std::ptrdiff_t>(spikes.size()) == steps, "spikes must have one number per step");
     expect(gathers.size() == gathers_.size() && diagonals.size() == diagonals_.size(), "a source is missing");
     const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
     expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
@@ -218,7 +225,7 @@ public:
     Stage stage{};
     stage.columns = columns ? &column : nullptr;
     stage.samples = samples;
-    stage.pixels = rows_ * columns_;
+    stage.pixels = pixels();
     stage.row_pixels = columns_;
     stage.steps = static_cast<int>(steps);
     stage.lanes = lanes_;
@@ -242,10 +249,9 @@ public:
       stage.dense_step = dense->shape(1) == 1 ? 0 : stage.pixels * padded();
       stage.dense_sample = static_cast<std::ptrdiff_t>(dense->shape(1)) * stage.pixels * padded();
     }
-    expect(v_init.ndim() == 3 && (v_init.shape(0) == 1 || static_cast<std::ptrdiff_t>(v_init.shape(0)) == samples) &&
-               (v_init.shape(1) == 1 || static_cast<std::ptrdiff_t>(v_init.shape(1)) == stage.pixels) &&
-               static_cast<std::ptrdiff_t>(v_init.shape(2)) == padded(),
-           "v_init must be [1 or samples, 1 or pixels, padded channels]");
+    expect(v_init_.has_value() && (v_init_->shape(0) == 1 || static_cast<std::ptrdiff_t>(v_init_->shape(0)) == samples),
+           "v_init must be set, for one or for all samples");
+    const Floats &v_init = *v_init_;
     stage.v_init = v_init.data();
     stage.v_pixel = v_init.shape(1) == 1 ? 0 : padded();
     stage.v_sample = v_init.shape(0) == 1 ? 0 : static_cast<std::ptrdiff_t>(v_init.shape(1)) * padded();
@@ -258,13 +264,16 @@ public:
     stage.out_step = out_rows * stage.out_row;
     stage.out_sample = steps * stage.out_step;
     stage.block = std::clamp<std::ptrdiff_t>(samples * stage.pixels / 16, 1, 64);
-    if (samples == 0)
-      return;
-    nb::gil_scoped_release release;
-    kernels().run_stage(stage, spikes.data());
+    std::vector<std::int64_t> spikes(static_cast<std::size_t>(steps), 0);
+    if (samples > 0) {
+      nb::gil_scoped_release release;
+      kernels().run_stage(stage, spikes.data());
+    }
+    return spikes;
   }
 
 private:
+  std::ptrdiff_t pixels() const { return rows_ * columns_; }
   std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(tiles_) * lanes_; }
 
   void check_map(const Reader &reader, const SpikeMap &map, std::ptrdiff_t samples, std::ptrdiff_t steps) const {
@@ -277,6 +286,7 @@ private:
   std::ptrdiff_t weight_rows_ = 0, inputs_ = 0;
   Floats weights_, bias_, theta_;
   std::optional<ColumnsSource> columns_source_;
+  std::optional<Floats> v_init_;
   std::vector<GatherSource> gathers_;
   std::vector<DiagonalSource> diagonals_;
 };
@@ -329,9 +339,9 @@ void bind_event_stage(nb::module_ &m) {
            nb::arg("weights").noconvert(), nb::arg("table").none().noconvert())
       .def("add_diagonal", &EventStage::add_diagonal, nb::arg("geometry"), nb::arg("taps"),
            nb::arg("weights").noconvert())
-      .def("run", &EventStage::run, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"), nb::arg("dense").none().noconvert(),
-           nb::arg("v_init").noconvert(), nb::arg("rule"), nb::arg("out_shape"), nb::arg("out"),
-           nb::arg("spikes").noconvert());
+      .def("run", &EventStage::run, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"),
+           nb::arg("dense").none().noconvert(), nb::arg("rule"), nb::arg("out_shape"), nb::arg("out"))
+      .def("set_potential", &EventStage::set_potential, nb::arg("v_init").noconvert());
 }
 
 } // namespace transpike

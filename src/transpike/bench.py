@@ -255,11 +255,11 @@ def sweep(
             stage = EventStage(
                 shape, [(Source("in", (1, 1), taps, weights), shape)], torch.zeros(channels), torch.ones(())
             )
-            v = stage.pad(torch.full((1, 1, channels), 0.5))
+            stage.set_potential(stage.pad(torch.full((1, 1, channels), 0.5)))
             calls: dict[Any, Callable[[], Any]] = {"dense": partial(conv, image)}
             for rate in rates:
                 spikes = random_map(shape, batch, steps, rate, generator)
-                calls[rate] = partial(stage.run, {"in": spikes}, None, v, Rule("plain"), batch, steps)
+                calls[rate] = partial(stage.run, {"in": spikes}, None, Rule("plain"), batch, steps)
             found = fastest(calls, repeats)
             for rate in rates:
                 additions = rate * steps * batch * size * size * 9 * channels * channels

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.encoding import Encoding
 from transpike.errors import ConversionError, InputError, StateError
-from transpike.graph.dispatch import Engines, refusal
+from transpike.graph.dispatch import Engines
 from transpike.graph.engine import Count, Engine, StageReport
 from transpike.graph.execute import counting, run_passes
 from transpike.graph.lower import Lowered, lower
@@ -333,7 +333,7 @@ class SpikingNetwork(nn.Module):
     def _refusal(self, schedule: Schedule) -> str:
         if self.record.get("example_shapes") is None:
             return "the shape of its input is not known"
-        return refusal(self.network, self.neuron, schedule)
+        return self._engines.refusal(self.network, self.neuron, schedule)
 
     def _find_engine(self, schedule: Schedule) -> tuple[Engine, Rule]:
         return self._engines.find(

@@ -16,7 +16,9 @@ def stage() -> EventStage:
     """A 1x1 convolution, 11 to 2 channels."""
     torch.manual_seed(0)
     source = Source("a", (1, 1), (Tap(0, 0, 0),), (torch.randn(11, 2),))
-    return EventStage(MapShape(2, 3, 4, Halo(0, 0, 0, 0)), [(source, MAP)], torch.zeros(2), torch.ones(2))
+    layer = EventStage(MapShape(2, 3, 4, Halo(0, 0, 0, 0)), [(source, MAP)], torch.zeros(2), torch.ones(2))
+    layer.set_potential(layer.pad(torch.zeros(1, 1, 2)))
+    return layer
 
 
 def test_a_map_keeps_its_spikes_where_they_belong() -> None:
@@ -38,9 +40,12 @@ def test_a_stage_by_hand() -> None:
     layer = EventStage(MapShape(1, 1, 1, Halo(0, 0, 0, 0)), [(source, shape)], torch.zeros(1), torch.ones(1))
     spikes = shape.empty(1, 3)
     spikes.bytes[:] = torch.tensor([0b01, 0b11, 0b10], dtype=torch.uint8)
-    out, counts = layer.run({"a": spikes}, None, layer.pad(torch.zeros(1, 1, 1)), Rule("plain"), 1, 3)
+    with pytest.raises(ValueError, match="v_init must be set"):
+        layer.run({"a": spikes}, None, Rule("plain"), 1, 3)
+    layer.set_potential(layer.pad(torch.zeros(1, 1, 1)))
+    out, counts = layer.run({"a": spikes}, None, Rule("plain"), 1, 3)
     # v: 0.75; 2.0 fires, 1.0; 1.5 fires, 0.5
-    assert counts.tolist() == [0, 1, 1]
+    assert counts == [0, 1, 1]
     assert layer.shape.unpack(out, 1, 3, torch.ones(())).flatten().tolist() == [0.0, 1.0, 1.0]
 
 
@@ -48,8 +53,6 @@ def test_a_stage_by_hand() -> None:
     ("change", "message"),
     [
         ({"maps": {"a": MAP.empty(2, 3)}}, "another size"),
-        ({"v_init": torch.zeros(2, 1, 16)}, "v_init must be"),
-        ({"v_init": torch.zeros(1, 1, 15)}, "v_init must be"),
         ({"currents": torch.zeros(1, 2, 12, 16)}, "dense currents must be"),
         ({"rule": Rule("offset", probe=9, iterations=1)}, "probe must lie"),
         ({"rule": Rule("exact", soft_reset=False, probe=2)}, "soft reset"),
@@ -62,7 +65,6 @@ def test_a_run_with_wrong_arguments_raises(change: dict, message: str) -> None:
     arguments = {
         "maps": {"a": MAP.empty(1, 3)},
         "currents": None,
-        "v_init": layer.pad(torch.zeros(1, 1, 2)),
         "rule": Rule("plain"),
         "batch": 1,
         "steps": steps,
@@ -71,19 +73,29 @@ def test_a_run_with_wrong_arguments_raises(change: dict, message: str) -> None:
         layer.run(**{**arguments, **change})
 
 
+def test_potentials_of_another_shape_raise() -> None:
+    layer = stage()
+    for shape in ((1, 1, 15), (1, 7, 16), (1, 16)):
+        with pytest.raises(ValueError, match="v_init must be"):
+            layer.set_potential(torch.zeros(shape))
+    layer.set_potential(torch.zeros(2, 1, 16))
+    with pytest.raises(ValueError, match="for one or for all samples"):
+        layer.run({"a": MAP.empty(1, 3)}, None, Rule("plain"), 1, 3)
+
+
 def test_an_empty_batch_runs() -> None:
     layer = stage()
-    out, counts = layer.run({"a": MAP.empty(0, 3)}, None, layer.pad(torch.zeros(1, 1, 2)), Rule("plain"), 0, 3)
-    assert counts.tolist() == [0, 0, 0]
+    out, counts = layer.run({"a": MAP.empty(0, 3)}, None, Rule("plain"), 0, 3)
+    assert counts == [0, 0, 0]
     assert layer.shape.unpack(out, 0, 3, torch.ones(())).shape == (3, 0, 2, 3, 4)
 
 
 def test_types_are_not_converted() -> None:
     layer = stage()
     with pytest.raises(TypeError):
-        layer.run({"a": MAP.empty(1, 3).bytes}, None, layer.pad(torch.zeros(1, 1, 2)), Rule("plain"), 1, 3)
+        layer.run({"a": MAP.empty(1, 3).bytes}, None, Rule("plain"), 1, 3)
     with pytest.raises(TypeError):
-        layer.run({"a": MAP.empty(1, 3)}, None, torch.zeros(1, 1, 16).double(), Rule("plain"), 1, 3)
+        layer.set_potential(torch.zeros(1, 1, 16).double())
 
 
 def test_unpacking_checks_sizes() -> None:

@@ -80,7 +80,7 @@ class Engine:
             self.reports[site.name] = StageReport(site.name, not reason, reason)
         self.shapes = self._maps(populations)
         self.stages = {name: self._stage(name) for name in populations}
-        self.potentials = {name: self._potential(name) for name in populations}
+        self.samples = {name: self._set_potential(name) for name in populations}
         self.runners = {
             runner.name: node
             for node in lowered.body.graph.nodes
@@ -112,17 +112,19 @@ class Engine:
         assert isinstance(site, Site)
         return site
 
-    def _potential(self, name: str) -> Tensor:
-        """Initial potentials as the stage reads them, ``[1 or N, 1 or H * W, padded]``."""
+    def _set_potential(self, name: str) -> int:
+        """Hands the initial potentials to a stage; returns for how many samples they are, 1 if for all."""
         stage, shape = self.stages[name], self.shapes[name]
         v = self._site(name).v_init.detach()
         population = self._site(name).population
         assert population is not None
         if v.numel() == 1 or (v.dim() == len(population) and v.numel() == v.shape[0]):
-            return stage.pad(v.reshape(1, 1, -1).expand(1, 1, shape.channels))
-        samples = v.shape[0] if v.dim() > len(population) else 1
-        v = v.expand(samples, *population).reshape(samples, shape.channels, -1).mT
-        return stage.pad(v)
+            v = v.reshape(1, 1, -1).expand(1, 1, shape.channels)
+        else:
+            samples = v.shape[0] if v.dim() > len(population) else 1
+            v = v.expand(samples, *population).reshape(samples, shape.channels, -1).mT
+        stage.set_potential(stage.pad(v))
+        return v.shape[0]
 
     def run(
         self,
@@ -146,8 +148,8 @@ class Engine:
         Raises:
             ValueError: initial potentials per sample, for another number of samples.
         """
-        for name, potential in self.potentials.items():
-            if potential.shape[0] not in (1, batch):
+        for name, samples in self.samples.items():
+            if samples not in (1, batch):
                 raise ValueError(
                     f"v_init of shape {tuple(self._site(name).v_init.shape)} does not fit the {batch} samples at site "
                     f"{name!r}; give a scalar, or one value per channel, neuron, or sample and neuron"
@@ -236,11 +238,9 @@ class _Program:
         for operation, forgotten in zip(self.operations, self.forget, strict=True):
             if isinstance(operation, str):
                 currents = self._currents(operation, env, batch)
-                maps[operation], spikes = engine.stages[operation].run(
-                    maps, currents, engine.potentials[operation], rule, batch, steps
-                )
+                maps[operation], spikes = engine.stages[operation].run(maps, currents, rule, batch, steps)
                 if count is not None:
-                    count(operation, spikes)
+                    count(operation, torch.tensor(spikes))
                 if seconds is not None:
                     seconds[operation] = time.perf_counter() - began
                     began = time.perf_counter()

@@ -203,31 +203,35 @@ class EventStage:
         missing = self.padded - values.shape[-1]
         return torch.nn.functional.pad(values.float(), (0, missing)).contiguous()
 
+    def set_potential(self, v_init: Tensor) -> None:
+        """Sets the initial potentials of the following runs, ``[1 or N, 1 or H * W, padded]`` (`pad`)."""
+        self.compiled.set_potential(v_init)
+
     def run(
-        self, maps: dict[str, Any], currents: Tensor | None, v_init: Tensor, rule: Rule, batch: int, steps: int
-    ) -> tuple[Any, Tensor]:
+        self, maps: dict[str, Any], currents: Tensor | None, rule: Rule, batch: int, steps: int
+    ) -> tuple[Any, list[int]]:
         """Runs all steps.
 
         Args:
             maps: spike maps by site.
             currents: further currents ``[N, 1 or S, H * W, padded]`` (`pad`), or None.
-            v_init: ``[1 or N, 1 or H * W, padded]``.
             rule: the schedule.
             batch: N.
             steps: S.
 
         Returns:
-            The spike map, and the number of spikes of each step ``[S]``.
+            The spike map, and the number of spikes of each step.
+
+        Raises:
+            ValueError: potentials are not set, or belong to another number of samples; wrong sizes.
         """
         out = self.shape.empty(batch, steps)
-        spikes = torch.zeros(steps, dtype=torch.int64)
         halo = self.shape.halo
         place = (batch, steps, self.shape.padded_rows, self.shape.padded_columns, halo.top, halo.left)
         gathers, diagonals = [maps[site] for site in self.gathers], [maps[site] for site in self.diagonals]
         columns = None if self.columns is None else maps[self.columns]
         numbers = (_KINDS.index(rule.kind), *rule[1:])
-        self.compiled.run(columns, gathers, diagonals, currents, v_init, numbers, place, out, spikes)
-        return out, spikes
+        return out, self.compiled.run(columns, gathers, diagonals, currents, numbers, place, out)
 
 
 def _in_columns(source: Source, found: MapShape, shape: MapShape) -> bool:
