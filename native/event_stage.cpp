@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <new>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -187,7 +188,9 @@ public:
            SpikeMap &out) const {
     const auto [samples, steps, out_rows, out_columns, top, left] = out_shape;
     const std::ptrdiff_t bytes = (channels_ + 7) / 8;
-    expect(samples >= 0 && steps >= 1 && steps <= 1 << 20, "there must be at least one step");
+    expect(samples >= 0 && steps >= 1, "there must be at least one step");
+    expect(steps <= 1 << 20 && (inputs_ + 64) * steps < std::numeric_limits<std::int32_t>::max(),
+           "too many steps for one run; use smaller chunks");
     expect(top >= 0 && left >= 0 && top + rows_ <= out_rows && left + columns_ <= out_columns,
            "the population does not fit into its spike map");
     const MapShape shape{samples, steps, out_rows, out_columns, bytes};
@@ -267,7 +270,8 @@ public:
     std::vector<std::int64_t> spikes(static_cast<std::size_t>(steps), 0);
     if (samples > 0) {
       nb::gil_scoped_release release;
-      kernels().run_stage(stage, spikes.data());
+      if (!kernels().run_stage(stage, spikes.data()))
+        throw std::bad_alloc();
     }
     return spikes;
   }

@@ -115,7 +115,8 @@ struct Stage {
 
 struct Kernels {
   const char *name;
-  void (*run_stage)(const Stage &, std::int64_t *spikes); // adds the spikes of each step
+  // Adds the spikes of each step; false if there is no memory for the lists of active inputs.
+  bool (*run_stage)(const Stage &, std::int64_t *spikes);
   Dense<float> dense_float;
   Dense<double> dense_double;
 };

@@ -185,17 +185,22 @@ class Arena {
 public:
   ~Arena() { std::free(memory_); }
 
-  // Makes room; earlier contents are lost.
-  void reserve(std::size_t bytes) {
+  // Makes room, or returns false; earlier contents are lost.
+  bool reserve(std::size_t bytes) {
     used_ = 0;
     if (bytes > size_) {
       std::free(memory_);
       size_ = bytes / 64 * 64 + 64;
       memory_ = static_cast<char *>(aligned_alloc(64, size_));
+      if (memory_ == nullptr) {
+        size_ = 0;
+        return false;
+      }
     }
 #ifdef __SANITIZE_ADDRESS__
     ASAN_UNPOISON_MEMORY_REGION(memory_, size_);
 #endif
+    return true;
   }
   template <typename T> static std::size_t bytes(std::ptrdiff_t count) {
     return (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64 + kGap;
@@ -242,34 +247,40 @@ Blocks divide(const Stage &stage) {
   return {total / stage.row_pixels * segments, size, segments};
 }
 
-void run_stage(const Stage &stage, std::int64_t *spikes) {
+bool run_stage(const Stage &stage, std::int64_t *spikes) {
   // Entries beyond the count of a list are written, too.
   const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (stage.inputs + 64) * stage.steps : 0;
   const std::ptrdiff_t room = stage.gathers == 0 ? 0 : (per_pixel > kListEntries ? per_pixel : kListEntries);
   const std::ptrdiff_t column = stage.columns != nullptr ? stage.columns->rows + 64 : 0;
   const Blocks blocks = divide(stage);
   const std::ptrdiff_t entries = 2 * blocks.size * stage.steps, currents = blocks.size * stage.steps * stage.lanes;
+  bool enough = true;
 #pragma omp parallel
   {
     static thread_local Arena arena;
-    arena.reserve(Arena::bytes<std::uint16_t>(column) + Arena::bytes<std::uint16_t>(room) +
+    const bool ready = arena.reserve(Arena::bytes<std::uint16_t>(column) + Arena::bytes<std::uint16_t>(room) +
                   Arena::bytes<std::int32_t>(entries) + Arena::bytes<Pixel>(blocks.size) +
                   Arena::bytes<float>(currents) + Arena::bytes<float>(blocks.size * stage.lanes) +
                   Arena::bytes<std::int64_t>(stage.steps) + Arena::bytes<Vec>(stage.rule.probe + 2));
-    Scratch scratch;
-    scratch.column = arena.take<std::uint16_t>(column);
-    scratch.list = arena.take<std::uint16_t>(room);
-    scratch.begin = arena.take<std::int32_t>(entries);
-    scratch.pixel = arena.take<Pixel>(blocks.size);
-    scratch.current = arena.take<float>(currents);
-    scratch.v = arena.take<float>(blocks.size * stage.lanes);
-    scratch.spikes = arena.take<std::int64_t>(stage.steps);
-    scratch.vectors = arena.take<Vec>(stage.rule.probe + 2);
-    for (int t = 0; t < stage.steps; ++t)
-      scratch.spikes[t] = 0;
+    Scratch scratch{};
+    if (ready) {
+      scratch.column = arena.take<std::uint16_t>(column);
+      scratch.list = arena.take<std::uint16_t>(room);
+      scratch.begin = arena.take<std::int32_t>(entries);
+      scratch.pixel = arena.take<Pixel>(blocks.size);
+      scratch.current = arena.take<float>(currents);
+      scratch.v = arena.take<float>(blocks.size * stage.lanes);
+      scratch.spikes = arena.take<std::int64_t>(stage.steps);
+      scratch.vectors = arena.take<Vec>(stage.rule.probe + 2);
+      for (int t = 0; t < stage.steps; ++t)
+        scratch.spikes[t] = 0;
+    } else {
+#pragma omp atomic write
+      enough = false;
+    }
 #pragma omp for schedule(dynamic)
     for (std::ptrdiff_t index = 0; index < blocks.count; ++index) {
-      const std::ptrdiff_t end = blocks.last(stage, index);
+      const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
       for (std::ptrdiff_t first = blocks.first(stage, index); first < end;) {
         std::ptrdiff_t n = first / stage.pixels, y = first % stage.pixels / stage.row_pixels;
         std::ptrdiff_t x = first % stage.row_pixels;
@@ -300,9 +311,10 @@ void run_stage(const Stage &stage, std::int64_t *spikes) {
       }
     }
 #pragma omp critical(transpike_spikes)
-    for (int t = 0; t < stage.steps; ++t)
+    for (int t = 0; ready && t < stage.steps; ++t)
       spikes[t] += scratch.spikes[t];
   }
+  return enough;
 }
 
 } // namespace

@@ -25,7 +25,7 @@ from transpike.schedules import Plain, Schedule
 
 
 class BenchError(TranspikeError):
-    """The fast kernels do not give the answers of the reference, so no time is reported."""
+    """Nothing to time: no stage runs event by event, or the answers are not those of the reference."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Gate:
 
     Attributes:
         samples: number of inputs.
-        flipped: share of spikes more or fewer, summed over sites and steps; ties of rounded sums fall either way.
+        flipped: spikes more or fewer per site and step, as a share of all; ties of rounded sums fall either way.
         answers: share of inputs whose class differs.
     """
 
@@ -91,6 +91,8 @@ class BenchReport:
 
     gate: Gate
     timings: tuple[Timing, ...]
+    stages: int
+    dense_stages: int
     schedule: str
     threads: int
     instruction_set: str
@@ -133,12 +135,16 @@ def bench(
         tolerance: largest share of flipped spikes, and of other answers, that passes the gate.
 
     Raises:
-        BenchError: the gate is closed.
+        BenchError: the network does not run event by event under this schedule, or the gate is closed.
         ValueError: too few inputs, or no repeats.
     """
     schedule = Plain() if schedule is None else schedule
     if max(batches) > inputs.shape[0] or repeats < 1:
         raise ValueError(f"batches up to {max(batches)} need as many inputs, got {inputs.shape[0]}, and repeats >= 1")
+    try:
+        stages = snn.stages(schedule)
+    except ValueError as error:
+        raise BenchError(str(error), fix="transpike doctor says what is missing") from error
     timings: list[Timing] = []
     with torch.no_grad():
         gate = check(snn, inputs[: min(32, inputs.shape[0])], max(steps), schedule)
@@ -162,6 +168,8 @@ def bench(
     return BenchReport(
         gate,
         tuple(timings),
+        len(stages),
+        sum(not stage.events for stage in stages.values()),
         repr(schedule),
         torch.get_num_threads(),
         native.module().instruction_set(),

@@ -340,7 +340,9 @@ def _runs(
         raise ValueError(f"the rows of {schedule} depend on T, so it has no answers before T")
     reference = next(snn.parameters())
     arguments = sum(node.op == "placeholder" and not node.args for node in snn.network.graph.nodes)
-    chunk = 1 if schedule.streamable else None  # the same spikes, in the memory of one step
+    largest = max(site.neurons for site in snn.sites)
+    dense = coding is not Coding.CONSTANT or snn.stored_neurons(schedule) == largest
+    chunk = 1 if schedule.streamable and dense else None  # the same spikes, in the memory of one step
     seen = 0
     for batch in track(batches, "running", transient=True, disable=not progress):
         inputs = [tensor.to(reference.device, reference.dtype) for tensor in inputs_of(batch, arguments)]

@@ -242,12 +242,14 @@ class _Counter:
         """The largest chunk (or, for schedules that need all steps, micro-batch) within the memory bound."""
         if self.chunk is not None:
             return _Size(self.chunk, batch)
-        if self.coding is Coding.CONSTANT and self.snn.stores_no_currents(self.schedule):
-            return _Size(steps, batch)
         reference = next(self.snn.parameters())
-        bytes_per_step = max(site.neurons for site in self.snn.sites) * reference.element_size()
+        stored = max(site.neurons for site in self.snn.sites)
+        whole = False  # whether all steps run at once
+        if self.coding is Coding.CONSTANT and (least := self.snn.stored_neurons(self.schedule)) < stored:
+            stored, whole = least, True
+        bytes_per_step = stored * reference.element_size()
         budget = max(1, self.memory_mib * 2**20 // bytes_per_step)  # steps times samples
-        if self.schedule.streamable:
+        if self.schedule.streamable and not whole:
             samples = min(batch, budget)
             return _Size(max(1, min(steps, budget // samples)), samples)
         longest = max(self.schedule.pass_steps(steps, number) for number in range(self.schedule.passes))

@@ -215,15 +215,25 @@ class SpikingNetwork(nn.Module):
     def stages(self, schedule: Schedule | None = None) -> dict[str, StageReport]:
         """How each site's stage runs on a CPU under a schedule, by name: event by event or dense, and why.
 
+        That is under ``torch.no_grad()``; where gradients are recorded, all stages run dense.
+
         Raises:
             ValueError: no stage of this network runs event by event; the message says why.
         """
         schedule = Plain() if schedule is None else schedule
-        reason = self._refusal(schedule)
-        if reason:
-            raise ValueError(f"the network does not run event by event: {reason}")
-        engine, _ = self._find_engine(schedule)
-        return engine.reports
+        with torch.no_grad():
+            reason = self._refusal(schedule)
+            if reason:
+                raise ValueError(f"the network does not run event by event: {reason}")
+            return self._find_engine(schedule)[0].reports
+
+    def repack(self) -> None:
+        """Packs the weights for the event-driven engine again at the next run.
+
+        Changed weights and thresholds are noticed, except those written through ``.data`` without a new tensor, as
+        ``p.data.mul_(2)`` does: call this then.
+        """
+        self._engines.clear()
 
     def tune(
         self, *inputs: Tensor, steps: int, schedule: Schedule | None = None, repeats: int = 3
@@ -251,9 +261,15 @@ class SpikingNetwork(nn.Module):
             tune(self._engines, lambda: self._find_engine(schedule), inputs, batch, total, repeats)
         return self.stages(schedule)
 
-    def stores_no_currents(self, schedule: Schedule) -> bool:
-        """Whether all stages run event by event, so that memory hardly grows with T."""
-        return not self._refusal(schedule) and all(stage.events for stage in self.stages(schedule).values())
+    def stored_neurons(self, schedule: Schedule) -> int:
+        """Neurons of the largest population that a run stores numbers of, per sample and step.
+
+        All populations where the network runs dense; event by event only those that torch operators read.
+        """
+        with torch.no_grad():
+            if self._refusal(schedule):
+                return max(site.neurons for site in self.sites)
+            return self._find_engine(schedule)[0].largest_unpacked()
 
     def latency(self, steps: int, schedule: Schedule | None = None) -> Latency:
         """The four latency figures of a run with T = ``steps``."""
@@ -281,7 +297,8 @@ class SpikingNetwork(nn.Module):
             drive = "constant" if site.constant_drive else "spikes"
             shape = "x".join(str(size) for size in site.shape)
             lines.append(f"{site.name:<28} {shape:<16} {drive:<9} {theta:<22} {ratio:<14} {site.source}")
-        reason = self._refusal(Plain())
+        with torch.no_grad():
+            reason = self._refusal(Plain())
         if reason:
             lines.append(f"runs dense: {reason}")
         else:

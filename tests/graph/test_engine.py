@@ -244,13 +244,14 @@ def test_what_has_no_compiled_form_says_why() -> None:
     assert Plain().rule(IF(Reset.HARD)).soft_reset is False
     assert ExactPotential(2).rule(IF(Reset.HARD)) is None
     assert Plain().rule(Leaky()) is None
-    snn.network.get_submodule("b").weight.requires_grad_()
-    with torch.enable_grad(), pytest.raises(ValueError, match="gradients are recorded"):
-        snn.stages()
-    image = x.clone().requires_grad_()
-    snn.network.get_submodule("b").weight.requires_grad_(False)
+    weight = snn.network.get_submodule("b").weight
     with torch.enable_grad():
-        assert snn(image, steps=2).requires_grad
+        weight.requires_grad_()
+        assert snn(x, steps=2).requires_grad  # dense operators, which record
+        assert all(stage.events for stage in snn.stages().values())  # says what happens under no_grad
+        weight.requires_grad_(False)
+        assert snn(x.clone().requires_grad_(), steps=2).requires_grad
+        assert not snn(x, steps=2).requires_grad
     with pytest.raises(ValueError, match="not in float32"):
         snn.double().stages()
 
@@ -295,3 +296,109 @@ def test_tuning_follows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transpike.graph.tune.time.perf_counter", lambda: clock[0])
     stages = snn.tune(x, steps=4)
     assert [name for name, stage in stages.items() if not stage.events] == [chosen]
+
+
+class Awkward(nn.Module):
+    """Networks whose drives look like windowed maps of spikes, or nearly; each runs like the reference."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.a, self.b, self.c, self.d = nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 4, 1)
+        self.row, self.head, self.one = nn.Linear(8, 8), nn.Linear(16, 3), nn.Linear(256, 1)
+        self.last, self.pool = nn.Linear(1, 3), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x):
+        a = F.relu(self.a(x))
+        if self.kind == "average pooling without a batch of images":
+            return self.head(F.relu(F.avg_pool2d(a.flatten(1, 2)[:, :8], 2)).flatten(1))
+        if self.kind == "adaptive pooling without a batch of images":
+            pooled = self.pool(F.relu(self.row(a[:, 0])))
+            return F.relu(self.last(pooled.flatten(1)) - 0.25)
+        if self.kind == "a constant that is an operand and an addend":
+            z = self.b(x.repeat(1, 2, 1, 1))
+            b = F.relu(self.c(torch.cat([F.relu(self.d(z)), z], 1)))
+            return F.relu(self.d(b) + z)
+        if self.kind == "a population without a channel":
+            return F.relu(self.one(a.flatten(1)).squeeze(1))
+        if self.kind == "linear over the last of four dimensions":
+            wide = F.relu(self.one(a.flatten(1)))
+            return self.last(F.relu(wide[:, :, None, None] - 0.125)).flatten(1)
+        assert self.kind == "a sum with a size"
+        return F.relu(self.b(a) + x.shape[1])
+
+
+AWKWARD = [
+    "average pooling without a batch of images",
+    "adaptive pooling without a batch of images",
+    "a constant that is an operand and an addend",
+    "a population without a channel",
+    "linear over the last of four dimensions",
+    "a sum with a size",
+]
+
+
+@pytest.mark.parametrize("kind", AWKWARD)
+def test_awkward_networks_run_like_the_reference(kind: str) -> None:
+    torch.manual_seed(9)
+    x = dyadic_batch((3, 2, 8, 8))
+    snn = convert(make_dyadic(Awkward(kind)), x)
+    assert_engine_is_the_reference(snn, x, steps=5)
+
+
+@pytest.mark.parametrize(("channels", "size"), [(64, 33), (1, 91)])
+def test_more_windows_than_can_be_numbered_run_dense(channels: int, size: int) -> None:
+    torch.manual_seed(10)
+    x = dyadic_batch((1, 1, size, size))
+    model = nn.Sequential(
+        nn.Conv2d(1, channels, 1), nn.ReLU(), nn.Flatten(), nn.Linear(channels * size * size, 4), nn.ReLU()
+    )
+    snn = convert(make_dyadic(model), x)
+    assert_engine_is_the_reference(snn, x, steps=2)
+    assert [stage.events for stage in snn.stages().values()] == [True, False]
+    assert "weight rows, more than 65,535" in list(snn.stages().values())[1].reason
+
+
+class Negated(nn.Module):
+    """A parametrization."""
+
+    def forward(self, weight):
+        return -weight
+
+
+def test_every_way_of_changing_weights_is_noticed_or_can_be_said() -> None:
+    torch.manual_seed(11)
+    x = dyadic_batch((2, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    layer = snn.network.get_submodule("b")
+    snn(x, steps=2)
+    layer.weight.data = -layer.weight.data
+    assert_engine_is_the_reference(snn, x, steps=4)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Negated())
+    assert_engine_is_the_reference(snn, x, steps=4)
+    layer.parametrizations.weight.original.mul_(-1)
+    assert_engine_is_the_reference(snn, x, steps=4)
+    layer.parametrizations.weight.original.data.mul_(-1)  # invisible
+    snn.repack()
+    assert_engine_is_the_reference(snn, x, steps=4)
+
+
+def test_autocast_and_inference_mode() -> None:
+    torch.manual_seed(12)
+    x = dyadic_batch((2, 2, 8, 8))
+    with torch.inference_mode():
+        snn = convert(make_dyadic(Shortcuts()), x)
+        assert_engine_is_the_reference(snn, x, steps=4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert snn(x, steps=2).shape == (2, 2, 4)
+        with pytest.raises(ValueError, match="autocast"):
+            snn.stages()
+
+
+def test_a_deep_network_runs() -> None:
+    torch.manual_seed(13)
+    layers = [part for _ in range(400) for part in (nn.Linear(2, 2), nn.ReLU())]
+    x = dyadic_batch((2, 2))
+    snn = convert(make_dyadic(nn.Sequential(*layers, nn.Linear(2, 2))), x)
+    assert snn(x, steps=1).shape == (1, 2, 2)
+    assert all(stage.events for stage in snn.stages().values())

@@ -27,23 +27,11 @@ class Engines:
 
     def __init__(self) -> None:
         self.dense: frozenset[str] = frozenset()
-        self._kept: dict[Schedule, tuple[list[tuple[Tensor, int]], Engine]] = {}
-        self._modules: list[nn.Module] = []
+        self._kept: dict[Schedule, tuple[_State, Engine]] = {}
 
     def clear(self) -> None:
         """Forgets everything but the choice of dense sites."""
         self._kept.clear()
-        self._modules.clear()
-
-    def _tensors(self, network: fx.GraphModule) -> list[Tensor]:
-        """All parameters and buffers; the list of modules is kept: to make it takes as long as a small network."""
-        if not self._modules:
-            self._modules = list(network.modules())
-        found: list[Tensor] = []
-        for module in self._modules:
-            found += [tensor for tensor in module._parameters.values() if tensor is not None]
-            found += [tensor for tensor in module._buffers.values() if tensor is not None]
-        return found
 
     def refusal(self, network: fx.GraphModule, neuron: Neuron, schedule: Schedule) -> str:
         """Why a network cannot run event by event under a schedule; empty if it can."""
@@ -51,8 +39,10 @@ class Engines:
             return f"the native kernels are not there: {native.load()[1]}"
         if schedule.rule(neuron) is None:
             return f"{schedule} with {neuron} has no compiled form"
+        if torch.is_autocast_enabled("cpu"):
+            return "autocast is on"
         recorded = torch.is_grad_enabled()
-        for tensor in self._tensors(network):
+        for tensor in _tensors(network):
             if tensor.device.type != "cpu":
                 return "the network is not on the CPU"
             if tensor.is_floating_point() and tensor.dtype != torch.float32:
@@ -82,7 +72,7 @@ class Engines:
         """
         rule = schedule.rule(neuron)
         assert rule is not None
-        state = [(tensor, tensor._version) for tensor in self._tensors(network)]
+        state = [(tensor, tensor.data_ptr(), _version(tensor)) for tensor in _tensors(network)]
         try:
             known = self._kept.get(schedule)
         except TypeError:  # it cannot be hashed, which lowering explains
@@ -99,5 +89,26 @@ class Engines:
         return engine, rule
 
 
-def _same(old: list[tuple[Tensor, int]], new: list[tuple[Tensor, int]]) -> bool:
-    return len(old) == len(new) and all(a is b and i == j for (a, i), (b, j) in zip(old, new, strict=True))
+_State = list[tuple[Tensor, int, int]]
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    """All parameters and buffers. Asked before every run, so without the bookkeeping of ``network.parameters()``."""
+    found: list[Tensor] = []
+    modules: list[nn.Module | None] = [network]
+    while modules:
+        module = modules.pop()
+        if module is not None:
+            found += [tensor for tensor in module._parameters.values() if tensor is not None]
+            found += [tensor for tensor in module._buffers.values() if tensor is not None]
+            modules += module._modules.values()
+    return found
+
+
+def _version(tensor: Tensor) -> int:
+    """Counts changes in place; tensors of inference mode do not count them."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def _same(old: _State, new: _State) -> bool:
+    return len(old) == len(new) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(old, new, strict=True))

@@ -20,7 +20,7 @@ from transpike.graph.plan import Plan
 from transpike.graph.site import Site
 from transpike.graph.terms import NotEventsError, Terms, Value, map_shape
 from transpike.graph.watch import mutable
-from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source
+from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source, excess
 
 Count = Callable[[str, Tensor], None]
 """Called per site with its name and the spikes of each step, all samples together ``[S]``, whole numbers."""
@@ -73,8 +73,10 @@ class Engine:
             try:
                 if site.name in dense:
                     raise NotEventsError("dense operators were faster")
-                self.values[site.name] = terms.drive(nodes[site.node])
-                reason = ""
+                value = terms.drive(nodes[site.node])
+                reason = excess(value.terms, {name: shape[0] for name, shape in populations.items()})
+                if not reason:
+                    self.values[site.name] = value
             except NotEventsError as error:
                 reason = str(error)
             self.reports[site.name] = StageReport(site.name, not reason, reason)
@@ -111,6 +113,15 @@ class Engine:
         site = self.sites[name]
         assert isinstance(site, Site)
         return site
+
+    def largest_unpacked(self) -> int:
+        """Neurons of the largest population whose spikes or currents are stored as numbers, of one sample and step."""
+        program = self.program
+        sources = [op.all_input_nodes[0] for op in program.operations if isinstance(op, fx.Node) and op.all_input_nodes]
+        names = {program.owner[source] for source in sources if source in program.owner}
+        names |= {name for name in self.shapes if name not in self.values}
+        sizes = [shape.channels * shape.rows * shape.columns for name, shape in self.shapes.items() if name in names]
+        return max(sizes, default=1)
 
     def _set_potential(self, name: str) -> int:
         """Hands the initial potentials to a stage; returns for how many samples they are, 1 if for all."""
@@ -166,36 +177,21 @@ class _Program:
         self.placeholders = [node for node in body.graph.nodes if node.op == "placeholder"]
         self.statics = {str(node.target): node for node in self.placeholders}
         self.owner = {node: name for name, node in engine.runners.items()}
-        self.done: set[fx.Node | str] = set(self.placeholders)
-        self.operations: list[fx.Node | str] = []  # a node to compute with torch, or a site to run
         self.answer = next(node for node in body.graph.nodes if node.op == "output").args[0][0]
-        fx.map_arg(self.answer, self._demand)
+        self.operations = self._demanded(body.graph)  # nodes to compute with torch, and sites to run
         self.forget = self._last_uses()
 
-    def _demand(self, node: fx.Node) -> fx.Node:
-        if node in self.done:
-            return node
-        self.done.add(node)
-        source = node.all_input_nodes[0] if node.all_input_nodes else None
-        if source in self.owner:  # the output of a site: its spikes, unpacked
-            self._demand_site(self.owner[source])
-        else:
-            for each in node.all_input_nodes:
-                self._demand(each)
-        self.operations.append(node)
-        return node
-
-    def _demand_site(self, name: str) -> None:
-        if name in self.done:
-            return
-        self.done.add(name)
-        value = self.engine.values.get(name)
-        if value is None:
-            self._demand(self.engine.runners[name].args[0])
-        else:
-            for term in value.terms:
-                self._demand_site(term.site)
-        self.operations.append(name)
+    def _demanded(self, graph: fx.Graph) -> list[fx.Node | str]:
+        """What the answer needs, in order: spikes that only compiled stages read are never unpacked."""
+        needed: set[fx.Node | str] = set()
+        fx.map_arg(self.answer, needed.add)
+        found: list[fx.Node | str] = []
+        for node in reversed(graph.nodes):
+            operation = self.owner.get(node, node)
+            if operation in needed and node.op not in ("placeholder", "output"):
+                found.append(operation)
+                needed.update(self._needs(operation))
+        return found[::-1]
 
     def _needs(self, operation: fx.Node | str) -> list[fx.Node | str]:
         if isinstance(operation, fx.Node):
@@ -203,7 +199,8 @@ class _Program:
         value = self.engine.values.get(operation)
         if value is None:
             return [self.engine.runners[operation].args[0]]
-        return [term.site for term in value.terms]
+        others = [self.statics[f"static_{node.name}"] for node in value.others]
+        return [*(term.site for term in value.terms), *others]
 
     def _last_uses(self) -> list[list[fx.Node | str]]:
         """After each operation, what nobody needs any more."""
@@ -280,7 +277,8 @@ class _Program:
             name = self.owner[source]
             site = self.engine._site(name)
             output = self.engine.shapes[name].unpack(maps[name], batch, steps, site.theta)
-            return output.reshape(steps * batch, *(site.population or output.shape[2:]))
+            population = output.shape[2:] if site.population is None else site.population
+            return output.reshape(steps * batch, *population)
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: env[each])
         if node.op == "call_module":
             return self.engine.modules[str(node.target)](*args, **kwargs)

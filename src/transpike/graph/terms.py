@@ -91,6 +91,8 @@ class Terms:
         return self.found[node]
 
     def _read(self, node: fx.Node) -> Value:
+        if node.name not in self.shapes:
+            raise NotEventsError("a sum with a number")
         if self.plan.kinds[node.name] is not Kind.SEQUENCE:
             return Value((), None, (node,), map_shape(self.shapes[node.name]))
         if node.op == "call_module":
@@ -122,10 +124,13 @@ class Terms:
         if is_a(module, nn.Conv2d) and isinstance(module, nn.Conv2d):
             return self._convolution(before, module)
         if is_a(module, nn.Linear) and isinstance(module, nn.Linear):
+            if len(self.shapes[node.all_input_nodes[0].name]) != 2:
+                raise NotEventsError("a linear layer over the last of several dimensions")
             return self._linear(before, module)
         if is_a(module, nn.AvgPool2d) and isinstance(module, nn.AvgPool2d):
             return self._average(node, before, module)
-        if is_a(module, nn.AdaptiveAvgPool2d) and self._out(node)[1:] == (1, 1):
+        whole = is_a(module, nn.AdaptiveAvgPool2d) and self._out(node)[1:] == (1, 1)
+        if whole and self._is_image(node.all_input_nodes[0]):
             return _pool(before.pure("pooling"), before.shape[1:], (1, 1), self._out(node))
         if is_a(module, (nn.Flatten, nn.Identity, nn.modules.dropout._DropoutNd)):
             return self._reshape(node)
@@ -186,14 +191,14 @@ class Terms:
         return Source(term.site, reach, tuple(taps), tuple(weights))
 
     def _average(self, node: fx.Node, before: Value, pool: nn.AvgPool2d) -> Value:
+        if not self._is_image(node.all_input_nodes[0]):
+            raise NotEventsError("average pooling of a tensor without a batch of images")
         if pool.ceil_mode or pool.divisor_override or any(_pair(pool.padding)):
             raise NotEventsError("average pooling with ceil_mode, divisor_override or padding")
         return _pool(before.pure("pooling"), _pair(pool.kernel_size), _pair(pool.stride), self._out(node))
 
     def _linear(self, before: Value, module: nn.Linear) -> Value:
         value = before.pure("a linear layer")
-        if not value.flat and value.shape[1:] != (1, 1):
-            raise NotEventsError("a linear layer over the last of several dimensions")
         weight = module.weight.detach().view(-1, *value.shape)
         rows, columns = value.shape[1:]
         windows = [(y, x, weight[:, :, y, x]) for y in range(rows) for x in range(columns)]

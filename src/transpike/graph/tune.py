@@ -50,11 +50,16 @@ def tune(
                 stages[name] = min(value, stages.get(name, value))
         return stages, total
 
-    by_events, all_events = measure(frozenset())
-    engine, _ = find()
-    spiking = frozenset(name for name, value in engine.values.items() if value.terms)
-    dense, _ = measure(spiking)
-    faster = frozenset(name for name in spiking if dense.get(name, 0.0) < by_events.get(name, 0.0))
-    _, mixed = measure(faster)
-    if mixed >= all_events:
-        measure(frozenset())
+    chosen: frozenset[str] = frozenset()
+    try:
+        by_events, all_events = measure(frozenset())
+        engine, _ = find()
+        spiking = frozenset(name for name, value in engine.values.items() if value.terms)
+        dense, _ = measure(spiking)
+        faster = frozenset(name for name in spiking if dense.get(name, 0.0) < by_events.get(name, 0.0))
+        _, mixed = measure(faster)
+        if mixed < all_events:
+            chosen = faster
+    finally:  # also when a run was interrupted
+        engines.dense = chosen
+        engines.clear()

@@ -7,7 +7,7 @@ halo of zeros around each image is as wide as any reader's window needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,7 +19,8 @@ from transpike.kernels.native import module
 _WEIGHT_BYTES = 512 * 1024  # of one tile of channels: half of a usual second-level cache
 _COLUMN_BYTES = 256 * 1024  # of all weights of a convolution by columns
 _TABLE_BYTES = 320 * 1024
-_MOST_ROWS = 65_535
+_MOST_ROWS = 65_535  # numbers of 16 bits
+_MOST_INPUTS = 1 << 17  # the lists of active ones take 2 T bytes each, per thread
 _KINDS = ("plain", "residual", "offset", "exact", "accumulate")  # Rule::Schedule in native/kernels.hpp
 
 
@@ -113,6 +114,16 @@ class Source:
         last_row = (out[0] - 1) * self.stride[0] + max(tap.dy for tap in self.taps)
         last_column = (out[1] - 1) * self.stride[1] + max(tap.dx for tap in self.taps)
         return Halo(top, max(0, last_row - shape[1] + 1), left, max(0, last_column - shape[2] + 1))
+
+
+def excess(sources: Sequence[Source], channels: Mapping[str, int]) -> str:
+    """Why a stage cannot read these sources, given the channels of their sites; empty if it can."""
+    moving = [(source, 8 * math.ceil(channels[source.site] / 8)) for source in sources if not source.diagonal]
+    rows = sum(len(source.weights) * bits for source, bits in moving)
+    if rows > _MOST_ROWS:
+        return f"its windows have {rows:,} weight rows, more than {_MOST_ROWS:,}"
+    inputs = sum(len(source.taps) * bits for source, bits in moving)
+    return f"its windows have {inputs:,} inputs, more than {_MOST_INPUTS:,}" if inputs > _MOST_INPUTS else ""
 
 
 class Rule(NamedTuple):

@@ -37,22 +37,22 @@ _KERNELS = {
 }
 
 
-def runs_native(kernel: KernelPreference, drive: Tensor) -> bool:
-    """Whether these currents go to the compiled kernels.
+def runs_native(kernel: KernelPreference, drive: Tensor, *others: Tensor) -> bool:
+    """Whether these currents go to the compiled kernels, with these potentials and thresholds.
 
     Raises:
         RuntimeError: they were asked for by name and cannot run.
     """
     if kernel is KernelPreference.NATIVE:
-        native.require(drive)
-    return kernel is KernelPreference.NATIVE or (kernel is KernelPreference.AUTO and native.usable(drive))
+        native.require(drive, *others)
+    return kernel is KernelPreference.NATIVE or (kernel is KernelPreference.AUTO and native.usable(drive, *others))
 
 
 @torch.library.custom_op("transpike::integrate_fire", mutates_args=())
 def _integrate_fire(
     drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool, surrogate: str, kernel: str
 ) -> tuple[Tensor, Tensor]:
-    if runs_native(KernelPreference(kernel), drive):
+    if runs_native(KernelPreference(kernel), drive, v, theta):
         kernel = "native"
     events, v = _KERNELS["eager" if kernel == "auto" else kernel](drive, v, theta, soft_reset)
     return events.contiguous(), v.contiguous()  # as the fake promises, whatever the layout of the inputs

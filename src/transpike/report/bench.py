@@ -15,9 +15,11 @@ from transpike.report.layout import plain_table
 def bench_table(report: BenchReport) -> Table:
     """Milliseconds of every contender, and the ratio to the fastest ANN."""
     batches = sorted({timing.batch for timing in report.timings})
+    by_events = report.stages - report.dense_stages
     title = (
         f"milliseconds (x the fastest ANN), {report.threads} threads, {report.instruction_set}, torch {report.torch}; "
-        f"{report.schedule}; flipped spikes {report.gate.flipped:.1e}, other answers {report.gate.answers:.1%}"
+        f"{report.schedule}, {by_events} of {report.stages} stages by events; "
+        f"flipped spikes {report.gate.flipped:.1e}, other answers {report.gate.answers:.1%}"
     )
     table = plain_table(title, "what", *(f"batch {batch}" for batch in batches))
     for what, steps in dict.fromkeys((timing.what, timing.steps) for timing in report.timings):

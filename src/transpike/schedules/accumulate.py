@@ -31,9 +31,10 @@ class AccumulateThenFire(Probing):
         """Emits as many steps as the drive has; there is no memory."""
         need_soft_reset(self, visit.neuron)
         rho, drive = self.probe_steps, visit.drive
-        if runs_native(visit.kernel, drive):
-            return native.accumulate(drive[:rho], visit.start(), visit.parameters.theta, drive.shape[0]), ()
-        count = expected_count(drive[:rho].sum(0), visit.parameters.theta, visit.start(), rho)
+        start, theta = visit.start(), visit.parameters.theta
+        if runs_native(visit.kernel, drive, start, theta):
+            return native.accumulate(drive[:rho], start, theta, drive.shape[0]), ()
+        count = expected_count(drive[:rho].sum(0), theta, start, rho)
         steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=drive.dtype)
         steps = steps.view(-1, *[1] * count.dim())
         sent = torch.floor((2 * count * steps + rho) / (2 * rho))

@@ -31,7 +31,7 @@ class ExactPotential(Probing):
         """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""
         need_soft_reset(self, visit.neuron)
         seen, start, theta = visit.drive[: self.probe_steps], visit.start(), visit.parameters.theta
-        if runs_native(visit.kernel, seen):
+        if runs_native(visit.kernel, seen, start, theta):
             v = native.exact_potential(seen, start, theta)
         else:
             v = exact_potential(seen, start, theta, expected_count(seen.sum(0), theta, start, self.probe_steps))

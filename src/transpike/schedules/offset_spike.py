@@ -61,7 +61,7 @@ class OffsetSpike(Probing):
         theta = visit.parameters.theta
         start = v = visit.start()
         look = visit.drive[: self.probe_steps]
-        if runs_native(visit.kernel, look):
+        if runs_native(visit.kernel, look, start, theta):
             v = native.offset_potential(look, start, theta, self.iterations, self.epsilon)
         else:
             for _ in range(self.iterations):
