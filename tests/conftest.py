@@ -58,6 +58,24 @@ def pretrained() -> Path:
 
 
 @pytest.fixture(scope="session")
+def qcfs_resnet20(pretrained: Path) -> torch.nn.Module:
+    """Somebody else's ResNet-20 for CIFAR-10, fine-tuned with QCFS, L = 4: as a tailored network."""
+    import transpike as tp  # not above: another build of the kernels may have to come first
+    from transpike import zoo
+
+    stored = torch.load(pretrained / "resnet20_cifar10_qcfs4.pt", weights_only=True)
+    names = {"theta0": "relu@0.theta", "theta1": "relu@0.theta", "theta2": "relu@1.theta"}
+    ann = tp.tailor(zoo.build("cifar-resnet20"), tp.QCFS(4)).eval()
+    weights = {}
+    for key, value in stored.items():
+        path, _, last = key.rpartition(".")
+        renamed = names.get(last, last)
+        weights[f"{path}.{renamed}" if path else renamed] = value.reshape(()) if last in names else value
+    ann.load_state_dict(weights)
+    return ann
+
+
+@pytest.fixture(scope="session")
 def released_code() -> dict[str, np.ndarray]:
     """What the papers' released code computes, see fixtures/README.md."""
     with np.load(Path(__file__).parent / "fixtures" / "released_code_core.npz", allow_pickle=False) as stored:

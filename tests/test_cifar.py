@@ -51,17 +51,9 @@ def test_direct_conversion(model: torch.nn.Module, data_root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def qcfs(pretrained: Path, data_root: Path) -> tuple[SpikingNetwork, torch.nn.Module, list]:
+def qcfs(qcfs_resnet20: torch.nn.Module, data_root: Path) -> tuple[SpikingNetwork, torch.nn.Module, list]:
     """The ResNet-20 that was fine-tuned with QCFS, L = 4, converted; and the first 1,000 of the fixed test images."""
-    stored = torch.load(pretrained / "resnet20_cifar10_qcfs4.pt", weights_only=True)
-    names = {"theta0": "relu@0.theta", "theta1": "relu@0.theta", "theta2": "relu@1.theta"}
-    ann = tp.tailor(zoo.build("cifar-resnet20"), tp.QCFS(4)).eval()
-    weights = {}
-    for key, value in stored.items():
-        path, _, last = key.rpartition(".")
-        renamed = names.get(last, last)
-        weights[f"{path}.{renamed}" if path else renamed] = value.reshape(()) if last in names else value
-    ann.load_state_dict(weights)
+    ann = qcfs_resnet20
     data = load_data("cifar10", data_root)
     batches = list(loader(Subset(data.test, fixed_test_indices("cifar10")[:1000])))
     return tp.convert(ann, example_inputs=batches[0][0][:8]), ann, batches

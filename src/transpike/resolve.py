@@ -99,6 +99,18 @@ def example_for(model: nn.Module, shape: str | None) -> Tensor:
     return torch.randn(2, *sizes, generator=torch.Generator().manual_seed(0))
 
 
+def resolve_converted(file: str, factory: str | None = None) -> SpikingNetwork:
+    """A converted network from its file.
+
+    Raises:
+        ModelError: it is not there, or not converted yet.
+    """
+    snn = resolve_model(file, model=factory)
+    if not isinstance(snn, SpikingNetwork):
+        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    return snn
+
+
 def resolve_schedule(name: str, *, probe_steps: int, iterations: int, waiting: int) -> Schedule:
     """A schedule by its name in the table of schedules; settings that it does not have are ignored.
 

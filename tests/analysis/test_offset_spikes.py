@@ -363,17 +363,9 @@ def test_a_study_and_its_record() -> None:
 
 
 @pytest.mark.data
-def test_the_trend_of_table_3_on_trained_weights(pretrained: Path, data_root: Path) -> None:
+def test_the_trend_of_table_3_on_trained_weights(qcfs_resnet20: torch.nn.Module, data_root: Path) -> None:
     """A ResNet-20 with L = 4 on 50 images: the paper's ratios are 62, 83 and 99.7 % at 0, 1 and 2 iterations."""
-    stored = torch.load(pretrained / "resnet20_cifar10_qcfs4.pt", weights_only=True)
-    names = {"theta0": "relu@0.theta", "theta1": "relu@0.theta", "theta2": "relu@1.theta"}
-    ann = tp.tailor(zoo.build("cifar-resnet20"), tp.QCFS(4)).eval()
-    weights = {}
-    for key, value in stored.items():
-        path, _, last = key.rpartition(".")
-        renamed = names.get(last, last)
-        weights[f"{path}.{renamed}" if path else renamed] = value.reshape(()) if last in names else value
-    ann.load_state_dict(weights)
+    ann = qcfs_resnet20
     images = Subset(load_data("cifar10", data_root).test, fixed_test_indices("cifar10")[:50])
     batches = list(loader(images, 25))
     snn = tp.convert(ann, example_inputs=batches[0][0][:8])

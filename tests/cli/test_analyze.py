@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,27 +15,8 @@ from rich.table import Table
 import transpike as tp
 from transpike import zoo
 from transpike.analysis import CaseExample, Offsets, ShiftCase, SiteOffsets, Trajectory
-from transpike.cli.main import main
 from transpike.data import load_data
 from transpike.report import cases_table, convergence_table, offsets_table, plot_cases, plot_convergence, plot_offsets
-
-
-@pytest.fixture
-def transpike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Runs the program in an empty folder; returns exit status, standard output and standard error."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["transpike", *words])
-        code: int | str | None = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-        found = capsys.readouterr()
-        return int(code or 0), found.out, found.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -74,8 +74,6 @@ def offset(
     from transpike.card import card_of
     from transpike.config import write_json
     from transpike.data import load_data, loader
-    from transpike.errors import ModelError
-    from transpike.network import SpikingNetwork
     from transpike.recipe import test_images, torch_device
     from transpike.report import (
         cases_table,
@@ -88,7 +86,7 @@ def offset(
         plot_offsets,
         running_table,
     )
-    from transpike.resolve import check_writable, dataset_for, resolve_model, resolve_schedule
+    from transpike.resolve import check_writable, dataset_for, resolve_converted, resolve_schedule
 
     settings = OffsetSettings(
         probe_steps=probe_steps,
@@ -97,9 +95,7 @@ def offset(
         rhos=_numbers(rhos),
         steps=steps,
     )
-    snn = resolve_model(file, model=factory)
-    if not isinstance(snn, SpikingNetwork):
-        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    snn = resolve_converted(file, factory)
     if output is not None:
         check_writable(output / "offset.json")
     name = dataset_for(snn.network, dataset)

@@ -89,12 +89,8 @@ def _network_and_images(
 
     from transpike.card import card_of
     from transpike.data import load_data
-    from transpike.errors import ModelError
-    from transpike.network import SpikingNetwork
-    from transpike.resolve import dataset_for, resolve_model
+    from transpike.resolve import dataset_for, resolve_converted
 
-    snn = resolve_model(file, model=factory)
-    if not isinstance(snn, SpikingNetwork):
-        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    snn = resolve_converted(file, factory)
     found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
     return snn, torch.stack([found.test[index][0] for index in range(images)])

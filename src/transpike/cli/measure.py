@@ -67,16 +67,12 @@ def evaluate(
     from transpike.cli.early_exit import print_early_exit
     from transpike.data import load_data, loader
     from transpike.encoding import Coding
-    from transpike.errors import ModelError
     from transpike.evaluate import evaluate as evaluate_network
-    from transpike.network import SpikingNetwork
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
-    from transpike.resolve import dataset_for, resolve_model, resolve_schedule, search_schedule
+    from transpike.resolve import dataset_for, resolve_converted, resolve_schedule, search_schedule
 
-    snn = resolve_model(file, model=factory)
-    if not isinstance(snn, SpikingNetwork):
-        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    snn = resolve_converted(file, factory)
     stored = card_of(snn.network).inputs
     name = dataset_for(snn.network, dataset)
     found = load_data(name, data, like=stored)
@@ -158,16 +154,12 @@ def compare(
     from transpike.card import card_of
     from transpike.config import write_json
     from transpike.data import load_data, loader
-    from transpike.errors import ModelError
     from transpike.evaluate import evaluate as evaluate_network
-    from transpike.network import SpikingNetwork
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_latency, schedules_table
-    from transpike.resolve import dataset_for, resolve_model, resolve_schedule, search_schedule
+    from transpike.resolve import dataset_for, resolve_converted, resolve_schedule, search_schedule
 
-    snn = resolve_model(file, model=factory)
-    if not isinstance(snn, SpikingNetwork):
-        raise ModelError(f"{file} is not converted yet", fix=f"transpike convert {file} -o snn.safetensors")
+    snn = resolve_converted(file, factory)
     found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
     runs = {"": (images, steps)} | ({} if long_steps is None else {"-long": (long_images, long_steps)})
     reports: dict[str, dict[str, Report]] = {suffix: {} for suffix in runs}
