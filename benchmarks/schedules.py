@@ -14,14 +14,14 @@ import torch
 
 import transpike as tp
 from transpike import zoo
+from transpike.bench import check
 from transpike.schedules import AccumulateThenFire, ExactPotential, OffsetSpike, Plain, Residual, Schedule
 
 
 def gate(snn: tp.SpikingNetwork, x: torch.Tensor, schedule: Schedule, steps: int) -> None:
-    """The spikes of the fast kernel are those of the reference."""
-    fast = snn(x, steps=steps, schedule=schedule)
-    slow = snn(x, steps=steps, schedule=schedule, kernel=tp.KernelPreference.REFERENCE)
-    assert torch.equal(fast, slow), f"{schedule}: kernels disagree, no time is reported"
+    """The spikes are those of the reference, but for rounded sums that meet a threshold."""
+    found = check(snn, x, steps, schedule)
+    assert found.flipped < 1e-3, f"{schedule}: kernels disagree ({found}), no time is reported"
 
 
 def main() -> None:

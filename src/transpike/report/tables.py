@@ -64,8 +64,9 @@ def schedules_table(reports: Mapping[str, Report]) -> Table:
     """Top-1 accuracy of several schedules on one network, with events and pipeline steps at each T it was run for."""
     steps = sorted({t for report in reports.values() for t in interesting_steps(report)})
     first = next(iter(reports.values()))
-    title = f"top-1 accuracy in %, {first.images:,} images, ANN {first.ann_top1:.2f}; in brackets the pipeline steps"
-    table = plain_table(title, "schedule", *(f"T={t}" for t in steps), "events/image at the last T", "seconds")
+    title = f"top-1 accuracy in %, {first.images:,} images, ANN {first.ann_top1:.2f}"
+    title += "; in brackets the pipeline steps; events/image at the last T"
+    table = plain_table(title, "schedule", *(f"T={t}" for t in steps), "events", "seconds")
     for label, report in reports.items():
         rows = {row.steps: row for row in report.rows}
         cells = [f"{rows[t].top1:.2f} [{rows[t].latency.pipeline_steps}]" if t in rows else "-" for t in steps]
