@@ -100,7 +100,7 @@ SENT = [
 ]
 
 
-@pytest.mark.parametrize(("schedule", "sent"), SENT, ids=repr)
+@pytest.mark.parametrize(("schedule", "sent"), SENT, ids=[repr(schedule) for schedule, _ in SENT])
 def test_all_spikes_that_are_sent_count(schedule: Schedule, sent) -> None:
     torch.manual_seed(0)
     images = batches().dataset.tensors[0]
