@@ -402,3 +402,17 @@ def test_a_deep_network_runs() -> None:
     snn = convert(make_dyadic(nn.Sequential(*layers, nn.Linear(2, 2))), x)
     assert snn(x, steps=1).shape == (1, 2, 2)
     assert all(stage.events for stage in snn.stages().values())
+
+
+def test_samples_run_in_parts_that_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transpike.graph.engine._UNPACKED", 1)  # one sample at a time
+    torch.manual_seed(14)
+    x = dyadic_batch((5, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    assert_engine_is_the_reference(snn, x, steps=4)
+    site = snn.site(snn.sites[1].name)
+    site.set_initial_potential(torch.arange(5).view(5, 1, 1, 1).expand(5, 5, 8, 8) / 8)  # these cannot be cut
+    assert_engine_is_the_reference(snn, x, steps=4)
+    topology = next(topology for topology in TOPOLOGIES if len(topology.inputs) > 1)
+    inputs = topology.dyadic_inputs(3)
+    assert_engine_is_the_reference(convert(topology.dyadic_model(), *inputs, leave=topology.leave), *inputs, steps=3)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from transpike.graph.lower import Lowered, SiteRunner
 from transpike.graph.normalize import modules_of
@@ -21,6 +22,8 @@ from transpike.graph.site import Site
 from transpike.graph.terms import NotEventsError, Terms, Value, map_shape
 from transpike.graph.watch import mutable
 from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source, excess
+
+_UNPACKED = 4 * 2**20  # spikes and currents stored as numbers at once, 16 MiB
 
 Count = Callable[[str, Tensor], None]
 """Called per site with its name and the spikes of each step, all samples together ``[S]``, whole numbers."""
@@ -148,6 +151,8 @@ class Engine:
     ) -> Any:
         """The answer ``[S, N, *]`` in the structure of the model's output.
 
+        Samples run in parts, so that the numbers that torch operators read do not fill the memory.
+
         Args:
             inputs: the model's arguments, constant currents.
             batch: N.
@@ -165,7 +170,22 @@ class Engine:
                     f"v_init of shape {tuple(self._site(name).v_init.shape)} does not fit the {batch} samples at site "
                     f"{name!r}; give a scalar, or one value per channel, neuron, or sample and neuron"
                 )
-        return self.program.run(self.lowered.prologue(*inputs), batch, steps, rule, count, seconds)
+        size = max(1, _UNPACKED // (self.largest_unpacked() * steps))
+        if size >= batch or max(self.samples.values(), default=1) > 1:
+            return self.program.run(self.lowered.prologue(*inputs), batch, steps, rule, count, seconds)
+        total: dict[str, Tensor] = {}
+
+        def add(name: str, spikes: Tensor) -> None:
+            total[name] = total[name] + spikes if name in total else spikes
+
+        answers = []
+        for part in zip(*(torch.split(tensor, size) for tensor in inputs), strict=True):
+            samples = part[0].shape[0]
+            answers.append(self.program.run(self.lowered.prologue(*part), samples, steps, rule, add, seconds))
+        for name, spikes in total.items():
+            if count is not None:
+                count(name, spikes)
+        return pytree.tree_map(lambda *rows: torch.cat(rows, 1) if isinstance(rows[0], Tensor) else rows[0], *answers)
 
 
 class _Program:
@@ -239,7 +259,7 @@ class _Program:
                 if count is not None:
                     count(operation, torch.tensor(spikes))
                 if seconds is not None:
-                    seconds[operation] = time.perf_counter() - began
+                    seconds[operation] = seconds.get(operation, 0.0) + time.perf_counter() - began
                     began = time.perf_counter()
             else:
                 env[operation] = self._compute(operation, env, maps, batch, steps)
