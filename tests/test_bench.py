@@ -16,6 +16,8 @@ from transpike.report.bench import bench_table, plot_sweep, sweep_table
 from transpike.schedules import Plain
 from transpike.testing import dyadic_batch, make_dyadic, set_dyadic_thresholds
 
+pytest.importorskip("transpike.kernels._native")
+
 
 @pytest.fixture
 def network() -> tuple[tp.SpikingNetwork, torch.Tensor]:

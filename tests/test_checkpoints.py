@@ -24,6 +24,7 @@ def spiking() -> tuple[torch.nn.Module, tp.SpikingNetwork]:
 
 
 def test_it_loads_converts_and_runs_event_by_event() -> None:
+    pytest.importorskip("transpike.kernels._native")
     ann, snn = spiking()
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 import transpike as tp
@@ -13,6 +14,7 @@ from transpike.cli import commands  # noqa: F401 - registers the commands
 from transpike.cli.bench import app
 from transpike.data import load_data
 
+pytest.importorskip("transpike.kernels._native")
 RUNNER = CliRunner()
 
 

@@ -14,7 +14,7 @@ from torch import nn
 import transpike as tp
 from transpike import zoo
 from transpike.graph.engine import Engine
-from transpike.kernels import KernelPreference, native
+from transpike.kernels import KernelPreference
 from transpike.neurons import IF, Reset
 from transpike.schedules import (
     AccumulateThenFire,
@@ -28,7 +28,7 @@ from transpike.schedules import (
 )
 from transpike.testing import TOPOLOGIES, assert_same_answer, dyadic_batch, make_dyadic, set_dyadic_thresholds
 
-compiled = native.module()
+compiled = pytest.importorskip("transpike.kernels._native")
 SCHEDULES = [Plain(), Residual(3), OffsetSpike(4, iterations=2), ExactPotential(4), AccumulateThenFire(4)]
 
 

@@ -10,10 +10,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transpike.kernels import KernelPreference, Surrogate, integrate_fire
+from transpike.kernels import KernelPreference, Surrogate, integrate_fire, native
 from transpike.kernels.reference import fire
 
-KERNELS = [KernelPreference.REFERENCE, KernelPreference.EAGER, KernelPreference.NATIVE]
+KERNELS = [KernelPreference.REFERENCE, KernelPreference.EAGER]
+if native.load()[0] is not None:
+    KERNELS.append(KernelPreference.NATIVE)
 ALL = [*KERNELS, KernelPreference.AUTO]
 
 

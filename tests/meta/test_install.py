@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from transpike.kernels import native
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,3 +77,11 @@ def test_installed_alone(built: dict[str, Path], kind: str, tmp_path: Path) -> N
     module = subprocess.run([python, "-m", "transpike", "run", "--list"], capture_output=True, text=True, cwd=tmp_path)
     assert module.returncode == 0, module.stderr
     assert "digits" in module.stdout
+
+
+def test_the_compiled_kernels_are_built_where_there_is_a_compiler() -> None:
+    """Without this test a build that fails would only skip the tests of the kernels."""
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        pytest.skip("no C++ compiler")
+    module, reason = native.load()
+    assert module is not None, reason

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transpike.kernels import KernelPreference, Surrogate
+from transpike.kernels import KernelPreference, Surrogate, native
 from transpike.neurons import IF, EventKind, Reset, SiteParameters
 
 ONE = torch.tensor(1.0)
@@ -34,7 +34,9 @@ def test_start_refuses_potentials_that_do_not_fit_and_shows_both_shapes(shape):
     assert "(2, 3, 4, 5)" in str(caught.value)
 
 
-@pytest.mark.parametrize("kernel", KernelPreference)
+@pytest.mark.parametrize(
+    "kernel", [k for k in KernelPreference if k is not KernelPreference.NATIVE or native.load()[0]]
+)
 def test_soft_and_hard_reset_by_hand(kernel):
     drive = torch.tensor([1.5, 0.25, 0.25, 1.0]).unsqueeze(1)
     parameters = site(ONE, torch.tensor(0.0))
