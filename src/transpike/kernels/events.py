@@ -171,7 +171,8 @@ class EventStage:
         if rows > _MOST_ROWS:
             raise ValueError(f"{rows} weight rows are more than {_MOST_ROWS}")
         channels = shape.channels
-        lanes = max(16, *(n for n in (16, 32, 64) if n < channels + 16 and (rows + 1) * n * 4 <= _WEIGHT_BYTES), 16)
+        wider = [n for n in (32, 64) if n < channels + 16 and (rows + 1) * n * 4 <= _WEIGHT_BYTES]
+        lanes = max([16, *wider])
         self.padded = math.ceil(channels / lanes) * lanes
         table, runs = _table(gathers, rows, channels, self.padded)
         infinite = torch.full((self.padded,), torch.inf)
