@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import pytest
@@ -51,7 +52,7 @@ def test_every_contender_is_timed_at_every_batch_and_t(network) -> None:
 def _text(table) -> str:
     from rich.console import Console
 
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
     return console.export_text()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import transpike
-from transpike import doctor, recipe
+from transpike import doctor
 from transpike.doctor import Diagnosis, Finding, Status, diagnose, self_test
 from transpike.kernels import native
 from transpike.kernels.events import EventStage
@@ -115,10 +115,6 @@ def test_folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         f"{tmp_path}: cifar10, cifar100",
     )
     assert found["TRANSPIKE_PRETRAINED"].value == f"{tmp_path}: weights.pt"
-
-
-def test_the_variables_are_those_that_are_read() -> None:
-    assert doctor.WEIGHTS_VARIABLE == recipe.WEIGHTS_VARIABLE
 
 
 def test_the_self_test_notices_one_wrong_event_of_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
@@ -21,9 +21,7 @@ from transpike.methods import Maximum
 from transpike.network import SpikingNetwork
 from transpike.schedules import OffsetSpike, Plain, Schedule
 from transpike.testing import TOPOLOGIES, record, set_dyadic_thresholds
-
-WEIGHTS_VARIABLE = "TRANSPIKE_PRETRAINED"
-"""Environment variable that names the folder with pretrained weights; recipes read the same."""
+from transpike.zoo import WEIGHTS_VARIABLE
 
 _NEEDED = ("torch", "torchvision", "lightning", "numpy")
 _OPTIONAL = ("spikingjelly", "nir", "ray", "onnxruntime", "timm")
@@ -96,7 +94,7 @@ def diagnose() -> Diagnosis:
         _kernels,
         _accelerators,
         _folders,
-        _packages,
+        _optional,
     )
     findings = [finding for look in looks for finding in look()]
     return Diagnosis((*findings, self_test()))
@@ -112,12 +110,7 @@ def _version(package: str) -> str | None:
 def _versions() -> Iterator[Finding]:
     yield Finding("versions", "transpike", Status.OK, metadata.version("transpike"))
     yield Finding("versions", "Python", Status.OK, f"{platform.python_version()} ({sys.executable})")
-    for package in _NEEDED:
-        found = _version(package)
-        if found is None:
-            yield Finding("versions", package, Status.BROKEN, "not installed", f"pip install {package}")
-        else:
-            yield Finding("versions", package, Status.OK, found)
+    yield from _packages("versions", _NEEDED, Status.BROKEN)
 
 
 def _processor() -> Iterator[Finding]:
@@ -200,13 +193,17 @@ def _weights(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHTS)
 
 
-def _packages() -> Iterator[Finding]:
-    for package in _OPTIONAL:
+def _optional() -> Iterator[Finding]:
+    yield from _packages("optional packages", _OPTIONAL, Status.ABSENT)
+
+
+def _packages(topic: str, packages: Sequence[str], missing: Status) -> Iterator[Finding]:
+    for package in packages:
         found = _version(package)
         if found is None:
-            yield Finding("optional packages", package, Status.ABSENT, "not installed", f"pip install {package}")
+            yield Finding(topic, package, missing, "not installed", f"pip install {package}")
         else:
-            yield Finding("optional packages", package, Status.OK, found)
+            yield Finding(topic, package, Status.OK, found)
 
 
 def self_test() -> Finding:

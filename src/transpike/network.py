@@ -23,6 +23,7 @@ from transpike.graph.plan import Plan, SitePlan, longest_path, make_plan
 from transpike.graph.probe import ROWS, Inputs, check_arguments, check_inputs, explain_shapes, inputs_from
 from transpike.graph.site import Site
 from transpike.graph.step import State, Stepper, check_state
+from transpike.graph.summary import summary
 from transpike.graph.tune import tune
 from transpike.graph.watch import Clipped, Observer
 from transpike.kernels import KernelPreference, Rule
@@ -284,32 +285,11 @@ class SpikingNetwork(nn.Module):
 
     def summary(self) -> str:
         """A table of the sites: population, drive, thresholds, initial potentials, source line."""
-        head = f"{'site':<28} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} source"
-        lines = [
-            f"{len(self.sites)} sites, {sum(site.neurons for site in self.sites):,} neurons, neuron {self.neuron}",
-            head,
-            "-" * len(head),
-        ]
-        for site in self.sites:
-            module = self.site(site.name)
-            theta = _range(module.theta)
-            ratio = _range(module.v_init / module.theta)
-            drive = "constant" if site.constant_drive else "spikes"
-            shape = "x".join(str(size) for size in site.shape)
-            lines.append(f"{site.name:<28} {shape:<16} {drive:<9} {theta:<22} {ratio:<14} {site.source}")
         with torch.no_grad():
             reason = self._refusal(Plain())
-        if reason:
-            lines.append(f"runs dense: {reason}")
-        else:
-            stages = self.stages()
-            lines.append(f"stages that run event by event: {sum(stage.events for stage in stages.values())}")
-            lines += [f"  {name} runs dense: {stage.reason}" for name, stage in stages.items() if not stage.events]
-        if self.plan.pools:
-            lines.append(f"max-pooling as temporal operator: {', '.join(self.plan.pools)}")
-        if self.plan.analogue:
-            lines.append(f"kept analogue (leave): {', '.join(self.plan.analogue)}")
-        return "\n".join(lines)
+        stages = {} if reason else self.stages()
+        sites = {site.name: self.site(site.name) for site in self.sites}
+        return summary(self.plan, sites, f"neuron {self.neuron}", stages, reason)
 
     def verify(self, *inputs: Tensor, ann: nn.Module | None = None, tolerance: float = 1e-3) -> Verification:
         """Checks on data that the graph computes what its source computes, sample by sample.
@@ -422,8 +402,3 @@ def _lower_again(network: SpikingNetwork, *_: Any) -> None:
     network._lowered.clear()
     network._engines.clear()
     network._lower_plain()
-
-
-def _range(values: Tensor) -> str:
-    low, high = float(values.min()), float(values.max())
-    return f"{low:.4g}" if low == high else f"{low:.4g} .. {high:.4g}"

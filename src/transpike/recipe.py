@@ -31,9 +31,6 @@ from transpike.results import Report
 from transpike.tailor import tailor
 from transpike.training import fit
 
-WEIGHTS_VARIABLE = "TRANSPIKE_PRETRAINED"
-"""Environment variable that names the folder with weights that recipes start from."""
-
 
 @dataclass(frozen=True)
 class Training:
@@ -335,10 +332,10 @@ def _check_provenance(file: Path, made_by: dict[str, Any]) -> None:
 
 
 def _weights_file(name: str) -> Path:
-    folder = os.environ.get(WEIGHTS_VARIABLE)
+    folder = os.environ.get(zoo.WEIGHTS_VARIABLE)
     if not folder:
         raise RecipeError(
-            f"the recipe starts from {name}", fix=f"set {WEIGHTS_VARIABLE} to the folder that holds this file"
+            f"the recipe starts from {name}", fix=f"set {zoo.WEIGHTS_VARIABLE} to the folder that holds this file"
         )
     return Path(folder) / name
 

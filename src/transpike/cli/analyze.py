@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from transpike.cli.main import app
 from transpike.cli.options import DataName, Device, Factory, ProbeSteps, Root
-
-_WIDE = 120
-_out = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+from transpike.cli.output import out
 
 analyze = typer.Typer(
     help="Look into a converted network: where its answers differ from the ANN's, and why.",
@@ -101,12 +97,12 @@ def offset(
     name = dataset_for(snn.network, dataset)
     batches = loader(test_images(load_data(name, data, like=card_of(snn.network).inputs), images), batch_size)
     study = study_offsets(snn.to(torch_device(device.value)), batches, settings, progress=True)
-    _out.print(offsets_table(study.free["plain"]))
-    _out.print(offsets_table(study.constrained["plain"]))
-    _out.print(convergence_table(study.free, study.constrained))
-    _out.print(cases_table(study.cases))
-    _out.print(influence_table(study.influence))
-    _out.print(running_table(study.running))
+    out.print(offsets_table(study.free["plain"]))
+    out.print(offsets_table(study.constrained["plain"]))
+    out.print(convergence_table(study.free, study.constrained))
+    out.print(cases_table(study.cases))
+    out.print(influence_table(study.influence))
+    out.print(running_table(study.running))
     if output is not None:
         what = f"{Path(file).name}, {study.running['plain'].images:,} images of {name}"
         about = f"{what}, rho = {probe_steps}"
@@ -115,7 +111,7 @@ def offset(
         plot_cases(study.cases, output / "cases.png", f"four cases of a shift: {about}")
         plot_convergence(study.free, output / "convergence.png", f"COS iterations: {about}")
         plot_influence(study.influence, output / "influence.png", f"probe length of COS: {what}")
-        _out.print(f"written: {output}/ (offset.json, offsets.png, cases.png, convergence.png, influence.png)")
+        out.print(f"written: {output}/ (offset.json, offsets.png, cases.png, convergence.png, influence.png)")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

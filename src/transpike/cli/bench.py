@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 from transpike.cli.main import app
 from transpike.cli.options import DataName, Factory, Iterations, ProbeSteps, Root, ScheduleName, Waiting
+from transpike.cli.output import out
 
 
 @app.command()
@@ -44,15 +45,12 @@ def bench(
     * `transpike bench snn.safetensors --schedule cos --steps 4 --compile`
     * `transpike bench --layers -o speed`
     """
-    from rich.console import Console
-
     from transpike.bench import bench as run_bench
     from transpike.bench import sweep
     from transpike.config import write_json
     from transpike.report.bench import bench_table, plot_sweep, sweep_table
     from transpike.resolve import resolve_schedule
 
-    out = Console(highlight=False)
     record = {}
     if file is not None:
         numbers = [int(part) for part in batches.split(",")]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from transpike.cli.main import app
@@ -29,9 +27,7 @@ from transpike.cli.options import (
     Rule,
     Weights,
 )
-
-_WIDE = 120
-_out = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+from transpike.cli.output import out
 
 
 @app.command()
@@ -61,17 +57,17 @@ def inspect(
     found = inspect_model(
         network, example_for(network, input_shape), leave=leave or (), leaf_modules=leaf_modules or ()
     )
-    _out.print(inspection_table(found))
+    out.print(inspection_table(found))
     if found.plan.pools:
-        _out.print(f"max-pooling as temporal operator: {', '.join(found.plan.pools)}")
+        out.print(f"max-pooling as temporal operator: {', '.join(found.plan.pools)}")
     if found.plan.analogue:
-        _out.print(f"kept analogue: {', '.join(found.plan.analogue)}")
+        out.print(f"kept analogue: {', '.join(found.plan.analogue)}")
     if not found.convertible:
-        _out.print(f"[bold red]{len(found.obstacles)} in the way:[/]")
+        out.print(f"[bold red]{len(found.obstacles)} in the way:[/]")
         for obstacle in found.obstacles:
-            _out.print(f"  - {obstacle}", markup=False)
+            out.print(f"  - {obstacle}", markup=False)
         raise typer.Exit(1)
-    _out.print(f"[bold green]converts[/] ({len(found.folded)} BatchNorm folded)")
+    out.print(f"[bold green]converts[/] ({len(found.folded)} BatchNorm folded)")
 
 
 @app.command()
@@ -134,7 +130,7 @@ def train(
         source = card_of(network).source
         network = tailor(network, config, calibration=loader(random_subset(found.calibration, 512, seed)))
         set_card(network, Card(source, found.inputs))
-        _out.print(str(tailoring(network)), markup=False)
+        out.print(str(tailoring(network)), markup=False)
     history = fit(
         network,
         found,
@@ -149,8 +145,8 @@ def train(
         progress=True,
     )
     checkpoint.save(network.cpu(), output, inputs=found.inputs)
-    _out.print(training_table(history))
-    _out.print(f"written: {output}")
+    out.print(training_table(history))
+    out.print(f"written: {output}")
 
 
 @app.command()
@@ -209,8 +205,8 @@ def convert(
     )
     snn.verify(batches[0][0][:16], ann=None if max_pooling is Pooling.AVERAGE else network.eval())
     checkpoint.save(snn, output, inputs=found.inputs)
-    _out.print(snn.summary(), markup=False)
-    _out.print(f"written: {output}")
+    out.print(snn.summary(), markup=False)
+    out.print(f"written: {output}")
 
 
 @app.command()
@@ -238,13 +234,13 @@ def run(
         table.add_column("about")
         for name, entry in recipes().items():
             table.add_row(name, entry.about)
-        _out.print(table)
+        out.print(table)
         return
     plan = find_recipe(recipe)
     folder = output or Path("runs") / plan.name
-    outcome = run_recipe(plan, folder, data_root=data, device=device.value, progress=True, say=_out.print)
-    _out.print(comparison_table(outcome.reports, outcome.published))
+    outcome = run_recipe(plan, folder, data_root=data, device=device.value, progress=True, say=out.print)
+    out.print(comparison_table(outcome.reports, outcome.published))
     first = next(iter(outcome.reports))
-    _out.print(f"{first}:", markup=False)
-    _out.print(report_table(outcome.reports[first]))
-    _out.print(f"written: {folder}/ (checkpoints, result.json, accuracy.png)")
+    out.print(f"{first}:", markup=False)
+    out.print(report_table(outcome.reports[first]))
+    out.print(f"written: {folder}/ (checkpoints, result.json, accuracy.png)")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
-from rich.console import Console
 
 from transpike.cli.main import app
-
-_WIDE = 120
+from transpike.cli.output import out
 
 
 @app.command()
@@ -22,7 +18,6 @@ def doctor() -> None:
     from transpike.doctor import diagnose
     from transpike.report.doctor import doctor_table
 
-    out = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
     found = diagnose()
     out.print(doctor_table(found))
     if not found.healthy:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 if TYPE_CHECKING:
     from transpike.results import Report
@@ -25,9 +23,7 @@ from transpike.cli.options import (
     ScheduleName,
     Waiting,
 )
-
-_WIDE = 120
-_out = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+from transpike.cli.output import out
 
 
 @app.command()
@@ -88,7 +84,7 @@ def evaluate(
         if sites or cache is not None or plot is not None:
             raise ValueError("--sites, --cache and --plot show every T; leave them out with --early-exit")
         print_early_exit(
-            _out,
+            out,
             snn,
             found,
             test,
@@ -111,12 +107,12 @@ def evaluate(
         cache=cache,
         progress=True,
     )
-    _out.print(report_table(report))
+    out.print(report_table(report))
     if sites:
-        _out.print(sites_table(report))
+        out.print(sites_table(report))
     if plot is not None:
         plot_accuracy({Path(file).name: report}, plot, f"{Path(file).name} on {report.images:,} images of {name}")
-        _out.print(f"written: {plot}")
+        out.print(f"written: {plot}")
 
 
 @app.command()
@@ -171,7 +167,7 @@ def compare(
             schedule: Schedule = lags.schedule
         else:
             schedule = resolve_schedule(name, probe_steps=probe_steps, iterations=int(number or 1), waiting=waiting)
-        _out.print(f"evaluating {schedule}", markup=False)
+        out.print(f"evaluating {schedule}", markup=False)
         for suffix, (which, last) in runs.items():
             reports[suffix][label] = evaluate_network(
                 snn,
@@ -184,11 +180,11 @@ def compare(
                 progress=True,
             )
     for suffix in runs:
-        _out.print(schedules_table(reports[suffix]))
+        out.print(schedules_table(reports[suffix]))
     if output is not None:
         for suffix in runs:
             record = {label: report.to_json() for label, report in reports[suffix].items()}
             write_json(output / f"comparison{suffix}.json", record)
         title = f"{Path(file).name}: accuracy against honest latency"
         plot_latency(reports["-long" if long_steps is not None else ""], output / "latency.png", title)
-        _out.print(f"written: {output}/ (comparison*.json, latency.png)")
+        out.print(f"written: {output}/ (comparison*.json, latency.png)")

@@ -12,11 +12,12 @@ from transpike.zoo.digits import DigitsResNet
 from transpike.zoo.resnet import ResNet
 from transpike.zoo.resnet20 import CifarResNet20
 from transpike.zoo.vgg import VGG16
-from transpike.zoo.weights import load_weights
+from transpike.zoo.weights import WEIGHTS_VARIABLE, load_weights
 from transpike.zoo.wide_cnn import AlexNet, CIFARNet
 
 __all__ = [
     "VGG16",
+    "WEIGHTS_VARIABLE",
     "ZOO",
     "AlexNet",
     "CIFARNet",

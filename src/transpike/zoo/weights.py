@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from transpike.errors import CheckpointError
 
+WEIGHTS_VARIABLE = "TRANSPIKE_PRETRAINED"
+"""Environment variable that names the folder with weights that recipes start from."""
+
 
 def load_weights(model: nn.Module, path: Path | str) -> None:
     """Loads a plain state_dict into a model: ``*.safetensors``, or a torch file restricted to tensors.
