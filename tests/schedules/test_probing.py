@@ -18,6 +18,7 @@ from transpike.kernels.probe import least_potentials, probe
 from transpike.neurons import IF, Reset, SiteParameters
 from transpike.schedules import (
     AccumulateThenFire,
+    Decision,
     ExactPotential,
     OffsetSpike,
     Plain,
@@ -27,7 +28,7 @@ from transpike.schedules import (
     TwoPasses,
     Visit,
 )
-from transpike.schedules.offset_spike import shift
+from transpike.schedules.offset_spike import offset, shift
 
 FIXTURE = np.load(Path(__file__).parents[1] / "fixtures" / "released_code_core.npz", allow_pickle=False)
 
@@ -219,3 +220,16 @@ def test_staggered_by_hand() -> None:
     events, _ = run(Staggered(2), torch.full((6, 1), 0.75))
     assert events.flatten().tolist() == [1, 1, 1, 1]
     assert run(Plain(), torch.full((4, 1), 0.75))[0].flatten().tolist() == [1, 1, 0, 1]
+
+
+@given(st.integers(0, 2**31), st.integers(1, 9), st.sampled_from([0.5, 1.0, 1.25]))
+def test_theorem_3_names_the_whole_offset_and_decides_like_theorem_1(seed: int, rho: int, theta: float) -> None:
+    drive, threshold = currents(seed, rho), torch.tensor(theta)
+    start = torch.full(drive.shape[1:], theta / 2)
+    seen = probe(drive, start, threshold)
+    wanted = np.clip(np.floor((theta / 2 + drive.double().sum(0).numpy()) / theta), 0, rho)  # the ANN's count
+    missing = wanted - seen.fired.double().numpy()
+    assert np.array_equal(offset(seen, seen.residual, threshold, rho).double().numpy(), missing)
+    by_theorem = [run(OffsetSpike(rho, iterations=2, decision=decision), drive, theta)[0] for decision in Decision]
+    assert torch.equal(*by_theorem)
+    assert OffsetSpike(rho, decision="theorem 3") == OffsetSpike(rho, decision=Decision.THEOREM_3)

@@ -4,7 +4,7 @@ from transpike.schedules.accumulate import AccumulateThenFire
 from transpike.schedules.contract import Memory, Schedule, Visit
 from transpike.schedules.exact_potential import ExactPotential
 from transpike.schedules.latency import Latency
-from transpike.schedules.offset_spike import OffsetSpike
+from transpike.schedules.offset_spike import Decision, OffsetSpike
 from transpike.schedules.plain import Plain
 from transpike.schedules.probing import Probing
 from transpike.schedules.residual import Residual
@@ -24,6 +24,7 @@ SCHEDULES: dict[str, type[Schedule]] = {
 __all__ = [
     "SCHEDULES",
     "AccumulateThenFire",
+    "Decision",
     "ExactPotential",
     "Latency",
     "Memory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
@@ -13,11 +14,22 @@ from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
+class Decision(Enum):
+    """How a neuron finds out whether it sent too much or too little.
+
+    ``THEOREM_1``: from the signs of its residual and its count, as the released code does. ``THEOREM_3``: from the
+    whole offset ``clip(floor(v(rho) / theta), -n, rho - n)``. Both decide alike, so the compiled kernels know one.
+    """
+
+    THEOREM_1 = "theorem 1"
+    THEOREM_3 = "theorem 3"
+
+
 @dataclass(frozen=True)
 class OffsetSpike(Probing):
     """Probe, shift the initial potential so that the count moves by one spike towards the ANN's, then replay and fire.
 
-    Decision: Theorem 1 on the residual relative to the target's potential, which is the sign of Theorem 3; neurons that
+    Decision: on the residual relative to the target's potential, by Theorem 1 or 3; neurons that
     fired at every probe step are left alone (the released code throws them to about a thousand thresholds). Shift:
     Theorem 2; line 20 of the paper's Algorithm 1 is a misprint. Every further iteration removes one more offset spike
     and needs no further convolution, but another replay on a device.
@@ -27,13 +39,16 @@ class OffsetSpike(Probing):
     Attributes:
         iterations: how often to probe and shift, at least 1 (the released code: 1).
         epsilon: in units of theta, in (0, 1); 0.001 in the released code.
+        decision: which theorem decides; the spikes are the same.
     """
 
     iterations: int = 1
     epsilon: float = 1e-3
+    decision: Decision = Decision.THEOREM_1
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "decision", Decision(self.decision))
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if not 0.0 < self.epsilon < 1.0:
@@ -66,12 +81,29 @@ class OffsetSpike(Probing):
         else:
             for _ in range(self.iterations):
                 seen = probe(look, v, theta)
-                v = v + shift(seen, seen.residual - v + start, theta, self.probe_steps, self.epsilon)
+                residual = seen.residual - v + start
+                v = v + shift(seen, residual, theta, self.probe_steps, self.epsilon, self.decision)
         events, v = visit.run(visit.drive, v)
         return events, (v,)
 
 
-def shift(seen: Probe, residual: Tensor, theta: Tensor, steps: int, epsilon: float) -> Tensor:
+def offset(seen: Probe, residual: Tensor, theta: Tensor, steps: int) -> Tensor:
+    """Theorem 3: the whole offset, expected minus sent spikes: ``clip(floor(v(rho) / theta), -n, rho - n)``.
+
+    Arguments as for `shift`.
+    """
+    whole = torch.floor(residual / theta)
+    return torch.minimum(torch.maximum(whole, -seen.fired), steps - seen.fired)
+
+
+def shift(
+    seen: Probe,
+    residual: Tensor,
+    theta: Tensor,
+    steps: int,
+    epsilon: float,
+    decision: Decision = Decision.THEOREM_1,
+) -> Tensor:
     """Theorem 2: how far to move the initial potential so that the count changes by one; 0 where it is right.
 
     Args:
@@ -80,9 +112,14 @@ def shift(seen: Probe, residual: Tensor, theta: Tensor, steps: int, epsilon: flo
         theta: threshold.
         steps: rho.
         epsilon: in units of theta.
+        decision: which theorem says in which direction.
     """
-    down = (residual < 0) & (seen.fired > 0)
-    up = (residual >= theta) & (seen.fired < steps)
+    if decision is Decision.THEOREM_1:
+        down = (residual < 0) & (seen.fired > 0)
+        up = (residual >= theta) & (seen.fired < steps)
+    else:
+        missing = offset(seen, residual, theta, steps)
+        down, up = missing < 0, missing > 0
     lower = torch.maximum(theta, seen.lowest_fired + epsilon * theta)
     raise_by = torch.maximum(theta, theta + epsilon * theta - seen.highest_silent)
     return torch.where(up, raise_by, 0.0) - torch.where(down, lower, 0.0)
