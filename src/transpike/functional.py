@@ -29,8 +29,16 @@ def slip_relu(
         shift: delta, in steps of the staircase.
         ramp_shift: delta1, in units of theta.
     """
-    x = z / theta
-    return theta * (slope * ramp(x, ramp_shift) + (1.0 - slope) * clip_floor(x, levels, shift))
+    return theta * blend(z / theta, levels, slope, shift, ramp_shift)
+
+
+def blend(x: Tensor, levels: int, slope: float, shift: float, ramp_shift: float) -> Tensor:
+    """The bracket of eq. 8 for ``x = z / theta``; a side without weight is not computed."""
+    if slope == 0.0:
+        return clip_floor(x, levels, shift)
+    if slope == 1.0:
+        return ramp(x, ramp_shift)
+    return slope * ramp(x, ramp_shift) + (1.0 - slope) * clip_floor(x, levels, shift)
 
 
 def expected_count(total: Tensor, theta: Tensor | float, v_init: Tensor | float, steps: int) -> Tensor:

@@ -44,6 +44,7 @@ class Training:
     learning_rate: float
     start: str | None = None
     batch_size: int = 128
+    precision: str = "32-true"
     activation: SlipReLU | None = None
 
 
@@ -294,6 +295,7 @@ def _networks(
             epochs=training.epochs,
             learning_rate=training.learning_rate,
             batch_size=training.batch_size,
+            precision=training.precision,
             seed=recipe.seed,
             checkpoint=folder / f"{training.name}.ckpt",
             device=device,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transpike.functional import clip_floor, ramp, slip_relu
+from transpike.functional import blend, slip_relu
 
 THETA_FLOOR = 2.0**-10
 """The smallest threshold the forward pass uses, whatever the optimiser did to the parameter."""
@@ -191,17 +191,26 @@ class _Slip(torch.autograd.Function):
         levels, slope, shift, ramp_shift, paper = ctx.settings
         (grad,) = grads
         x = z / theta
-        shifted = x + ramp_shift
-        stair = torch.floor(levels * x + shift)
-        on_ramp = (shifted >= 0) & (shifted <= 1)
-        on_stair = (stair >= 0) & (stair <= levels)
-        if paper:
-            derivative = (on_ramp | on_stair).to(z.dtype)
-        else:
-            derivative = slope * on_ramp.to(z.dtype) + (1.0 - slope) * on_stair.to(z.dtype)
-        grad_z = grad * derivative if ctx.needs_input_grad[0] else None
+        passed = grad * _derivative(x, levels, slope, shift, ramp_shift, paper)
         grad_theta = None
         if ctx.needs_input_grad[1]:
-            value = slope * ramp(x, ramp_shift) + (1.0 - slope) * clip_floor(x, levels, shift)
-            grad_theta = (grad * (value - x * derivative)).sum_to_size(theta.shape)
+            through_value = (grad * blend(x, levels, slope, shift, ramp_shift)).sum_to_size(theta.shape)
+            grad_theta = through_value - x.mul_(passed).sum_to_size(theta.shape)
+        grad_z = passed if ctx.needs_input_grad[0] else None
         return grad_z, grad_theta, None, None, None, None, None
+
+
+def _derivative(x: Tensor, levels: int, slope: float, shift: float, ramp_shift: float, paper: bool) -> Tensor:
+    """``g'(x)`` of `Gradient`; a side without weight is not computed."""
+    sides = []
+    if paper or slope > 0.0:
+        shifted = x + ramp_shift
+        sides.append((shifted >= 0) & (shifted <= 1))
+    if paper or slope < 1.0:
+        stair = (levels * x).add_(shift).floor_()
+        sides.append((stair >= 0) & (stair <= levels))
+    if paper:
+        return (sides[0] | sides[1]).to(x.dtype)
+    if len(sides) == 1:
+        return sides[0].to(x.dtype)
+    return slope * sides[0].to(x.dtype) + (1.0 - slope) * sides[1].to(x.dtype)

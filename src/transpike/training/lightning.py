@@ -44,7 +44,7 @@ class _Classifier(LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
-        logits = self.network(images)
+        logits = self.network(images).float()
         loss = F.cross_entropy(logits, labels)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
@@ -144,6 +144,7 @@ def run(
         max_epochs=settings["epochs"],
         accelerator=device,
         devices=1,
+        precision=settings["precision"],
         callbacks=callbacks,
         plugins=[_SafeCheckpoints()],
         enable_progress_bar=progress,
@@ -154,7 +155,7 @@ def run(
         default_root_dir=None if checkpoint is None else checkpoint.parent,
     )
     resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
-    network.train()
+    network.train().to(memory_format=torch.channels_last)
     try:
         trainer.fit(module, train, validation, ckpt_path=resume)
     except RuntimeError as error:
