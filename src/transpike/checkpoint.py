@@ -219,10 +219,11 @@ def _check_sites(network: SpikingNetwork, contents: Contents, path: Path) -> Non
 
 
 def _match_shapes(network: SpikingNetwork, tensors: dict[str, Tensor]) -> None:
-    """Gives thresholds and potentials the shapes they have in the file; a fresh network has scalars."""
+    """Gives thresholds, potentials and biases the shapes they have in the file; a fresh network has scalars."""
     for site in network.sites:
         module = network.site(site.name)
-        for name in ("theta", "v_init"):
+        tensors.setdefault(f"network.{site.name}.bias", torch.zeros_like(module.bias))  # files from before biases
+        for name in ("theta", "v_init", "bias"):
             stored = tensors.get(f"network.{site.name}.{name}")
             if stored is not None:
                 setattr(module, name, nn.Parameter(torch.empty_like(stored), requires_grad=False))

@@ -6,13 +6,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, fx, nn
 
-from transpike.activations import SlipActivation
-from transpike.calibration.sweep import CalibrationData, calibrate_thresholds
+from transpike.calibration import CalibrationData
 from transpike.card import card_of, set_card
-from transpike.errors import CalibrationError, ConversionError, Obstacle, VerificationError
+from transpike.compose import apply_parts
+from transpike.errors import ConversionError, Obstacle, VerificationError
 from transpike.graph.fold import fold_batchnorm
 from transpike.graph.normalize import (
     ActivationCall,
@@ -30,7 +29,7 @@ from transpike.graph.pooling import average_pools, pool_before_activation
 from transpike.graph.probe import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.site import Site
 from transpike.graph.trace import LeafModules, evaluation_mode, leaf_names, trace
-from transpike.methods import HalfThreshold, Part, Population, PotentialRule, ThresholdRule
+from transpike.methods import Part
 from transpike.network import SpikingNetwork
 from transpike.neurons import IF, Neuron
 
@@ -148,9 +147,10 @@ def convert(
     Args:
         model: the network, in the precision it is to run in.
         parts: a part or several: at most one threshold rule and one rule for initial potentials (default for ReLU
-            sites: `HalfThreshold`; a potential rule given here also overrides the trained shift).
+            sites: `HalfThreshold`; a potential rule given here also overrides the trained shift), and calibrations,
+            which run one after the other.
         example_inputs: a small batch ``[N, *]``, or a list of them; real data finds more mistakes.
-        calibration: unlabelled training inputs for the threshold rule: a tensor or batches.
+        calibration: unlabelled training inputs for threshold rules and calibrations: a tensor or batches.
         leave: operators to keep as they are, by module path, node name or class name. Legal where no spikes arrive,
             and behind the last activation, where they act on the running mean.
         leaf_modules: submodules, by name or type, that are not traced into.
@@ -174,11 +174,11 @@ def convert(
     if planning.obstacles:
         raise ConversionError(planning.obstacles)
     _verify(model, prepared, max_pooling)
-    _set_parameters(planning.plan, network, parts, calibration, progress)
     neuron = IF() if neuron is None else neuron
     record = prepared.record | {"parts": parts, "max_pooling": max_pooling}
-    snn = SpikingNetwork(network, planning.plan, neuron, record)
-    return snn.requires_grad_(False).eval()
+    snn = SpikingNetwork(network, planning.plan, neuron, record).requires_grad_(False).eval()
+    apply_parts(snn, parts, calibration, progress=progress)
+    return snn
 
 
 def restore(
@@ -254,56 +254,3 @@ def _verify(model: nn.Module, prepared: _Prepared, max_pooling: MaxPooling) -> N
         faithful = _prepare(model, prepared.inputs, prepared.leave, prepared.leaf_modules, MaxPooling.RUNNING).network
     with evaluation_mode(model):
         check_parity(model, faithful, prepared.inputs)
-
-
-def _set_parameters(
-    plan: Plan,
-    network: fx.GraphModule,
-    parts: Sequence[Part],
-    calibration: CalibrationData | None,
-    progress: bool,
-) -> None:
-    threshold = _only(parts, ThresholdRule, "threshold rule")
-    potential = _only(parts, PotentialRule, "rule for initial potentials")
-    strange = [part for part in parts if not isinstance(part, ThresholdRule | PotentialRule)]
-    if strange:
-        raise ValueError(f"{strange[0]!r} is neither a threshold rule nor a rule for initial potentials")
-    sites: dict[str, Site] = {}
-    for planned in plan.sites:
-        module = network.get_submodule(planned.name)
-        assert isinstance(module, Site)
-        sites[planned.name] = module
-    plain = {name: site for name, site in sites.items() if not isinstance(site.activation, SlipActivation)}
-    if threshold is not None and not plain:
-        raise CalibrationError(
-            f"{threshold} fits no site: all thresholds were trained with the network",
-            fix="leave the threshold rule out, or convert the network it was tailored from",
-        )
-    if threshold is not None:
-        if calibration is None:
-            raise CalibrationError(
-                f"{threshold} needs data", where="convert", fix="pass calibration=batches of training inputs"
-            )
-        calibrate_thresholds(network, plain, threshold, calibration, progress=progress)
-    else:
-        for name, site in plain.items():
-            if site.ceiling is None:
-                raise CalibrationError(
-                    "a plain ReLU has no threshold",
-                    where=f"site {name}",
-                    fix="pass a threshold rule and data, for example "
-                    "convert(model, [Percentile(99.9, PerChannel()), HalfThreshold()], calibration=batches, ...)",
-                )
-            site.set_threshold(torch.full_like(site.theta, site.ceiling))
-    for planned in plan.sites:
-        site = sites[planned.name]
-        rule = potential or (HalfThreshold() if planned.name in plain else None)
-        if rule is not None:
-            site.set_initial_potential(rule.potential(Population(planned.name, planned.shape, site.theta)))
-
-
-def _only(parts: Sequence[Part], kind: type[Any], name: str) -> Any:
-    found = [part for part in parts if isinstance(part, kind)]
-    if len(found) > 1:
-        raise ValueError(f"give at most one {name}, got {found}")
-    return found[0] if found else None

@@ -1,5 +1,6 @@
-"""The calibration sweep. Knows no paper: it feeds statistics and lets rules decide."""
+"""The calibration sweeps. Know no paper: they feed statistics and stages, and let methods decide."""
 
+from transpike.calibration.stagewise import visit_stages
 from transpike.calibration.sweep import CalibrationData, calibrate_thresholds, sweep
 
-__all__ = ["CalibrationData", "calibrate_thresholds", "sweep"]
+__all__ = ["CalibrationData", "calibrate_thresholds", "sweep", "visit_stages"]

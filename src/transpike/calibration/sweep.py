@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,47 @@ def inputs_of(batch: Any, arguments: int) -> tuple[Any, ...]:
     )
 
 
+def checked_inputs(network: fx.GraphModule, batch: Any, index: int) -> tuple[Tensor, ...]:
+    """The model's inputs in a batch, where the network is and in its precision.
+
+    Raises:
+        CalibrationError: the batch is unusable.
+    """
+    arguments = sum(node.op == "placeholder" and not node.args for node in network.graph.nodes)
+    inputs = inputs_of(batch, arguments)
+    try:
+        check_inputs(inputs, f"calibration batch {index}")
+    except InputError as error:
+        raise CalibrationError(error.what, where=error.where, fix=error.fix) from error
+    reference = next(network.parameters())
+    return tuple(tensor.to(reference.device, reference.dtype) for tensor in inputs)
+
+
+def run_batch(run: Callable[..., Any], inputs: tuple[Tensor, ...], index: int) -> Any:
+    """Runs a batch.
+
+    Raises:
+        CalibrationError: its shape is not the network's.
+    """
+    try:
+        return run(*inputs)
+    except RuntimeError as error:
+        raise CalibrationError(
+            f"the network refuses the batch: {first_line(error)}",
+            where=f"calibration batch {index}, shapes {[tuple(tensor.shape) for tensor in inputs]}",
+            fix="give batches of the shape the network was trained with",
+        ) from error
+
+
+def no_data() -> CalibrationError:
+    """What to raise where data yields nothing."""
+    return CalibrationError(
+        "the calibration data is empty",
+        where="calibration",
+        fix="pass a tensor or batches; an iterator that was used up before cannot be used again",
+    )
+
+
 class _Sites(fx.Interpreter):
     """Runs the ANN and hands each site's pre-activation to ``take``."""
 
@@ -66,33 +107,17 @@ def sweep(network: fx.GraphModule, data: CalibrationData, take: Any, *, progress
     Raises:
         CalibrationError: there is no data, or a batch is unusable.
     """
-    arguments = sum(node.op == "placeholder" and not node.args for node in network.graph.nodes)
-    reference = next(network.parameters())
     runner = _Sites(network, take)
     samples = 0
     with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("calibrating", total=len(data) if isinstance(data, list | tuple) else None)
         for index, batch in enumerate(batches_of(data)):
-            inputs = inputs_of(batch, arguments)
-            try:
-                samples += check_inputs(inputs, f"calibration batch {index}")
-            except InputError as error:
-                raise CalibrationError(error.what, where=error.where, fix=error.fix) from error
-            try:
-                runner.run(*(tensor.to(reference.device, reference.dtype) for tensor in inputs))
-            except RuntimeError as error:
-                raise CalibrationError(
-                    f"the network refuses the batch: {first_line(error)}",
-                    where=f"calibration batch {index}, shapes {[tuple(tensor.shape) for tensor in inputs]}",
-                    fix="give batches of the shape the network was trained with",
-                ) from error
+            inputs = checked_inputs(network, batch, index)
+            samples += inputs[0].shape[0]
+            run_batch(runner.run, inputs, index)
             bar.advance(task)
     if not samples:
-        raise CalibrationError(
-            "the calibration data is empty",
-            where="calibration",
-            fix="pass a tensor or batches; an iterator that was used up before cannot be used again",
-        )
+        raise no_data()
     return samples
 
 

@@ -76,6 +76,8 @@ class Engine:
             try:
                 if site.name in dense:
                     raise NotEventsError("dense operators were faster")
+                if self._channel_bias(site.name) is None:
+                    raise NotEventsError("its bias differs from step to step or from neuron to neuron")
                 value = terms.drive(nodes[site.node])
                 reason = excess(value.terms, {name: shape[0] for name, shape in populations.items()})
                 if not reason:
@@ -108,9 +110,20 @@ class Engine:
         bias = torch.zeros(shape.channels)
         sources: list[tuple[Source, MapShape]] = []
         if value is not None:
-            bias = bias if value.bias is None else value.bias
+            own = self._channel_bias(name)
+            assert own is not None
+            bias = own if value.bias is None else value.bias + own
             sources = [(term, self.shapes[term.site]) for term in value.terms]
         return EventStage(shape, sources, bias, theta)
+
+    def _channel_bias(self, name: str) -> Tensor | None:
+        """The site's own bias ``[C]``; None if it is not one number per channel."""
+        site = self._site(name)
+        bias, population = site.bias.detach(), site.population
+        assert population is not None
+        if not site.steady or (bias.dim() and bias.numel() != bias.shape[1]):
+            return None
+        return bias.reshape(-1).expand(population[0] if population else 1)
 
     def _site(self, name: str) -> Site:
         site = self.sites[name]
@@ -254,7 +267,7 @@ class _Program:
         began = time.perf_counter()
         for operation, forgotten in zip(self.operations, self.forget, strict=True):
             if isinstance(operation, str):
-                currents = self._currents(operation, env, batch)
+                currents = self._currents(operation, env, batch, steps)
                 maps[operation], spikes = engine.stages[operation].run(maps, currents, rule, batch, steps)
                 if count is not None:
                     count(operation, torch.tensor(spikes))
@@ -270,7 +283,7 @@ class _Program:
                     del env[need]
         return mutable(fx.map_arg(self.answer, lambda node: env[node]))
 
-    def _currents(self, name: str, env: Mapping[fx.Node, Any], batch: int) -> Tensor | None:
+    def _currents(self, name: str, env: Mapping[fx.Node, Any], batch: int, steps: int) -> Tensor | None:
         """Currents that are not made of spikes, or the whole drive of a dense stage, ``[N, 1 or S, H * W, padded]``."""
         engine = self.engine
         stage, shape = engine.stages[name], engine.shapes[name]
@@ -278,9 +291,10 @@ class _Program:
         value = engine.values.get(name)
         runner = engine.runners[name]
         if value is None:
-            drive = env[runner.args[0]]
-            constant = bool(self.engine.modules[str(runner.target)].constant_drive)
-            drive = drive.unsqueeze(0) if constant else drive.unflatten(0, (-1, batch))
+            module = self.engine.modules[str(runner.target)]
+            assert isinstance(module, SiteRunner)
+            drive = module.drive(env[runner.args[0]], batch, steps, env[runner.args[4]])
+            drive = drive[:1] if module.constant_drive and module.site.steady else drive
             found = drive.reshape(drive.shape[0], batch, *population).flatten(3).permute(1, 0, 3, 2)
             return stage.pad(found)
         if not value.others:

@@ -67,18 +67,27 @@ class SiteRunner(nn.Module):
         self.number = number
         self.constant_drive = constant_drive
 
-    def drive(self, value: Tensor, batch: int, steps: int) -> Tensor:
-        """The input current ``[S, N, *]``; a constant one takes no memory."""
+    def currents(self, value: Tensor, batch: int, steps: int) -> Tensor:
+        """What arrives, ``[S, N, *]``; a constant current takes no memory."""
         return value.unsqueeze(0).expand(steps, *value.shape) if self.constant_drive else unfold(value, batch)
+
+    def drive(self, value: Tensor, batch: int, steps: int, start: Tensor) -> Tensor:
+        """The input current ``[S, N, *]``: what arrives, and the site's bias."""
+        if self.constant_drive and self.site.steady:
+            return self.site.biased(value.unsqueeze(0), start).expand(steps, *value.shape)
+        return self.site.biased(self.currents(value, batch, steps), start)
+
+    def emit(self, drive: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
+        """The events ``[S_out, N, *]`` and the new memory for a drive ``[S, N, *]``."""
+        parameters = self.site.parameters_of_neurons
+        visit = Visit(self.name, drive, self.neuron, parameters, memory, self.number, self.kernel)
+        return self.schedule.emit(visit)
 
     def forward(
         self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
     ) -> tuple[Tensor, Memory]:
         """Folded currents (or one constant current) in, folded output and new memory out."""
-        drive = self.drive(value, batch, steps)
-        parameters = self.site.parameters_of_neurons
-        visit = Visit(self.name, drive, self.neuron, parameters, memory, self.number, self.kernel)
-        events, memory = self.schedule.emit(visit)
+        events, memory = self.emit(self.drive(value, batch, steps, start), memory)
         return fold(self.site.theta * events), memory
 
 

@@ -19,11 +19,14 @@ class Site(nn.Module):
         theta: firing threshold, a scalar or ``[C, 1, ...]`` to broadcast over ``[N, C, *]``.
         v_init: initial membrane potential, broadcastable in the same way, or per neuron ``[C, *]``, or per sample
             and neuron ``[N, C, *]``.
+        bias: current added to the drive, which the source network does not have: a scalar zero for none, or
+            ``[B, C or 1, ...]`` whose row t-1 is added in step t, the last row in all steps after B.
         population: shape of one sample's neurons, for checking what is set; None until it is known.
     """
 
     theta: nn.Parameter
     v_init: nn.Parameter
+    bias: nn.Parameter
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -34,6 +37,7 @@ class Site(nn.Module):
         shift = 0.0 if trained is None else trained.config.shift
         self.register_parameter("theta", nn.Parameter(theta, requires_grad=False))
         self.register_parameter("v_init", nn.Parameter(shift * theta, requires_grad=False))
+        self.register_parameter("bias", nn.Parameter(torch.zeros_like(theta), requires_grad=False))
 
     @property
     def trained(self) -> bool:
@@ -92,6 +96,48 @@ class Site(nn.Module):
                     f"{list(shape)} (per neuron) or [N, {', '.join(map(str, shape))}]; got shape {list(v_init.shape)}"
                 )
         self.v_init = nn.Parameter(v_init, requires_grad=False)
+
+    def set_bias(self, bias: Tensor) -> None:
+        """Sets the current that is added to the drive, in its units.
+
+        Args:
+            bias: the same at every step: a scalar, per channel ``[C]`` or ``[C, 1, ...]``, or per neuron ``[C, *]``; or
+                with the steps in front, ``[B, C, 1, ...]`` or ``[B, C, *]``.
+
+        Raises:
+            ValueError: a value is not finite, or the shape is none of these.
+        """
+        bias = bias.detach().to(self.bias)
+        if not bool(torch.isfinite(bias).all()):
+            raise ValueError("biases must be finite")
+        shape = self.population
+        if shape is None:
+            raise ValueError("the population of this site is not known; set biases of a converted network")
+        if bias.dim() <= 1:
+            bias = bias.reshape(-1, *[1] * (len(shape) - 1))
+        if bias.dim() == len(shape):
+            bias = bias.unsqueeze(0)
+        sizes = zip(bias.shape[1:], shape, strict=False)
+        if bias.dim() != len(shape) + 1 or not bias.shape[0] or any(size not in (1, wanted) for size, wanted in sizes):
+            raise ValueError(
+                f"a population of shape {shape} takes one bias, [{shape[0]}] (one per channel), {list(shape)} (per "
+                f"neuron), or those with the steps in front; got shape {list(bias.shape)}"
+            )
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def steady(self) -> bool:
+        """Whether the bias is the same at every step."""
+        return self.bias.dim() == 0 or self.bias.shape[0] == 1
+
+    def biased(self, drive: Tensor, start: Tensor) -> Tensor:
+        """The drive ``[S, N, *]`` with the bias of these steps; ``start`` is the number of steps before them."""
+        if self.bias.dim() == 0:
+            return drive
+        if self.steady:
+            return drive + self.bias
+        steps = start + torch.arange(drive.shape[0], device=drive.device)
+        return drive + self.bias[steps.clamp_max(self.bias.shape[0] - 1)].unsqueeze(1)
 
     def clipped(self, z: Tensor) -> Tensor:
         """``clip(z, 0, theta)``: what the neurons' mean output tends to as T grows, for a constant drive."""

@@ -12,7 +12,7 @@ from transpike.graph.site import Site
 
 
 def summary(plan: Plan, sites: Mapping[str, Site], neuron: str, stages: Mapping[str, StageReport], reason: str) -> str:
-    """A table of the sites: population, drive, thresholds, initial potentials, source line; then how stages run.
+    """A table of the sites: population, drive, thresholds, initial potentials, biases, source line; how stages run.
 
     Args:
         plan: the plan of the network.
@@ -21,7 +21,7 @@ def summary(plan: Plan, sites: Mapping[str, Site], neuron: str, stages: Mapping[
         stages: how each stage runs on a CPU, if any runs event by event.
         reason: why none does.
     """
-    head = f"{'site':<28} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} source"
+    head = f"{'site':<28} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} {'bias/theta':<18} source"
     lines = [
         f"{len(plan.sites)} sites, {sum(site.neurons for site in plan.sites):,} neurons, {neuron}",
         head,
@@ -32,7 +32,10 @@ def summary(plan: Plan, sites: Mapping[str, Site], neuron: str, stages: Mapping[
         ratio = _range(module.v_init / module.theta)
         drive = "constant" if site.constant_drive else "spikes"
         shape = "x".join(str(size) for size in site.shape)
-        lines.append(f"{site.name:<28} {shape:<16} {drive:<9} {_range(module.theta):<22} {ratio:<14} {site.source}")
+        bias = _range(module.bias / module.theta)
+        lines.append(
+            f"{site.name:<28} {shape:<16} {drive:<9} {_range(module.theta):<22} {ratio:<14} {bias:<18} {site.source}"
+        )
     if reason:
         lines.append(f"runs dense: {reason}")
     else:

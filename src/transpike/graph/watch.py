@@ -49,9 +49,9 @@ class Observing(_Interpreter):
         result = super().call_module(target, args, kwargs)
         runner = self.runners[target]
         if isinstance(runner, SiteRunner):
-            value, _, batch, steps, _ = args
+            value, _, batch, steps, start = args
             events = result[0].unflatten(0, (-1, batch)) / runner.site.theta
-            self.observe(runner.name, runner.drive(value, batch, steps), events)
+            self.observe(runner.name, runner.drive(value, batch, steps, start), events)
         return result
 
 

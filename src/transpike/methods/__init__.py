@@ -1,12 +1,15 @@
 """How thresholds and initial potentials are set. One file per method, one row in the table below."""
 
 from transpike.methods.contract import (
+    Calibration,
     Granularity,
     Part,
     PerChannel,
     PerLayer,
     Population,
     PotentialRule,
+    SpikingThresholdRule,
+    StageView,
     Statistic,
     ThresholdRule,
 )
@@ -25,6 +28,7 @@ POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
 __all__ = [
     "POTENTIAL_RULES",
     "THRESHOLD_RULES",
+    "Calibration",
     "Granularity",
     "HalfThreshold",
     "Maximum",
@@ -36,6 +40,8 @@ __all__ = [
     "PotentialRule",
     "RandomPotential",
     "ShiftedPotential",
+    "SpikingThresholdRule",
+    "StageView",
     "Statistic",
     "ThresholdRule",
     "ZeroPotential",

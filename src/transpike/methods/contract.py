@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from transpike.graph.site import Site
+from transpike.schedules import Plain, Schedule
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,66 @@ class PotentialRule(Part, ABC):
     @abstractmethod
     def potential(self, population: Population) -> Tensor:
         """``v_init`` in units of the drive: of theta's shape, or per neuron ``[C, *]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class StageView:
+    """What a calibration sees when it comes to a site: all calibration samples, in batches.
+
+    Attributes:
+        site: its name.
+        module: the site, whose thresholds, potentials and biases may be set.
+        source: per batch the source network's pre-activation ``[N, *]``.
+        currents: per batch what arrives from the sites before it, which are calibrated already: ``[S, N, *]``,
+            without the site's own bias.
+        emit: the events ``[S_out, N, *]`` that the neurons, as they are set now, send for one batch's currents.
+    """
+
+    site: str
+    module: Site
+    source: Sequence[Tensor]
+    currents: Sequence[Tensor]
+    emit: Callable[[Tensor], Tensor]
+
+    @property
+    def wanted(self) -> list[Tensor]:
+        """Per batch the source network's activation ``[N, *]``."""
+        return [self.module(z) for z in self.source]
+
+    def mean_outputs(self) -> list[Tensor]:
+        """Per batch the neurons' mean output ``[N, *]`` over the steps, as they are set now."""
+        return [self.module.theta * self.emit(currents).mean(0) for currents in self.currents]
+
+
+class Calibration(Part, ABC):
+    """Changes a converted network, stage by stage, by comparing it with its source on unlabelled data.
+
+    All samples pass a stage, it is updated, and what it now emits goes to the next one, so that later stages see the
+    errors that earlier ones still make. Subclasses are frozen records with two more fields or properties:
+
+    Attributes:
+        steps: for how many time-steps to calibrate.
+        schedule: under which schedule; of one pass.
+    """
+
+    steps: int
+    schedule: Schedule = Plain()
+
+    @property
+    def rounds(self) -> int:
+        """How often to go through the network."""
+        return 1
+
+    @abstractmethod
+    def update(self, stage: StageView) -> None:
+        """Sets thresholds, potentials or biases of ``stage.module``."""
+
+
+class SpikingThresholdRule(Calibration):
+    """Sets the thresholds of ReLU sites from currents of sites that spike already; takes a threshold rule's place.
+
+    The initial potentials follow by the conversion's own rule before the site emits.
+    """
 
 
 def fill_silent(values: Tensor) -> Tensor:

@@ -32,12 +32,16 @@ class SiteParameters(NamedTuple):
 
 
 class Neuron(ABC):
-    """A neuron model: a frozen record with a pure ``run``. The state is the membrane potential ``[N, *]``."""
+    """A neuron model: a frozen record with a pure ``run``.
+
+    The state is the membrane potential ``[N, *]``; a model that remembers more overrides `start` and `charge` and puts
+    further dimensions behind.
+    """
 
     events: ClassVar[EventKind]
 
     def start(self, parameters: SiteParameters, drive: Tensor) -> Tensor:
-        """Returns the potential ``[N, *]`` before the first step of ``drive [S, N, *]``.
+        """Returns the state before the first step of ``drive [S, N, *]``.
 
         Raises:
             ValueError: ``v_init`` cannot be broadcast to the population.
@@ -51,8 +55,12 @@ class Neuron(ABC):
                 f"{tuple(shape)} (batch first); give a scalar, or one value per channel, neuron, or sample and neuron"
             ) from error
 
+    def charge(self, state: Tensor, current: Tensor) -> Tensor:
+        """Adds ``current [N, *]`` to the potential without firing."""
+        return state + current
+
     @abstractmethod
     def run(
         self, drive: Tensor, v: Tensor, parameters: SiteParameters, kernel: KernelPreference
     ) -> tuple[Tensor, Tensor]:
-        """Runs all steps: ``drive [S, N, *]``, ``v [N, *]`` -> ``(events [S, N, *], v [N, *])``."""
+        """Runs all steps: ``drive [S, N, *]`` and the state before -> ``(events [S, N, *], state after)``."""

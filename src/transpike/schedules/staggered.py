@@ -58,5 +58,6 @@ class Staggered(Schedule):
         if self.wait is Wait.WITHHOLD:
             events, v = visit.run(visit.drive, visit.start())
             return events[lag:], (v,)
-        events, v = visit.run(visit.drive[lag:], visit.start() + visit.drive[:lag].sum(0))
+        charged = visit.neuron.charge(visit.start(), visit.drive[:lag].sum(0))
+        events, v = visit.run(visit.drive[lag:], charged)
         return events, (v,)
