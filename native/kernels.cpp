@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "dense.hpp"
+#include "peak.hpp"
 #include "stage.hpp"
 
 #define TRANSPIKE_JOIN2(a, b) a##b
@@ -14,7 +15,8 @@
 namespace transpike {
 
 const Kernels &TRANSPIKE_JOIN(kernels_, TRANSPIKE_ISA)() {
-  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_stage, dense_table<float>(), dense_table<double>()};
+  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_stage, add_up, dense_table<float>(),
+                             dense_table<double>()};
   return table;
 }
 

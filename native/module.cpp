@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <string>
 
@@ -108,6 +109,18 @@ NB_MODULE(_native, m) {
     return 1;
 #endif
   });
+  m.def(
+      "add_up", // rows [threads, count] -> the sum of each row, added up `passes` times
+      [](Matrix<const float> rows, std::ptrdiff_t passes) {
+        const auto threads = static_cast<std::ptrdiff_t>(rows.shape(0)), count = static_cast<std::ptrdiff_t>(rows.shape(1));
+        expect(threads >= 1 && passes >= 1, "there must be at least one row and one pass");
+        expect(count % 128 == 0, "rows must be whole multiples of 128 numbers long");
+        std::vector<float> totals(static_cast<std::size_t>(threads));
+        nb::gil_scoped_release release;
+        kernels().add_up(rows.data(), threads, count, passes, totals.data());
+        return totals;
+      },
+      nb::arg("rows").noconvert(), nb::arg("passes"));
   m.def("instruction_set", [] { return std::string(kernels().name); });
   m.def("instruction_sets", [] {
     nb::list names;

@@ -24,7 +24,7 @@ from transpike.graph.probe import ROWS, Inputs, check_arguments, check_inputs, e
 from transpike.graph.site import Site
 from transpike.graph.step import State, Stepper, check_state
 from transpike.graph.summary import summary
-from transpike.graph.tune import tune
+from transpike.graph.tune import time_stages, tune
 from transpike.graph.watch import Clipped, Observer
 from transpike.kernels import KernelPreference, Rule
 from transpike.neurons import Neuron
@@ -261,6 +261,24 @@ class SpikingNetwork(nn.Module):
         with torch.no_grad():
             tune(self._engines, lambda: self._find_engine(schedule), inputs, batch, total, repeats)
         return self.stages(schedule)
+
+    def time_stages(
+        self, *inputs: Tensor, steps: int, schedule: Schedule | None = None, repeats: int = 3
+    ) -> dict[str, float]:
+        """Seconds of each stage by its site, and of ``"readout"`` behind the last one, in event-driven runs.
+
+        The torch operators in front of a stage, the first convolution too, count with it. Arguments as in `tune`.
+
+        Raises:
+            ValueError: the network does not run event by event, or no repeats.
+        """
+        schedule = Plain() if schedule is None else schedule
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}")
+        batch = self._check(inputs, "SpikingNetwork.time_stages")
+        self.stages(schedule)
+        with torch.no_grad():
+            return time_stages(*self._find_engine(schedule), inputs, batch, schedule.input_steps(steps), repeats)
 
     def stored_neurons(self, schedule: Schedule) -> int:
         """Neurons of the largest population that a run stores numbers of, per sample and step.

@@ -25,11 +25,22 @@ def test_a_network_is_timed_and_written(tmp_path) -> None:
     batch = data.test[0][0].unsqueeze(0)
     snn = tp.convert(model.eval(), [tp.Maximum()], calibration=batch, example_inputs=batch)
     tp.save(snn, tmp_path / "snn.safetensors", inputs=data.inputs)
-    command = ["bench", str(tmp_path / "snn.safetensors"), "--batches", "1,2", "--steps", "2", "--repeats", "1"]
+    command = [
+        "bench",
+        str(tmp_path / "snn.safetensors"),
+        "--batches",
+        "1,2",
+        "--steps",
+        "2",
+        "--repeats",
+        "1",
+        "--stages",
+    ]
     result = RUNNER.invoke(app, [*command, "-o", str(tmp_path / "speed")])
     assert result.exit_code == 0, result.output
     assert "events, T=2" in result.output
     record = json.loads((tmp_path / "speed" / "bench.json").read_text())
     assert record["network"]["file"] == "snn.safetensors"
     assert {row["batch"] for row in record["network"]["timings"]} == {1, 2}
+    assert [row["site"] for row in record["stages"]["stages"]] == [*(site.name for site in snn.sites), "readout"]
     assert "layers" not in record

@@ -169,3 +169,19 @@ def test_schedules_name_the_kernel_they_run() -> None:
     for schedule in (OffsetSpike(4), AccumulateThenFire(4)):
         with pytest.raises(RuntimeError, match="asked for by name"):
             schedule.emit(Visit("site", drive, IF(), parameters, None, 0, KernelPreference.NATIVE))
+
+
+def test_rows_are_added_up_by_every_instruction_set() -> None:
+    module = pytest.importorskip("transpike.kernels._native")
+    before = module.instruction_set()
+    rows = torch.arange(3 * 256, dtype=torch.float32).reshape(3, 256)  # sums below 2^24 are exact
+    try:
+        for name in module.instruction_sets():
+            module.use_instruction_set(name)
+            assert module.add_up(rows, 5) == (5 * rows.sum(1)).tolist()
+    finally:
+        module.use_instruction_set(before)
+    with pytest.raises(ValueError, match="multiples of 128"):
+        module.add_up(torch.ones(2, 100), 1)
+    with pytest.raises(ValueError, match="one pass"):
+        module.add_up(rows, 0)

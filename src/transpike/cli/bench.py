@@ -32,7 +32,10 @@ def bench(
     waiting: Waiting = 1,
     repeats: Annotated[int, typer.Option(help="Calls per row; the fastest counts.")] = 9,
     compile_ann: Annotated[bool, typer.Option("--compile", help="Also time the ANN under torch.compile.")] = False,
-    layers: Annotated[bool, typer.Option("--layers", help="Also time single layers by firing rate.")] = False,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Also time every stage, at the largest batch and number of steps.")
+    ] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also time single layers by firing rate and by T.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for JSON and the picture.")] = None,
     factory: Factory = None,
 ) -> None:
@@ -43,38 +46,42 @@ def bench(
     Examples:
     * `transpike bench snn.safetensors`
     * `transpike bench snn.safetensors --schedule cos --steps 4 --compile`
+    * `transpike bench snn.safetensors --stages --batches 16 --steps 4 -o speed`
     * `transpike bench --layers -o speed`
     """
     from transpike.bench import bench as run_bench
-    from transpike.bench import sweep
+    from transpike.bench import cost_stages, sweep
     from transpike.config import write_json
-    from transpike.report.bench import bench_table, plot_sweep, sweep_table
+    from transpike.report.bench import bench_table, plot_sweep, stages_table, sweep_table
     from transpike.resolve import resolve_schedule
 
     record = {}
     if file is not None:
-        numbers = [int(part) for part in batches.split(",")]
+        numbers, counts = ([int(part) for part in text.split(",")] for text in (batches, steps))
+        chosen = resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting)
         snn, images = _network_and_images(file, dataset, data, max(numbers), factory)
         report = run_bench(
             snn,
             images,
             batches=numbers,
-            steps=[int(part) for part in steps.split(",")],
-            schedule=resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting),
+            steps=counts,
+            schedule=chosen,
             repeats=repeats,
             compile_ann=compile_ann,
         )
         out.print(bench_table(report))
         record["network"] = {"file": Path(file).name, **report.to_json()}
+        if stages:
+            costs = cost_stages(snn, images, steps=max(counts), schedule=chosen, repeats=repeats)
+            out.print(stages_table(costs))
+            record["stages"] = {"file": Path(file).name, **costs.to_json()}
     if layers or file is None:
-        from dataclasses import asdict
-
-        points = sweep(repeats=repeats)
-        out.print(sweep_table(points))
-        record["layers"] = {"points": [asdict(point) for point in points]}
+        found = sweep(repeats=repeats)
+        out.print(sweep_table(found))
+        record["layers"] = found.to_json()
         if output is not None:
             output.mkdir(parents=True, exist_ok=True)
-            plot_sweep(points, output / "layers.png")
+            plot_sweep(found, output / "layers.png")
     if output is not None:
         write_json(output / "bench.json", record)
         out.print(f"written: {output}/")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,6 +28,9 @@ _UNPACKED = 4 * 2**20  # spikes and currents stored as numbers at once, 16 MiB
 Count = Callable[[str, Tensor], None]
 """Called per site with its name and the spikes of each step, all samples together ``[S]``, whole numbers."""
 
+READOUT = "readout"
+"""Stands for the operators behind the last site where times are given by site."""
+
 
 @dataclass(frozen=True)
 class StageReport:
@@ -37,11 +40,13 @@ class StageReport:
         site: the population at its end.
         events: whether it runs event by event.
         reason: why not.
+        sources: the windows of spikes that it reads; none where it runs dense, or in front of all neurons.
     """
 
     site: str
     events: bool
     reason: str
+    sources: tuple[Source, ...] = field(default=(), repr=False, compare=False)
 
 
 class Engine:
@@ -84,7 +89,8 @@ class Engine:
                     self.values[site.name] = value
             except NotEventsError as error:
                 reason = str(error)
-            self.reports[site.name] = StageReport(site.name, not reason, reason)
+            sources = self.values[site.name].terms if not reason else ()
+            self.reports[site.name] = StageReport(site.name, not reason, reason, sources)
         self.shapes = self._maps(populations)
         self.stages = {name: self._stage(name) for name in populations}
         self.samples = {name: self._set_potential(name) for name in populations}
@@ -172,7 +178,7 @@ class Engine:
             steps: S.
             rule: the schedule in compiled form.
             count: told the spikes of every site.
-            seconds: filled with the time of each stage, torch operators in front of it included.
+            seconds: filled with the time of each stage by site, torch operators before it included, and of `READOUT`.
 
         Raises:
             ValueError: initial potentials per sample, for another number of samples.
@@ -185,7 +191,7 @@ class Engine:
                 )
         size = max(1, _UNPACKED // (self.largest_unpacked() * steps))
         if size >= batch or max(self.samples.values(), default=1) > 1:
-            return self.program.run(self.lowered.prologue(*inputs), batch, steps, rule, count, seconds)
+            return self.program.run(inputs, batch, steps, rule, count, seconds)
         total: dict[str, Tensor] = {}
 
         def add(name: str, spikes: Tensor) -> None:
@@ -194,7 +200,7 @@ class Engine:
         answers = []
         for part in zip(*(torch.split(tensor, size) for tensor in inputs), strict=True):
             samples = part[0].shape[0]
-            answers.append(self.program.run(self.lowered.prologue(*part), samples, steps, rule, add, seconds))
+            answers.append(self.program.run(part, samples, steps, rule, add, seconds))
         for name, spikes in total.items():
             if count is not None:
                 count(name, spikes)
@@ -248,7 +254,7 @@ class _Program:
 
     def run(
         self,
-        statics: Sequence[Tensor],
+        inputs: Sequence[Tensor],
         batch: int,
         steps: int,
         rule: Rule,
@@ -257,14 +263,14 @@ class _Program:
     ) -> Any:
         """See `Engine.run`."""
         engine = self.engine
+        began = time.perf_counter()
         env: dict[fx.Node, Any] = {}
-        given = iter(statics)
+        given = iter(engine.lowered.prologue(*inputs))
         scalars = {"batch": batch, "steps": steps, "start": torch.zeros((), dtype=torch.int64)}
         for node in self.placeholders:
             name = str(node.target)
             env[node] = scalars[name] if name in scalars else (None if name.startswith("memory_") else next(given))
         maps: dict[str, Any] = {}
-        began = time.perf_counter()
         for operation, forgotten in zip(self.operations, self.forget, strict=True):
             if isinstance(operation, str):
                 currents = self._currents(operation, env, batch, steps)
@@ -281,6 +287,8 @@ class _Program:
                     del maps[need]
                 else:
                     del env[need]
+        if seconds is not None:
+            seconds[READOUT] = seconds.get(READOUT, 0.0) + time.perf_counter() - began
         return mutable(fx.map_arg(self.answer, lambda node: env[node]))
 
     def _currents(self, name: str, env: Mapping[fx.Node, Any], batch: int, steps: int) -> Tensor | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
-from transpike.bench import BenchReport, SweepPoint
+from transpike.bench import BenchReport, StageCosts, Sweep
 from transpike.config import write_atomically
 from transpike.report.layout import plain_table
 
@@ -31,36 +30,102 @@ def bench_table(report: BenchReport) -> Table:
     return table
 
 
-def sweep_table(points: Sequence[SweepPoint]) -> Table:
-    """Time of T steps of single layers in units of one dense pass, by firing rate."""
-    rates = sorted({point.rate for point in points})
-    title = f"3x3 convolution and neurons, T={points[0].steps}, in units of one dense pass"
-    table = plain_table(title, "layer", *(f"{rate:.0%} spike" for rate in rates))
-    for channels, size in dict.fromkeys((point.channels, point.size) for point in points):
-        found = [next(p.ratio for p in points if (p.channels, p.size, p.rate) == (channels, size, r)) for r in rates]
-        table.add_row(f"{channels} channels, {size}x{size}", *(f"{ratio:.2f}" for ratio in found))
+def stages_table(costs: StageCosts) -> Table:
+    """Time of every stage, of its ANN operators, its work, and its share of the limit."""
+    title = (
+        f"stages at batch {costs.batch}, T={costs.steps}, {costs.schedule}, {costs.threads} threads, "
+        f"{costs.instruction_set}; at most {costs.peaks.additions / 1e9:.0f} G additions/s and "
+        f"{_memory_rates(costs)} GB/s read; limit: the least time for additions and bytes / measured"
+    )
+    table = plain_table(title, "stage", "ms", "share", "ANN ms", "input rate", "M additions", "kB moved", "of limit")
+    for stage in costs.stages:
+        table.add_row(
+            stage.site if stage.events else f"{stage.site} (torch)",
+            f"{stage.milliseconds:.3f}",
+            f"{stage.share:.1%}",
+            f"{stage.ann_milliseconds:.3f}",
+            "" if stage.rate is None else f"{stage.rate:.1%}",
+            "" if stage.rate is None else f"{stage.additions / 1e6:.2f}",
+            f"{stage.bytes / 1e3:.0f}" if stage.bytes else "",
+            "" if stage.limit is None else f"{stage.limit:.0%}",
+        )
+    by_events = [stage for stage in costs.stages if stage.limit is not None]
+    least = sum((stage.limit or 0.0) * stage.milliseconds for stage in by_events)
+    table.add_row(
+        "all",
+        f"{sum(stage.milliseconds for stage in costs.stages):.3f}",
+        "",
+        f"{sum(stage.ann_milliseconds for stage in costs.stages):.3f}",
+        "",
+        f"{sum(stage.additions for stage in by_events) / 1e6:.2f}",
+        f"{sum(stage.bytes for stage in costs.stages) / 1e3:.0f}",
+        f"{least / sum(stage.milliseconds for stage in by_events):.0%}" if by_events else "",
+    )
     return table
 
 
-def plot_sweep(points: Sequence[SweepPoint], path: Path) -> None:
-    """Draws the time of each layer against its firing rate.
+def _memory_rates(costs: StageCosts) -> str:
+    rates = [rate / 1e9 for _, rate in costs.peaks.reading]
+    return f"{rates[-1]:.0f} (memory) to {rates[0]:.0f} (first cache)"
+
+
+def sweep_table(found: Sweep) -> Table:
+    """Time of T steps of single layers in units of one dense pass, and the share of the limit, by firing rate."""
+    points = found.by_rate
+    rates = sorted({point.rate for point in points})
+    title = (
+        f"3x3 convolution and neurons, batch {found.batch}, T={points[0].steps}, in units of one dense pass "
+        "(and of the limit)"
+    )
+    table = plain_table(title, "layer", *(f"{rate:.0%} spike" for rate in rates), "R2 in spikes", "R2 in T")
+    for over_rate, over_steps in zip(found.rate_lines, found.step_lines, strict=True):
+        layer = (over_rate.channels, over_rate.size)
+        own = [next(p for p in points if (p.channels, p.size, p.rate) == (*layer, rate)) for rate in rates]
+        cells = [f"{point.ratio:.2f} ({point.limit:.0%})" for point in own]
+        table.add_row(f"{layer[0]}, {layer[1]}x{layer[1]}", *cells, f"{over_rate.r2:.3f}", f"{over_steps.r2:.3f}")
+    return table
+
+
+def plot_sweep(found: Sweep, path: Path) -> None:
+    """Draws the time of each layer against the spikes that come in and against T, with lines of least squares.
 
     Args:
-        points: of `transpike.bench.sweep`.
+        found: of `transpike.bench.sweep`.
         path: the picture, ``*.png``, ``*.svg`` or ``*.pdf``.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7.5, 5.0), layout="constrained")
-    axes = figure.subplots()
-    for index, (channels, size) in enumerate(dict.fromkeys((p.channels, p.size) for p in points)):
-        own = [p for p in points if (p.channels, p.size) == (channels, size)]
-        label = f"{channels} channels, {size}x{size}"
-        axes.plot([100 * p.rate for p in own], [p.ratio for p in own], f"C{index}o-", markersize=3, label=label)
-    axes.axhline(1.0, color="black", linestyle="--", linewidth=1, label="one dense pass")
-    axes.set_xlabel("inputs that spike at a step, in %")
-    axes.set_ylabel(f"time of T = {points[0].steps} steps / one dense pass")
-    axes.set_ylim(0)
-    axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower center", ncols=3)
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format=path.suffix.lstrip(".")))
+    figure = Figure(figsize=(10.5, 5.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for index, (over_rate, over_steps) in enumerate(zip(found.rate_lines, found.step_lines, strict=True)):
+        layer = (over_rate.channels, over_rate.size)
+        colour = f"C{index}"
+        by_rate = [p for p in found.by_rate if (p.channels, p.size) == layer]
+        by_steps = [p for p in found.by_steps if (p.channels, p.size) == layer]
+        dense = by_rate[0].milliseconds / by_rate[0].ratio
+        for axes, own, x, line, scale in (
+            (left, by_rate, [100 * p.rate for p in by_rate], over_rate, [p.spikes / 1000 for p in by_rate]),
+            (right, by_steps, [float(p.steps) for p in by_steps], over_steps, [float(p.steps) for p in by_steps]),
+        ):
+            label = f"{layer[0]} channels, {layer[1]}x{layer[1]}; $R^2$ {over_rate.r2:.3f}, {over_steps.r2:.3f}"
+            axes.plot(x, [p.ratio for p in own], f"{colour}o", markersize=4, label=label)
+            axes.plot(x, [(line.start + line.slope * at) / dense for at in scale], f"{colour}-", linewidth=1)
+    left.set_xlabel(f"inputs that spike at a step, in %; T = {found.by_rate[0].steps}")
+    right.set_xlabel(f"time-steps T; {found.by_steps[0].rate:.0%} of inputs spike")
+    left.set_ylabel("time / one dense pass")
+    for axes in (left, right):
+        axes.axhline(1.0, color="black", linestyle="--", linewidth=1)
+        axes.set_ylim(0)
+        axes.grid(alpha=0.3)
+    title = (
+        "points: measured; lines: least squares, R squared in spikes (left) and in T (right); dashed: one dense pass"
+    )
+    figure.legend(
+        *left.get_legend_handles_labels(),
+        fontsize=8,
+        loc="outside lower center",
+        ncols=3,
+        title=title,
+        title_fontsize=8,
+    )
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=130, format=path.suffix.lstrip(".")))

@@ -1,4 +1,4 @@
-"""The bench: its gate, its bookkeeping and its random spikes. Nothing here depends on how fast anything is."""
+"""The bench: its gate and its bookkeeping. Nothing here depends on how fast anything is."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 import transpike as tp
-from transpike import bench as module
-from transpike.bench import BenchError, bench, check, fastest, random_map, sweep
-from transpike.kernels.events import Halo, MapShape
-from transpike.report.bench import bench_table, plot_sweep, sweep_table
+from transpike.bench import BenchError, bench, check
+from transpike.bench.compare import relu_network
+from transpike.report.bench import bench_table
 from transpike.schedules import Plain
 from transpike.testing import dyadic_batch, make_dyadic, set_dyadic_thresholds
 
@@ -82,30 +81,27 @@ def test_wrong_settings_raise(network) -> None:
         bench(snn, x, batches=(1,), repeats=0)
 
 
-def test_the_fastest_call_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 5.0, 5.0, 8.0, 8.0, 9.0, 9.0, 9.5])
-    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
-    calls = []
-    found = fastest({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=1)
-    assert found == {"a": 3.0, "b": 0.5}
-    assert calls == ["a"] * 3 + ["b"] * 3  # the first of three warms up
+def test_references_are_timed_and_no_ratio_is_to_them(network) -> None:
+    snn, x = network
+    report = bench(snn, x, batches=(2,), steps=(1,), repeats=1, references={"nothing": lambda images: None})
+    rows = {timing.what: timing for timing in report.timings}
+    assert rows["nothing"].steps == 0
+    assert rows["nothing"].ratio < 0.1  # an empty function
+    assert min(rows["ANN"].ratio, rows["ANN, channels last"].ratio) == 1.0
 
 
-def test_random_spikes_have_their_rate() -> None:
-    shape = MapShape(11, 9, 7, Halo(1, 0, 2, 1))
-    spikes = random_map(shape, 8, 5, 0.3, torch.Generator().manual_seed(0))
-    events = shape.unpack(spikes, 8, 5, torch.ones(()))
-    assert events.mean().item() == pytest.approx(0.3, abs=0.01)  # 27,720 draws
-    ones = sum(bin(byte).count("1") for byte in spikes.bytes.tolist())
-    assert ones == int(events.sum())  # none in the halo or in bits that are no channel
+def test_the_ann_runs_in_place_only_where_nobody_else_reads() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(64, 3)
 
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.conv(x)
+            return self.head((torch.relu(z) + torch.relu(-z)).flatten(1))
 
-def test_a_sweep_names_its_points(tmp_path) -> None:
-    points = sweep(layers=((8, 4), (16, 4)), rates=(0.1, 0.5), steps=2, batch=1, repeats=1)
-    assert [(p.channels, p.size, p.rate) for p in points] == [(8, 4, 0.1), (8, 4, 0.5), (16, 4, 0.1), (16, 4, 0.5)]
-    additions = 0.1 * 2 * 16 * 9 * 64  # rate, T, pixels, kernel, channels in and out
-    expected = 1e6 * points[0].milliseconds * torch.get_num_threads() / additions
-    assert points[0].nanoseconds_per_addition == pytest.approx(expected)
-    assert "8 channels, 4x4" in _text(sweep_table(points))
-    plot_sweep(points, tmp_path / "layers.png")
-    assert (tmp_path / "layers.png").stat().st_size > 10_000
+    torch.manual_seed(0)
+    model, x = Twice().eval(), torch.randn(3, 1, 6, 6)
+    snn = tp.convert(model, [tp.Maximum()], calibration=x, example_inputs=x)
+    with torch.no_grad():
+        torch.testing.assert_close(relu_network(snn)(x), model(x))

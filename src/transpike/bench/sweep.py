@@ -1,0 +1,244 @@
+"""Single layers with random spikes: what a stage costs depends on its firing rate and on T, not on training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transpike.bench.compare import BenchError
+from transpike.bench.limits import Peaks, count_additions, measure_peaks, packed_bytes, weight_bytes
+from transpike.bench.timing import fastest
+from transpike.kernels import Rule, native, reference
+from transpike.kernels.events import EventStage, Halo, MapShape, Source, Tap
+
+LAYERS = ((16, 32), (32, 16), (64, 8), (64, 32), (128, 16), (256, 8), (512, 4), (512, 2))
+"""Channels and size of the convolutions of CIFAR networks."""
+
+
+@dataclass(frozen=True)
+class SweepPoint:
+    """One 3x3 convolution with its neurons at one firing rate and T, beside one pass of the dense convolution.
+
+    Attributes:
+        channels: in and out.
+        size: rows and columns.
+        rate: share of inputs that spike at a step.
+        steps: T.
+        spikes: that came in, all samples and steps.
+        additions: what they ask for.
+        bytes: that must move: packed spikes in and out, weights and initial potentials once.
+        milliseconds: of all steps, event by event.
+        ratio: to one dense pass.
+        nanoseconds_per_addition: of one thread.
+        limit: the least time for the additions and bytes (`Peaks.seconds`) over the measured one.
+    """
+
+    channels: int
+    size: int
+    rate: float
+    steps: int
+    spikes: int
+    additions: int
+    bytes: int
+    milliseconds: float
+    ratio: float
+    nanoseconds_per_addition: float
+    limit: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of least squares through the times of one layer.
+
+    Attributes:
+        channels: of the layer.
+        size: of the layer.
+        start: milliseconds where the line begins, at T = 0 or without spikes.
+        slope: milliseconds per time-step, or per thousand spikes.
+        r2: share of the variance of the times that the line explains; small, too, where times do not change at all.
+    """
+
+    channels: int
+    size: int
+    start: float
+    slope: float
+    r2: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Points and lines.
+
+    Attributes:
+        batch: samples.
+        threads: of the machine, of all calls.
+        instruction_set: of the kernels.
+        peaks: of the machine.
+        by_rate: points of all rates at one T.
+        by_steps: points of all T at one rate.
+        rate_lines: time against spikes, per layer.
+        step_lines: time against T, per layer.
+    """
+
+    batch: int
+    threads: int
+    instruction_set: str
+    peaks: Peaks
+    by_rate: tuple[SweepPoint, ...]
+    by_steps: tuple[SweepPoint, ...]
+    rate_lines: tuple[Line, ...]
+    step_lines: tuple[Line, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+
+def sweep(
+    layers: Sequence[tuple[int, int]] = LAYERS,
+    rates: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4),
+    step_counts: Sequence[int] = (1, 2, 4, 8, 16, 32),
+    *,
+    steps: int = 4,
+    rate: float = 0.1,
+    batch: int = 16,
+    repeats: int = 7,
+    peaks: Peaks | None = None,
+) -> Sweep:
+    """Times single layers with random spikes, after a check of their answers.
+
+    Args:
+        layers: channels and size.
+        rates: shares of inputs that spike, at T = ``steps``.
+        step_counts: numbers of steps, at ``rate``.
+        steps: T of the points by rate.
+        rate: of the points by T.
+        batch: samples.
+        repeats: calls per point.
+        peaks: what the machine does at most; None measures it.
+
+    Raises:
+        BenchError: a layer's spikes are not those of the reference.
+    """
+    peaks = measure_peaks() if peaks is None else peaks
+    generator = torch.Generator().manual_seed(0)
+    wanted = list(dict.fromkeys([*((each, steps) for each in rates), *((rate, each) for each in step_counts)]))
+    points: dict[tuple[int, int, float, int], SweepPoint] = {}
+    with torch.no_grad():
+        for channels, size in layers:
+            for point in _time_layer(_Layer(channels, size, batch), wanted, repeats, peaks, generator):
+                points[channels, size, point.rate, point.steps] = point
+    by_rate = [points[channels, size, each, steps] for channels, size in layers for each in rates]
+    by_steps = [points[channels, size, rate, each] for channels, size in layers for each in step_counts]
+    module = native.module()
+    return Sweep(
+        batch,
+        module.threads(),
+        module.instruction_set(),
+        peaks,
+        tuple(by_rate),
+        tuple(by_steps),
+        _lines(by_rate, lambda point: point.spikes / 1000),
+        _lines(by_steps, lambda point: float(point.steps)),
+    )
+
+
+class _Layer:
+    """A 3x3 convolution and its neurons, as torch operators and as a stage."""
+
+    def __init__(self, channels: int, size: int, batch: int) -> None:
+        self.channels, self.size, self.batch = channels, size, batch
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)
+        self.shape = MapShape(channels, size, size, Halo(1, 1, 1, 1))
+        taps = tuple(Tap(index // 3 - 1, index % 3 - 1, index) for index in range(9))
+        weights = tuple(self.conv.weight.detach()[:, :, index // 3, index % 3].T for index in range(9))
+        self.source = Source("in", (1, 1), taps, weights)
+        assert self.conv.bias is not None
+        self.theta, self.start = torch.ones(()), torch.full((1, 1, channels), 0.5)
+        self.stage = EventStage(self.shape, [(self.source, self.shape)], self.conv.bias, self.theta)
+        self.stage.set_potential(self.stage.pad(self.start))
+
+    def run(self, spikes: Any, steps: int) -> Any:
+        """The spike map of all steps."""
+        return self.stage.run({"in": spikes}, None, Rule("plain"), self.batch, steps)[0]
+
+    def check(self, spikes: Any, steps: int, tolerance: float = 0.01) -> Tensor:
+        """Refuses spikes that differ from the reference's in more than ties; returns those that came in."""
+        events = self.shape.unpack(spikes, self.batch, steps, self.theta)
+        drive = self.conv(events.flatten(0, 1)).unflatten(0, (steps, -1))
+        expected, _ = reference.integrate_fire(drive, torch.full_like(drive[0], 0.5), self.theta, True)
+        found = self.shape.unpack(self.run(spikes, steps), self.batch, steps, self.theta)
+        flipped = float((found != expected).sum() / expected.sum().clamp_min(1))
+        if flipped > tolerance:
+            raise BenchError(f"{flipped:.1%} of the spikes of {self.channels} channels differ", fix="report this CPU")
+        return events
+
+
+def _time_layer(
+    layer: _Layer, wanted: Iterable[tuple[float, int]], repeats: int, peaks: Peaks, generator: torch.Generator
+) -> list[SweepPoint]:
+    image = torch.randn(layer.batch, layer.channels, layer.size, layer.size, generator=generator)
+    calls: dict[Any, Callable[[], Any]] = {
+        "dense": partial(layer.conv, image.contiguous(memory_format=torch.channels_last))
+    }
+    counts: dict[Any, Tensor] = {}
+    for rate, steps in wanted:
+        spikes = random_map(layer.shape, layer.batch, steps, rate, generator)
+        counts[rate, steps] = layer.check(spikes, steps).double().sum((0, 1))
+        calls[rate, steps] = partial(layer.run, spikes, steps)
+    found = fastest(calls, repeats)
+    points = []
+    for rate, steps in wanted:
+        seconds = found[rate, steps]
+        additions = count_additions(layer.source, counts[rate, steps], (layer.channels, layer.size, layer.size))
+        moved = 2 * packed_bytes(layer.shape, layer.batch, steps) + weight_bytes(layer.source) + 4 * layer.channels
+        points.append(
+            SweepPoint(
+                layer.channels,
+                layer.size,
+                rate,
+                steps,
+                int(counts[rate, steps].sum()),
+                additions,
+                moved,
+                1e3 * seconds,
+                seconds / found["dense"],
+                1e9 * seconds * native.module().threads() / max(1, additions),
+                peaks.seconds(additions, moved) / seconds,
+            )
+        )
+    return points
+
+
+def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Least squares: where the line begins, its slope, and R squared (0 where ``y`` does not change)."""
+    over, up = torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)
+    away = over - over.mean()
+    slope = (away * up).sum() / away.square().sum()
+    start = up.mean() - slope * over.mean()
+    left, all_ = (up - start - slope * over).square().sum(), (up - up.mean()).square().sum()
+    return float(start), float(slope), float(1 - left / all_) if all_ > 0 else 0.0
+
+
+def _lines(points: Sequence[SweepPoint], x: Callable[[SweepPoint], float]) -> tuple[Line, ...]:
+    lines = []
+    for layer in dict.fromkeys((point.channels, point.size) for point in points):
+        own = [point for point in points if (point.channels, point.size) == layer]
+        lines.append(Line(*layer, *fit_line([x(point) for point in own], [point.milliseconds for point in own])))
+    return tuple(lines)
+
+
+def random_map(shape: MapShape, batch: int, steps: int, rate: float, generator: torch.Generator) -> Any:
+    """A spike map in which every neuron spikes independently with probability ``rate``."""
+    spikes = shape.empty(batch, steps)
+    events = torch.rand(batch, steps, shape.rows, shape.columns, shape.bytes * 8, generator=generator) < rate
+    events[..., shape.channels :] = False
+    packed = (events.view(*events.shape[:-1], shape.bytes, 8) * 2 ** torch.arange(8)).sum(-1).to(torch.uint8)
+    whole = spikes.bytes.view(batch, steps, shape.padded_rows, shape.padded_columns, shape.bytes)
+    whole[:, :, shape.halo.top :, shape.halo.left :][:, :, : shape.rows, : shape.columns] = packed
+    return spikes
