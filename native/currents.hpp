@@ -31,44 +31,41 @@ inline void add_rows(const std::uint16_t *list, int count, const float *rows, Ve
 }
 
 // Three output pixels at once see a column; their sums stay in registers while the column moves along the row.
-// Writes the currents of `count` output pixels from column x on to out[pixel][lanes].
-template <int kVectors, bool kTable>
+// Writes the currents of `count` output pixels from column x on to out[pixel][lanes]. Looks up sums of weights by the
+// kBytes bytes of a pixel; 0: adds the weights of a list instead.
+template <int kVectors, int kBytes>
 inline void run_columns(const Columns &columns, const std::uint8_t *base, int count, const float *weights,
                         const Vec *bias, std::uint16_t *list, float *out) {
   constexpr std::ptrdiff_t kLanes = kVectors * kWidth, kRow = 3 * kLanes;
   constexpr int kAll = 3 * kVectors;
   // One table lookup after the other would wait for the addition before it: two sums where registers allow.
-  constexpr int kSums = kTable && kAll <= 6 ? 2 : 1;
+  constexpr bool kTwoSums = kBytes == 2 && kAll <= 6;
   const std::ptrdiff_t pixel = columns.map.column;
-  const int bytes = columns.rows / 8;
   Vec sum[3][kVectors]; // of the output pixels that the column is the first, second and third column of
   for (int k = 0; k < kVectors; ++k)
     sum[0][k] = sum[1][k] = sum[2][k] = bias[k];
   for (int c = 0; c < count + 2; ++c, base += pixel) {
-    if (kTable) {
+    if (kBytes > 0) {
       Vec other[kAll] = {};
       const float *table = weights;
-      int i = 0;
-      for (; i + kSums <= bytes; i += kSums) {
-        const float *row = table + base[columns.byte[i]] * kRow;
+      for (int r = 0; r < columns.runs; ++r, table += kBytes * 256 * kRow) {
+        const std::uint8_t *bits = base + columns.run[r].offset;
+        const float *row = table + bits[0] * kRow;
 #pragma GCC unroll 16
         for (int k = 0; k < kAll; ++k)
           sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
-        table += 256 * kRow;
-        if (kSums == 2) {
-          row = table + base[columns.byte[i + 1]] * kRow;
+        if (kBytes == 2) {
+          row = table + (256 + bits[1]) * kRow;
 #pragma GCC unroll 16
-          for (int k = 0; k < kAll; ++k)
-            other[k] += load(row + k * kWidth);
-          table += 256 * kRow;
+          for (int k = 0; k < kAll; ++k) {
+            if (kTwoSums)
+              other[k] += load(row + k * kWidth);
+            else
+              sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
+          }
         }
       }
-      for (; i < bytes; ++i, table += 256 * kRow) {
-        const float *row = table + base[columns.byte[i]] * kRow;
-        for (int k = 0; k < kAll; ++k)
-          other[k] += load(row + k * kWidth);
-      }
-      if (kSums == 2)
+      if (kTwoSums)
         for (int k = 0; k < kAll; ++k)
           sum[k / kVectors][k % kVectors] += other[k];
     } else {

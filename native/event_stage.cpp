@@ -87,7 +87,6 @@ struct GatherSource {
 struct ColumnsSource {
   Reader reader;
   std::vector<Run> runs;
-  std::vector<std::int32_t> bytes;
   std::ptrdiff_t rows;
   Floats weights;
   std::optional<Floats> table;
@@ -133,15 +132,13 @@ public:
   // Taps of the first column of windows three columns wide.
   void set_columns(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
                    Floats weights, std::optional<Floats> table) {
-    ColumnsSource source{reader(geometry), {}, {}, 0, weights, table};
+    ColumnsSource source{reader(geometry), {}, 0, weights, table};
     const std::ptrdiff_t bits = source.reader.channel_bytes * 8;
     expect(source.reader.stride_x == 1, "windows must move by one column");
     for (const auto &[dy, dx] : taps) {
       source.reader.check(dy, dx, bits, rows_, columns_ + 2);
       source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
                              static_cast<std::int32_t>(source.rows)});
-      for (std::ptrdiff_t b = 0; b < source.reader.channel_bytes; ++b)
-        source.bytes.push_back(static_cast<std::int32_t>(source.reader.offset(dy, dx) + b));
       source.rows += bits;
     }
     expect(source.rows >= 1 && source.rows < 65536, "a column must have 1 to 65,535 bits");
@@ -150,10 +147,10 @@ public:
                static_cast<int>(weights.shape(3)) == lanes_,
            "weights of columns must be [tiles, rows + 1, 3, lanes]");
     if (table)
-      expect(table->ndim() == 5 && static_cast<int>(table->shape(0)) == tiles_ &&
+      expect(source.reader.channel_bytes <= 2 && table->ndim() == 5 && static_cast<int>(table->shape(0)) == tiles_ &&
                  static_cast<std::ptrdiff_t>(table->shape(1)) == source.rows / 8 && table->shape(2) == 256 &&
                  table->shape(3) == 3 && static_cast<int>(table->shape(4)) == lanes_,
-             "the table of columns must be [tiles, rows / 8, 256, 3, lanes]");
+             "the table of columns must be [tiles, rows / 8, 256, 3, lanes], for at most 16 channels");
     columns_source_ = std::move(source);
   }
 
@@ -222,7 +219,7 @@ public:
       const auto &source = *columns_source_;
       check_map(source.reader, *columns, samples, steps);
       column = {source.reader.map(columns->data(), steps), source.runs.data(), static_cast<int>(source.runs.size()),
-                static_cast<int>(source.rows), source.bytes.data(), source.weights.data(), source.table ? source.table->data() : nullptr};
+                static_cast<int>(source.rows), source.weights.data(), source.table ? source.table->data() : nullptr};
     }
 
     Stage stage{};

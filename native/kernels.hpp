@@ -65,8 +65,7 @@ struct Columns {
   Map map;        // of the windows' first column
   const Run *run; // of one column, `row` counted within it
   int runs;
-  int rows;             // bits of one column
-  const std::int32_t *byte; // offset of each byte of one column
+  int rows;       // bits of one column
   const float *weights; // [tiles][rows + 1][3][lanes]; the last row is zero
   const float *table;   // [tiles][rows / 8][256][3][lanes]: the sums of all rows of a byte; or null
 };

@@ -104,10 +104,8 @@ inline std::uint32_t spikes_of(Vec &v, const float *current, Vec theta, const Ru
     const Vec after = round_down((v * static_cast<float>(2 * t + 2) + rho) / (2 * rho));
     return bits_of(after > before);
   }
-  const Vec u = v + load(current);
-  const Mask fires = u >= theta;
-  v = kSoft ? select(fires, u - theta, u) : select(fires, Vec{}, u);
-  return bits_of(fires);
+  v += load(current);
+  return replace_reached(v, theta, kSoft ? v - theta : Vec{});
 }
 
 } // namespace

@@ -54,6 +54,19 @@ inline std::uint32_t bits_of(Mask mask) {
 #endif
 }
 
+// Where `value` has reached `limit` it becomes `other`; one bit per lane.
+inline std::uint32_t replace_reached(Vec &value, Vec limit, Vec other) {
+#if defined(__AVX512F__)
+  const __mmask16 reached = _mm512_cmp_ps_mask((__m512)value, (__m512)limit, _CMP_GE_OQ);
+  value = (Vec)_mm512_mask_mov_ps((__m512)value, reached, (__m512)other);
+  return reached;
+#else
+  const Mask reached = value >= limit;
+  value = select(reached, other, value);
+  return bits_of(reached);
+#endif
+}
+
 // Adds `value` in the lanes whose bit is set.
 inline Vec add_where(std::uint32_t bits, Vec sum, Vec value) {
 #if defined(__AVX512F__)

@@ -19,8 +19,12 @@ namespace {
 constexpr std::ptrdiff_t kCurrents = 1 << 14;    // currents of a block: stay in the second cache
 constexpr std::ptrdiff_t kListEntries = 1 << 16; // room for the lists of a block
 
+constexpr std::ptrdiff_t kChunks = 64;           // parts that the threads take in turn
+
 struct Pixel {
-  std::int32_t n, y, x;
+  std::ptrdiff_t n, y, x;
+  std::ptrdiff_t place; // y * columns + x
+  std::ptrdiff_t out;   // of its first spikes in the map that the stage writes
 };
 
 struct Scratch {
@@ -34,44 +38,44 @@ struct Scratch {
   Vec *vectors;           // [probe + 2]
 };
 
-// Writes the lowest bytes of a word; little-endian, as every CPU with these vectors.
-inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
-  if (bytes == 8)
-    __builtin_memcpy(to, &word, 8);
-  else if (bytes == 4)
-    __builtin_memcpy(to, &word, 4);
-  else if (bytes == 2)
-    __builtin_memcpy(to, &word, 2);
-  else
-    for (std::ptrdiff_t i = 0; i < bytes; ++i)
-      to[i] = static_cast<std::uint8_t>(word >> (8 * i));
+inline const float *initial_potential(const Stage &stage, const Pixel &pixel, std::ptrdiff_t channel) {
+  return stage.v_init + pixel.n * stage.v_sample + pixel.place * stage.v_pixel + channel;
 }
 
-// Fires a block of neurons step by step and writes their spikes.
-template <int kVectors, Rule::Schedule kSchedule, bool kSoft>
+// Writes the lowest bytes of a word; little-endian, as every CPU with these vectors.
+inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
+  for (std::ptrdiff_t i = 0; i < bytes; ++i)
+    to[i] = static_cast<std::uint8_t>(word >> (8 * i));
+}
+
+// Fires a block of neurons, all steps of a pixel while its potentials are in registers, and writes their spikes.
+template <int kVectors, Rule::Schedule kSchedule, bool kSoft, bool kWhole>
 void fire(const Stage &stage, int count, std::ptrdiff_t channel, std::ptrdiff_t bytes, const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
+  const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
+  const bool started = stage.rule.schedule != Rule::kPlain; // whether scratch holds what the neurons start with
   Vec theta[kVectors];
   for (int k = 0; k < kVectors; ++k)
     theta[k] = load(stage.theta + channel + k * kWidth);
-  const float *current = scratch.current;
-  for (int t = 0; t < stage.steps; ++t) {
-    std::int64_t spikes = 0;
-    std::uint8_t *base = stage.out + t * stage.out_step + channel / 8;
-    for (int i = 0; i < count; ++i, current += kLanes) {
+  for (int i = 0; i < count; ++i) {
+    const float *current = scratch.current + i * kLanes;
+    const float *start = started ? scratch.v + i * kLanes : initial_potential(stage, scratch.pixel[i], channel);
+    std::uint8_t *out = stage.out + scratch.pixel[i].out + channel / 8;
+    Vec v[kVectors];
+    for (int k = 0; k < kVectors; ++k)
+      v[k] = load(start + k * kWidth);
+    for (int t = 0; t < stage.steps; ++t, current += step, out += stage.out_step) {
       std::uint64_t word = 0;
       for (int k = 0; k < kVectors; ++k) {
-        Vec v = load(scratch.v + i * kLanes + k * kWidth);
-        const std::uint64_t bits =
-            spikes_of<kSchedule, kSoft>(v, current + k * kWidth, theta[k], stage.rule, t);
-        store(scratch.v + i * kLanes + k * kWidth, v);
+        const std::uint64_t bits = spikes_of<kSchedule, kSoft>(v[k], current + k * kWidth, theta[k], stage.rule, t);
         word |= bits << (k * kWidth);
       }
-      const Pixel &pixel = scratch.pixel[i];
-      put(base + pixel.n * stage.out_sample + pixel.y * stage.out_row + pixel.x * stage.out_channel_bytes, word, bytes);
-      spikes += __builtin_popcountll(word);
+      if (kWhole)
+        __builtin_memcpy(out, &word, kLanes / 8);
+      else
+        put(out, word, bytes);
+      scratch.spikes[t] += __builtin_popcountll(word);
     }
-    scratch.spikes[t] += spikes;
   }
 }
 
@@ -92,28 +96,38 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
     for (int t = 0; t < steps; ++t) {
       const std::uint8_t *base = source.map.at(pixel->n, t, pixel->y, pixel->x);
       float *out = scratch.current + t * step;
-      if (source.table != nullptr)
-        run_columns<kVectors, true>(source, base, count, source.table + tile * (source.rows / 8) * 256 * 3 * kLanes,
-                                    bias, scratch.column, out);
+      if (source.table == nullptr)
+        run_columns<kVectors, 0>(source, base, count, source.weights + tile * (source.rows + 1) * 3 * kLanes, bias,
+                                 scratch.column, out);
+      else if (source.run->bits == 8)
+        run_columns<kVectors, 1>(source, base, count, source.table + tile * (source.rows / 8) * 256 * 3 * kLanes,
+                                 bias, scratch.column, out);
       else
-        run_columns<kVectors, false>(source, base, count, source.weights + tile * (source.rows + 1) * 3 * kLanes,
-                                     bias, scratch.column, out);
+        run_columns<kVectors, 2>(source, base, count, source.table + tile * (source.rows / 8) * 256 * 3 * kLanes,
+                                 bias, scratch.column, out);
     }
   }
-  if (stage.gathers > 0 || stage.columns == nullptr) {
+  if (stage.gathers > 0 || stage.dense != nullptr || stage.columns == nullptr) {
     const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes;
     const std::int32_t *entry = scratch.begin;
-    for (int i = 0; i < count; ++i)
+    for (int i = 0; i < count; ++i) {
+      const float *dense = nullptr;
+      if (stage.dense != nullptr)
+        dense = stage.dense + pixel[i].n * stage.dense_sample + pixel[i].place * stage.dense_pixel + channel;
       for (int t = 0; t < steps; ++t, entry += 2) {
         float *current = scratch.current + t * step + i * kLanes;
         Vec sum[kVectors];
         for (int k = 0; k < kVectors; ++k)
           sum[k] = stage.columns != nullptr ? load(current + k * kWidth) : bias[k];
+        if (dense != nullptr)
+          for (int k = 0; k < kVectors; ++k)
+            sum[k] += load(dense + t * stage.dense_step + k * kWidth);
         if (stage.gathers > 0)
           add_rows<kVectors>(scratch.list + entry[0], entry[1], rows, sum);
         for (int k = 0; k < kVectors; ++k)
           store(current + k * kWidth, sum[k]);
       }
+    }
   }
   for (int s = 0; s < stage.diagonals; ++s) {
     const Diagonal &source = stage.diagonal[s];
@@ -122,45 +136,35 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
       for (int k = 0; k < kVectors; ++k)
         weights[k] = load(source.weights + tap * stage.padded_channels + channel + k * kWidth);
       const std::ptrdiff_t offset = source.offset[tap] + channel / 8;
-      for (int t = 0; t < steps; ++t)
-        for (int i = 0; i < count; ++i) {
-          const std::uint8_t *bits = source.map.at(pixel[i].n, t, pixel[i].y, pixel[i].x) + offset;
-          float *current = scratch.current + t * step + i * kLanes;
+      for (int i = 0; i < count; ++i) {
+        const std::uint8_t *bits = source.map.at(pixel[i].n, 0, pixel[i].y, pixel[i].x) + offset;
+        float *current = scratch.current + i * kLanes;
+        for (int t = 0; t < steps; ++t, bits += source.map.step, current += step)
           for (int k = 0; k < kVectors; ++k) {
             const std::uint32_t word = load32(bits + k * kWidth / 8) >> (k * kWidth % 8);
             store(current + k * kWidth, add_where(word, load(current + k * kWidth), weights[k]));
           }
-        }
-    }
-  }
-  if (stage.dense != nullptr)
-    for (int i = 0; i < count; ++i)
-      for (int t = 0; t < steps; ++t) {
-        const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(pixel[i].y) * stage.row_pixels + pixel[i].x;
-        const float *dense =
-            stage.dense + pixel[i].n * stage.dense_sample + t * stage.dense_step + place * stage.dense_pixel + channel;
-        float *current = scratch.current + t * step + i * kLanes;
-        for (int k = 0; k < kVectors; ++k)
-          store(current + k * kWidth, load(current + k * kWidth) + load(dense + k * kWidth));
       }
-
-  for (int i = 0; i < count; ++i) {
-    const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(pixel[i].y) * stage.row_pixels + pixel[i].x;
-    const float *initial = stage.v_init + pixel[i].n * stage.v_sample + place * stage.v_pixel + channel;
-    for (int k = 0; k < kVectors; ++k) {
-      const Vector vector{scratch.current + i * kLanes + k * kWidth, step, load(stage.theta + channel + k * kWidth),
-                          load(initial + k * kWidth)};
-      store(scratch.v + i * kLanes + k * kWidth, start_of(vector, stage.rule, scratch.vectors));
     }
   }
+  if (stage.rule.schedule != Rule::kPlain)
+    for (int i = 0; i < count; ++i)
+      for (int k = 0; k < kVectors; ++k) {
+        const Vector vector{scratch.current + i * kLanes + k * kWidth, step, load(stage.theta + channel + k * kWidth),
+                            load(initial_potential(stage, pixel[i], channel) + k * kWidth)};
+        store(scratch.v + i * kLanes + k * kWidth, start_of(vector, stage.rule, scratch.vectors));
+      }
   const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
   const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
+  const bool whole = bytes == kLanes / 8;
   if (stage.rule.schedule == Rule::kAccumulate)
-    fire<kVectors, Rule::kAccumulate, true>(stage, count, channel, bytes, scratch);
+    fire<kVectors, Rule::kAccumulate, true, false>(stage, count, channel, bytes, scratch);
+  else if (stage.rule.soft_reset && whole)
+    fire<kVectors, Rule::kPlain, true, true>(stage, count, channel, bytes, scratch);
   else if (stage.rule.soft_reset)
-    fire<kVectors, Rule::kPlain, true>(stage, count, channel, bytes, scratch);
+    fire<kVectors, Rule::kPlain, true, false>(stage, count, channel, bytes, scratch);
   else
-    fire<kVectors, Rule::kPlain, false>(stage, count, channel, bytes, scratch);
+    fire<kVectors, Rule::kPlain, false, false>(stage, count, channel, bytes, scratch);
 }
 
 void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
@@ -253,6 +257,7 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
   const std::ptrdiff_t room = stage.gathers == 0 ? 0 : (per_pixel > kListEntries ? per_pixel : kListEntries);
   const std::ptrdiff_t column = stage.columns != nullptr ? stage.columns->rows + 64 : 0;
   const Blocks blocks = divide(stage);
+  const std::ptrdiff_t chunk = blocks.count / kChunks + 1; // fewer turns at the counter that the threads share
   const std::ptrdiff_t entries = 2 * blocks.size * stage.steps, currents = blocks.size * stage.steps * stage.lanes;
   bool enough = true;
 #pragma omp parallel
@@ -278,7 +283,7 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
 #pragma omp atomic write
       enough = false;
     }
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, chunk)
     for (std::ptrdiff_t index = 0; index < blocks.count; ++index) {
       const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
       for (std::ptrdiff_t first = blocks.first(stage, index); first < end;) {
@@ -287,8 +292,8 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
         std::ptrdiff_t used = 0;
         int count = 0;
         while (first < end && used + per_pixel <= room) { // as many pixels as the lists have room for
-          scratch.pixel[count] = {static_cast<std::int32_t>(n), static_cast<std::int32_t>(y),
-                                  static_cast<std::int32_t>(x)};
+          scratch.pixel[count] = {n, y, x, y * stage.row_pixels + x,
+                                  n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes};
           if (stage.gathers > 0)
             for (int t = 0; t < stage.steps; ++t) {
               std::int32_t *entry = scratch.begin + (count * stage.steps + t) * 2;

@@ -203,7 +203,7 @@ class EventStage:
             rows[begin : begin + weights.shape[0], tap.dx - first, : self.shape.channels] = weights
         tiled = rows.view(rows.shape[0], 3, -1, lanes).permute(2, 0, 1, 3).contiguous()
         table = None
-        if len(heights) * found.bytes * 256 * 3 * lanes * 4 <= _TABLE_BYTES:
+        if found.bytes <= 2 and len(heights) * found.bytes * 256 * 3 * lanes * 4 <= _TABLE_BYTES:
             pattern = (torch.arange(256).unsqueeze(1) >> torch.arange(8)) & 1
             by_byte = tiled[:, :-1].reshape(tiled.shape[0], -1, 8, 3, lanes)
             table = torch.einsum("pb,trbkl->trpkl", pattern.float(), by_byte).contiguous()
