@@ -292,6 +292,39 @@ private:
   std::vector<DiagonalSource> diagonals_;
 };
 
+// Bit j of byte i becomes bit i of byte j.
+std::uint64_t transpose(std::uint64_t bits) {
+  std::uint64_t moved = (bits ^ bits >> 7) & 0x00aa00aa00aa00aa;
+  bits ^= moved ^ moved << 7;
+  moved = (bits ^ bits >> 14) & 0x0000cccc0000cccc;
+  bits ^= moved ^ moved << 14;
+  moved = (bits ^ bits >> 28) & 0x00000000f0f0f0f0;
+  return bits ^ moved ^ moved << 28;
+}
+
+// Numbers of one row of pixels, eight pixels and eight channels at a time: to[channel * stride + x].
+void unpack_row(const std::uint8_t *from, std::ptrdiff_t columns, std::ptrdiff_t channels, const float *factor,
+                float *to, std::ptrdiff_t stride) {
+  const std::ptrdiff_t bytes = (channels + 7) / 8;
+  for (std::ptrdiff_t first = 0; first < channels; first += 8)
+    for (std::ptrdiff_t x = 0; x < columns; x += 8) {
+      const std::ptrdiff_t width = std::min<std::ptrdiff_t>(8, columns - x);
+      std::uint64_t bits = 0;
+      for (std::ptrdiff_t i = 0; i < width; ++i)
+        bits |= static_cast<std::uint64_t>(from[(x + i) * bytes + first / 8]) << (8 * i);
+      bits = transpose(bits);
+      for (std::ptrdiff_t c = first; c < std::min(first + 8, channels); ++c, bits >>= 8) {
+        float *row = to + c * stride + x;
+        if (width == 8) // a loop that compilers unroll and turn into vectors
+          for (int i = 0; i < 8; ++i)
+            row[i] = (bits & 1u << i) != 0 ? factor[c] : 0.0f;
+        else
+          for (std::ptrdiff_t i = 0; i < width; ++i)
+            row[i] = (bits & 1u << i) != 0 ? factor[c] : 0.0f;
+      }
+    }
+}
+
 // Events [steps, samples, channels, rows, columns] of a map with a halo, times one factor per channel.
 void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padded_columns, std::ptrdiff_t top,
             std::ptrdiff_t left, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> factors,
@@ -309,15 +342,12 @@ void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padd
   const float *factor = factors.data();
   float *to = events.data();
   nb::gil_scoped_release release;
+#pragma omp parallel for collapse(2)
   for (std::ptrdiff_t t = 0; t < steps; ++t)
     for (std::ptrdiff_t n = 0; n < samples; ++n)
-      for (std::ptrdiff_t c = 0; c < channels; ++c)
-        for (std::ptrdiff_t y = 0; y < rows; ++y) {
-          const std::uint8_t *from =
-              data + (((n * steps + t) * padded_rows + top + y) * padded_columns + left) * bytes + c / 8;
-          for (std::ptrdiff_t x = 0; x < columns; ++x)
-            *to++ = (from[x * bytes] >> (c % 8) & 1) != 0 ? factor[c] : 0.0f;
-        }
+      for (std::ptrdiff_t y = 0; y < rows; ++y)
+        unpack_row(data + (((n * steps + t) * padded_rows + top + y) * padded_columns + left) * bytes, columns, channels,
+                   factor, to + (t * samples + n) * channels * rows * columns + y * columns, rows * columns);
 }
 
 } // namespace

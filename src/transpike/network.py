@@ -102,7 +102,7 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         if chunk is not None and not schedule.streamable:
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
-        lags = longest_path(self.network, schedule.lag)
+        lags = longest_path(self.network, schedule.lag) if any(schedule.lag(site.name) for site in self.sites) else 0
         lengths = [schedule.pass_steps(steps, number) + lags for number in range(schedule.passes)]
         names = [node.name for node in self.network.graph.nodes if node.op == "placeholder"]
         moving = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -28,6 +30,7 @@ class Engines:
     def __init__(self) -> None:
         self.dense: frozenset[str] = frozenset()
         self._kept: dict[Schedule, tuple[_State, Engine]] = {}
+        self._usable: _State | None = None  # tensors whose type and place were found right
 
     def clear(self) -> None:
         """Forgets everything but the choice of dense sites."""
@@ -41,14 +44,16 @@ class Engines:
             return f"{schedule} with {neuron} has no compiled form"
         if torch.is_autocast_enabled("cpu"):
             return "autocast is on"
-        recorded = torch.is_grad_enabled()
-        for tensor in _tensors(network):
-            if tensor.device.type != "cpu":
-                return "the network is not on the CPU"
-            if tensor.is_floating_point() and tensor.dtype != torch.float32:
-                return "the network is not in float32"
-            if recorded and tensor.requires_grad:
-                return "gradients are recorded; run it under torch.no_grad()"
+        state = _state(network)
+        if self._usable is None or not _same(self._usable, state):
+            for tensor in state.tensors:
+                if tensor.device.type != "cpu":
+                    return "the network is not on the CPU"
+                if tensor.is_floating_point() and tensor.dtype != torch.float32:
+                    return "the network is not in float32"
+            self._usable = state
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in state.tensors):
+            return "gradients are recorded; run it under torch.no_grad()"
         return ""
 
     def find(
@@ -72,7 +77,7 @@ class Engines:
         """
         rule = schedule.rule(neuron)
         assert rule is not None
-        state = [(tensor, tensor.data_ptr(), _version(tensor)) for tensor in _tensors(network)]
+        state = _state(network)
         try:
             known = self._kept.get(schedule)
         except TypeError:  # it cannot be hashed, which lowering explains
@@ -89,26 +94,29 @@ class Engines:
         return engine, rule
 
 
-_State = list[tuple[Tensor, int, int]]
+class _State(NamedTuple):
+    """All parameters and buffers, with where their numbers lie and how often these changed in place."""
+
+    tensors: list[Tensor]
+    types: list[torch.dtype]
+    marks: list[int]
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    """All parameters and buffers. Asked before every run, so without the bookkeeping of ``network.parameters()``."""
-    found: list[Tensor] = []
+def _state(network: nn.Module) -> _State:
+    """Asked for before every run, so without the bookkeeping of ``network.parameters()``."""
+    found: list[Tensor | None] = []
     modules: list[nn.Module | None] = [network]
-    while modules:
-        module = modules.pop()
+    for module in modules:  # grows on the way
         if module is not None:
-            found += [tensor for tensor in module._parameters.values() if tensor is not None]
-            found += [tensor for tensor in module._buffers.values() if tensor is not None]
-            modules += module._modules.values()
-    return found
-
-
-def _version(tensor: Tensor) -> int:
-    """Counts changes in place; tensors of inference mode do not count them."""
-    return 0 if tensor.is_inference() else tensor._version
+            found.extend(module._parameters.values())
+            found.extend(module._buffers.values())
+            modules.extend(module._modules.values())
+    tensors = [tensor for tensor in found if tensor is not None]
+    # tensors of inference mode do not count changes
+    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+    places = [tensor.data_ptr() for tensor in tensors]
+    return _State(tensors, [tensor.dtype for tensor in tensors], places + versions)
 
 
 def _same(old: _State, new: _State) -> bool:
-    return len(old) == len(new) and all(a[0] is b[0] and a[1:] == b[1:] for a, b in zip(old, new, strict=True))
+    return old[1:] == new[1:] and all(map(is_, old.tensors, new.tensors))

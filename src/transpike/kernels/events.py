@@ -213,7 +213,8 @@ class EventStage:
     def pad(self, values: Tensor) -> Tensor:
         """``[..., C_out]`` with zeros up to whole tiles, contiguous float32."""
         missing = self.padded - values.shape[-1]
-        return torch.nn.functional.pad(values.float(), (0, missing)).contiguous()
+        padded = torch.nn.functional.pad(values, (0, missing)) if missing else values
+        return padded.float().contiguous()
 
     def set_potential(self, v_init: Tensor) -> None:
         """Sets the initial potentials of the following runs, ``[1 or N, 1 or H * W, padded]`` (`pad`)."""
