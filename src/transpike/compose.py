@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transpike.calibration import CalibrationData, calibrate_thresholds, visit_stages
+from transpike.calibration import CalibrationData, calibrate_thresholds, visit_blocks, visit_stages
 from transpike.errors import CalibrationError
 from transpike.graph.site import Site
 from transpike.methods import (
+    BlockCalibration,
     Calibration,
     HalfThreshold,
     Part,
@@ -35,7 +36,9 @@ def apply_parts(
     """
     threshold = _only(parts, (ThresholdRule, SpikingThresholdRule), "threshold rule")
     potential = _only(parts, (PotentialRule,), "rule for initial potentials")
-    calibrations = [part for part in parts if isinstance(part, Calibration) and part is not threshold]
+    calibrations = [
+        part for part in parts if isinstance(part, Calibration | BlockCalibration) and part is not threshold
+    ]
     strange = [part for part in parts if part not in (threshold, potential, *calibrations)]
     if strange:
         raise ValueError(
@@ -48,6 +51,8 @@ def apply_parts(
             f"{threshold} fits no site: all thresholds were trained with the network",
             fix="leave the threshold rule out, or convert the network it was tailored from",
         )
+    if any(isinstance(part, BlockCalibration) for part in calibrations[:-1]):
+        raise ValueError("a part that changes weights must come last: the others compare with the source network")
     if hungry and data is None:
         raise CalibrationError(
             f"{hungry[0]} needs data", where="convert", fix="pass calibration=batches of training inputs"
@@ -57,7 +62,10 @@ def apply_parts(
     _set_thresholds(snn, plain, threshold, potential, data, progress)
     for part in calibrations:
         assert data is not None
-        _visit(snn, part, data, part.update, progress)
+        if isinstance(part, BlockCalibration):
+            visit_blocks(snn.network, snn.plan, data, part.steps, part.update, progress=progress)
+        else:
+            _visit(snn, part, data, part.update, progress)
 
 
 def _set_thresholds(

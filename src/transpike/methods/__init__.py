@@ -1,6 +1,8 @@
 """How thresholds and initial potentials are set. One file per method, one row in the table below."""
 
 from transpike.methods.contract import (
+    BlockCalibration,
+    BlockView,
     Calibration,
     Granularity,
     Part,
@@ -16,6 +18,7 @@ from transpike.methods.contract import (
 from transpike.methods.maximum import Maximum
 from transpike.methods.percentile import Percentile
 from transpike.methods.potentials import HalfThreshold, RandomPotential, ShiftedPotential, ZeroPotential
+from transpike.methods.reconstruction import BlockReconstruction
 
 THRESHOLD_RULES: dict[str, type[ThresholdRule]] = {"maximum": Maximum, "percentile": Percentile}
 POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
@@ -28,6 +31,9 @@ POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
 __all__ = [
     "POTENTIAL_RULES",
     "THRESHOLD_RULES",
+    "BlockCalibration",
+    "BlockReconstruction",
+    "BlockView",
     "Calibration",
     "Granularity",
     "HalfThreshold",

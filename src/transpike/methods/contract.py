@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from transpike.graph.site import Site
 from transpike.schedules import Plain, Schedule
@@ -149,6 +149,46 @@ class SpikingThresholdRule(Calibration):
 
     The initial potentials follow by the conversion's own rule before the site emits.
     """
+
+
+Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+
+
+@dataclass(frozen=True, eq=False)
+class BlockView:
+    """What a reconstruction sees when it comes to a block: all calibration samples at once.
+
+    Attributes:
+        name: of the node that ends it.
+        sites: its sites by name; the last one ends the block.
+        layers: its convolutions and linear layers that no other call shares; they belong to the converted network.
+        source: the block's inputs in the source network, each ``[N, *]``.
+        inputs: the same from the quantised blocks before it.
+        target: the source network's output of the block, ``[N, *]``.
+        run: the block with quantised sites, as it is set now, on any inputs; differentiable in weights and thresholds.
+    """
+
+    name: str
+    sites: Mapping[str, Site]
+    layers: Sequence[Layer]
+    source: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]
+    target: Tensor
+    run: Callable[..., Tensor]
+
+
+class BlockCalibration(Part, ABC):
+    """Changes a converted network block by block, weights included, by comparing it with its source.
+
+    Attributes:
+        steps: T; under a layer-after-layer schedule with as many probe steps, a site has ``T + 1`` values.
+    """
+
+    steps: int
+
+    @abstractmethod
+    def update(self, block: BlockView) -> None:
+        """Sets what belongs to the block; gradients are recorded."""
 
 
 def fill_silent(values: Tensor) -> Tensor:

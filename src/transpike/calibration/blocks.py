@@ -1,0 +1,160 @@
+"""Block by block through the source network: what lies between two places where one value alone goes on.
+
+A residual block is one, so is a layer of a plain network. Each block can be run as the source network's, or with its
+sites quantised to the T + 1 values that layer-after-layer schedules give them; that form has gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, cast
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, fx
+
+from transpike.calibration.sweep import CalibrationData, batches_of, checked_inputs, no_data, run_batch
+from transpike.graph.normalize import modules_of
+from transpike.graph.plan import Kind, Plan
+from transpike.graph.site import Site
+from transpike.methods.contract import BlockView, Layer
+
+_MOVING = (Kind.STATIC, Kind.SEQUENCE)
+
+
+def find_blocks(network: fx.GraphModule, plan: Plan) -> list[tuple[fx.Node, ...]]:
+    """The nodes of every block, in order; each ends with a site whose output alone goes on."""
+    modules = modules_of(network)
+    last = {node: node for node in network.graph.nodes}
+    for node in network.graph.nodes:
+        last.update(dict.fromkeys(node.all_input_nodes, node))
+    places = {node: place for place, node in enumerate(network.graph.nodes)}
+    blocks: list[tuple[fx.Node, ...]] = []
+    current: list[fx.Node] = []
+    alive: set[fx.Node] = set()
+    for node in network.graph.nodes:
+        current.append(node)
+        if plan.kinds.get(node.name) in _MOVING:
+            alive.add(node)
+        alive = {value for value in alive if places[last[value]] > places[node]}
+        if node.op == "call_module" and isinstance(modules[str(node.target)], Site) and alive == {node}:
+            blocks.append(tuple(current))
+            current = []
+    return blocks
+
+
+def visit_blocks(
+    network: fx.GraphModule,
+    plan: Plan,
+    data: CalibrationData,
+    steps: int,
+    update: Callable[[BlockView], None],
+    *,
+    progress: bool = False,
+) -> None:
+    """Calls ``update`` for every block in execution order, with what the blocks before it give as they are set by then.
+
+    Args:
+        network: the ANN graph with its sites, which ``update`` may change.
+        plan: its plan.
+        data: inputs, labels are ignored; all samples are kept.
+        steps: T, the number of levels.
+        update: sees each block once.
+        progress: show a progress bar.
+
+    Raises:
+        CalibrationError: there is no data, or a batch is unusable.
+    """
+    batches = [checked_inputs(network, batch, index) for index, batch in enumerate(batches_of(data))]
+    if not batches:
+        raise no_data()
+    for index, batch in enumerate(batches):
+        run_batch(network, tuple(tensor[:1] for tensor in batch), index)
+    inputs = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    blocks = find_blocks(network, plan)
+    modules = modules_of(network)
+    calls = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
+    names = [node for node in network.graph.nodes if node.op == "placeholder"]
+    constants = _constants(network, plan, batches[0])
+    per_batch = {node for node in constants if node.name in plan.batch_sizes}
+    entry: fx.Node | None = None
+    source: Any = inputs
+    spiking: Any = inputs
+    with Progress(transient=True, disable=not progress) as bar:
+        task = bar.add_task("calibrating blocks", total=len(blocks))
+        for nodes in blocks:
+            own = [str(node.target) for node in nodes if node.op == "call_module"]
+            layers = [module for name in own if isinstance(module := modules[name], Layer) and calls.count(name) == 1]
+            sites = {name: site for name in own if isinstance(site := modules[name], Site)}
+            block = _Block(network, nodes, names if entry is None else [entry], constants, per_batch, steps)
+            with torch.no_grad():
+                target = block.source(*source)
+            update(BlockView(nodes[-1].name, sites, layers, source, spiking, target, block.quantised))
+            with torch.no_grad():
+                source, spiking = (target,), (block.quantised(*spiking),)
+            entry = nodes[-1]
+            bar.advance(task)
+
+
+def _constants(network: fx.GraphModule, plan: Plan, inputs: tuple[Tensor, ...]) -> dict[fx.Node, Any]:
+    """Values that do not depend on the input, and sizes, which a block may read from one before it."""
+    seen: dict[fx.Node, Any] = {}
+
+    class Look(fx.Interpreter):
+        def run_node(self, node: fx.Node) -> Any:
+            value = super().run_node(node)
+            if plan.kinds.get(node.name) in (Kind.CONSTANT, Kind.SIZE) and node.op not in ("placeholder", "output"):
+                seen[node] = value
+            return value
+
+    with torch.no_grad():
+        Look(network).run(*(tensor[:1] for tensor in inputs))
+    return seen
+
+
+class _Block:
+    """Runs the nodes of one block."""
+
+    def __init__(
+        self,
+        network: fx.GraphModule,
+        nodes: tuple[fx.Node, ...],
+        entries: Collection[fx.Node],
+        constants: dict[fx.Node, Any],
+        per_batch: Collection[fx.Node],
+        steps: int,
+    ) -> None:
+        self.interpreter = fx.Interpreter(network)
+        self.modules = modules_of(network)
+        self.nodes = nodes
+        self.entries = entries
+        self.constants = constants
+        self.per_batch = per_batch
+        self.steps = steps
+
+    def source(self, *inputs: Tensor) -> Tensor:
+        """The source network's output of the block."""
+        return self._run(inputs, lambda site, z: site(z))
+
+    def quantised(self, *inputs: Tensor) -> Tensor:
+        """The output with ``T + 1`` levels at each site; differentiable."""
+        return self._run(inputs, lambda site, z: site.quantised(z, self.steps))
+
+    def _run(self, inputs: tuple[Tensor, ...], activate: Callable[[Site, Tensor], Tensor]) -> Tensor:
+        env: dict[fx.Node, Any] = dict(self.constants) | dict.fromkeys(self.per_batch, inputs[0].shape[0])
+        env.update(zip(self.entries, inputs, strict=False))
+        for node in self.nodes:
+            if node in env:
+                continue
+            if node.op == "placeholder":  # an argument that keeps its default
+                env[node] = node.args[0] if node.args else None
+                continue
+            args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
+            site = self.modules.get(str(node.target)) if node.op == "call_module" else None
+            if isinstance(site, Site):
+                (z,) = args
+                env[node] = activate(site, cast("Tensor", z))
+            else:
+                env[node] = getattr(self.interpreter, node.op)(node.target, args, kwargs)
+        result: Tensor = env[self.nodes[-1]]
+        return result
