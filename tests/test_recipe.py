@@ -7,7 +7,7 @@ import pytest
 
 from transpike.data import digits
 from transpike.errors import RecipeError
-from transpike.methods import Maximum, Percentile, PerChannel, PerLayer
+from transpike.methods import Maximum, MinimumMSE, Percentile, PerChannel, PerLayer
 from transpike.recipe import find_recipe, parse_recipe, recipes, run_recipe, threshold_rule
 from transpike.recipe import test_images as images_of
 
@@ -44,7 +44,7 @@ published = { source = "a table", top1 = { 2 = 12.5 } }
 
 def test_built_in_recipes_parse() -> None:
     found = recipes()
-    assert set(found) == {"digits", "cifar10-resnet20-qcfs", "cifar10-resnet20-relu"}
+    assert set(found) == {"digits", "cifar10-resnet20-qcfs", "cifar10-resnet20-relu", "cifar10-vgg16-qcfs"}
     for recipe in found.values():
         assert recipe.variants
 
@@ -110,7 +110,16 @@ def test_pretrained_weights_must_be_there(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_words() -> None:
     assert threshold_rule("maximum") == Maximum(PerLayer())
-    assert threshold_rule("percentile", "channel", 99.0) == Percentile(99.0, PerChannel())
+    assert threshold_rule("percentile", "channel", percentile=99.0) == Percentile(99.0, PerChannel())
+    assert threshold_rule("minimum-mse", steps=8) == MinimumMSE(8)
+    for wrong, message in (
+        ({"rule": "minimum-mse"}, "'minimum-mse' needs steps"),
+        ({"rule": "maximum", "steps": 8}, "'maximum' has no 'steps'; it has: nothing to set"),
+        ({"rule": "fast"}, "unknown threshold rule 'fast'; known: maximum, percentile, minimum-mse"),
+        ({"rule": "maximum", "per": "pixel"}, "not per 'pixel'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            threshold_rule(**wrong)
     data = digits()
     assert len(images_of(data, "all")) == len(data.test)
     assert len(images_of(data, "12")) == 12

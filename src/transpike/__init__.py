@@ -35,6 +35,7 @@ from transpike.kernels import KernelPreference, Surrogate
 from transpike.methods import (
     HalfThreshold,
     Maximum,
+    MinimumMSE,
     Percentile,
     PerChannel,
     PerLayer,
@@ -65,6 +66,7 @@ __all__ = [
     "LagSearch",
     "MaxPooling",
     "Maximum",
+    "MinimumMSE",
     "PerChannel",
     "PerLayer",
     "Percentile",

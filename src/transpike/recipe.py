@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from transpike.convert import convert
 from transpike.data import Data, fixed_test_indices, load_data, loader, random_subset
 from transpike.errors import RecipeError
 from transpike.evaluate import evaluate
-from transpike.methods import POTENTIAL_RULES, Granularity, Maximum, Part, Percentile, PerChannel, PerLayer
+from transpike.methods import POTENTIAL_RULES, THRESHOLD_RULES, Granularity, Part, PerChannel, PerLayer
 from transpike.report import plot_accuracy
 from transpike.results import Report
 from transpike.tailor import tailor
@@ -174,25 +175,31 @@ def _variant(entry: dict[str, Any]) -> Variant:
     return Variant(**entry, parts=tuple(parts), published=top1, published_in=published.get("source", ""))
 
 
-def threshold_rule(rule: str, per: str = "layer", percentile: float = 99.9) -> Part:
+def threshold_rule(rule: str, per: str = "layer", **settings: Any) -> Part:
     """A threshold rule from plain words.
 
     Args:
-        rule: ``"maximum"`` or ``"percentile"``.
+        rule: one of `THRESHOLD_RULES`.
         per: ``"layer"`` or ``"channel"``.
-        percentile: for the percentile rule.
+        settings: the rule's other fields, such as ``percentile`` or ``steps``.
 
     Raises:
-        ValueError: an unknown word.
+        ValueError: an unknown word, or a setting that the rule does not take or lacks.
     """
     granularities: dict[str, Granularity] = {"layer": PerLayer(), "channel": PerChannel()}
     if per not in granularities:
         raise ValueError(f"thresholds are per 'layer' or per 'channel', not per {per!r}")
-    if rule == "maximum":
-        return Maximum(granularities[per])
-    if rule == "percentile":
-        return Percentile(percentile, granularities[per])
-    raise ValueError(f"unknown threshold rule {rule!r}; known: maximum, percentile")
+    if rule not in THRESHOLD_RULES:
+        raise ValueError(f"unknown threshold rule {rule!r}; known: {', '.join(THRESHOLD_RULES)}")
+    make: Callable[..., Part] = THRESHOLD_RULES[rule]
+    known = {name: entry for name, entry in signature(make).parameters.items() if name != "granularity"}
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"the rule {rule!r} has no {name!r}; it has: {', '.join(known) or 'nothing to set'}")
+    lacking = [name for name, entry in known.items() if entry.default is entry.empty and name not in settings]
+    if lacking:
+        raise ValueError(f"the threshold rule {rule!r} needs {', '.join(lacking)}")
+    return make(granularity=granularities[per], **settings)
 
 
 def run_recipe(

@@ -15,7 +15,6 @@ from transpike.methods import Calibration, Maximum, SpikingThresholdRule, StageV
 from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Schedule, Staggered, TwoPasses
 from transpike.testing import TOPOLOGIES, Topology
 
-
 PLAIN = Plain()
 
 

@@ -156,7 +156,10 @@ def convert(
     dataset: DataName = None,
     data: Root = None,
     threshold: Annotated[Rule | None, typer.Option(help="Rule for plain ReLU; trained thresholds need none.")] = None,
-    percentile: Annotated[float, typer.Option(help="For the percentile rule.")] = 99.9,
+    percentile: Annotated[float | None, typer.Option(help="Of the percentile rule (default: 99.9).")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", "-T", help="T, for rules that set thresholds for a number of steps.")
+    ] = None,
     per: Annotated[Per, typer.Option(help="One threshold per layer or per channel.")] = Per.CHANNEL,
     potential: Annotated[
         Potential | None, typer.Option(help="v(0): 0, theta/2 (default for ReLU), or random (by --seed).")
@@ -174,13 +177,14 @@ def convert(
     Examples:
     * `transpike convert slip.safetensors -o snn.safetensors`
     * `transpike convert cifar-resnet20 --weights w.pt --dataset cifar10 --threshold percentile -o snn.safetensors`
+    * `transpike convert relu.safetensors --threshold minimum-mse --steps 8 --per channel -o snn.safetensors`
     """
     from transpike import checkpoint, zoo
     from transpike.card import card_of
     from transpike.convert import convert as convert_model
     from transpike.data import load_data, loader, random_subset
     from transpike.graph.operators import MaxPooling
-    from transpike.methods import POTENTIAL_RULES, RandomPotential
+    from transpike.methods import POTENTIAL_RULES, Part, RandomPotential
     from transpike.recipe import threshold_rule
     from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
 
@@ -190,7 +194,12 @@ def convert(
     check_writable(output)
     found = load_data(dataset_for(network, dataset), data, seed=seed, like=card_of(network).inputs)
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
-    parts = [] if threshold is None else [threshold_rule(threshold.value, per.value, percentile)]
+    parts: list[Part] = []
+    settings = {name: value for name, value in {"percentile": percentile, "steps": steps}.items() if value is not None}
+    if threshold is not None:
+        parts.append(threshold_rule(threshold.value, per.value, **settings))
+    elif settings:
+        raise ValueError(f"--{next(iter(settings))} belongs to a threshold rule; choose one by --threshold")
     if potential is not None:
         random = potential is Potential.RANDOM
         parts.append(RandomPotential(seed) if random else POTENTIAL_RULES[potential.value]())

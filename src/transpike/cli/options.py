@@ -24,6 +24,7 @@ class Rule(StrEnum):
 
     MAXIMUM = "maximum"
     PERCENTILE = "percentile"
+    MINIMUM_MSE = "minimum-mse"
 
 
 class Per(StrEnum):

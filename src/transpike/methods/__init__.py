@@ -16,11 +16,16 @@ from transpike.methods.contract import (
     ThresholdRule,
 )
 from transpike.methods.maximum import Maximum
+from transpike.methods.minimum_mse import MinimumMSE
 from transpike.methods.percentile import Percentile
 from transpike.methods.potentials import HalfThreshold, RandomPotential, ShiftedPotential, ZeroPotential
 from transpike.methods.reconstruction import BlockReconstruction
 
-THRESHOLD_RULES: dict[str, type[ThresholdRule]] = {"maximum": Maximum, "percentile": Percentile}
+THRESHOLD_RULES: dict[str, type[ThresholdRule]] = {
+    "maximum": Maximum,
+    "percentile": Percentile,
+    "minimum-mse": MinimumMSE,
+}
 POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
     "zero": ZeroPotential,
     "half": HalfThreshold,
@@ -38,6 +43,7 @@ __all__ = [
     "Granularity",
     "HalfThreshold",
     "Maximum",
+    "MinimumMSE",
     "Part",
     "PerChannel",
     "PerLayer",
