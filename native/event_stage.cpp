@@ -39,6 +39,8 @@ private:
 };
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
+using Factors = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Events = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 
 // The size of a spike map with its halo; bytes of one pixel.
 struct MapShape {
@@ -50,13 +52,15 @@ struct MapShape {
 struct Reader {
   std::ptrdiff_t rows, columns, channel_bytes, top, left, stride_y, stride_x;
 
-  // Pixel (dy, dx) of the window must lie in the map for every output pixel, with `bits` bits from its first channel.
-  void check(std::ptrdiff_t dy, std::ptrdiff_t dx, std::ptrdiff_t bits, std::ptrdiff_t out_rows,
-             std::ptrdiff_t out_columns) const {
+  // Pixel (dy, dx) of the window must lie in the map for every output pixel, with `inputs` from its first channel on,
+  // `per_byte` of which are in a byte.
+  void check(std::ptrdiff_t dy, std::ptrdiff_t dx, std::ptrdiff_t inputs, std::ptrdiff_t per_byte,
+             std::ptrdiff_t out_rows, std::ptrdiff_t out_columns) const {
     const std::ptrdiff_t last_y = top + dy + (out_rows - 1) * stride_y;
     const std::ptrdiff_t last_x = left + dx + (out_columns - 1) * stride_x;
     expect(top + dy >= 0 && last_y < rows && left + dx >= 0 && last_x < columns, "a window leaves the spike map");
-    expect(bits >= 1 && last_x * channel_bytes * 8 + bits <= columns * channel_bytes * 8, "a run leaves its row");
+    expect(inputs >= 1 && last_x * channel_bytes * per_byte + inputs <= columns * channel_bytes * per_byte,
+           "a run leaves its row");
   }
 
   std::ptrdiff_t offset(std::ptrdiff_t dy, std::ptrdiff_t dx) const { return (dy * columns + dx) * channel_bytes; }
@@ -100,10 +104,11 @@ struct DiagonalSource {
 
 class EventStage {
 public:
-  EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, int lanes, Floats weights,
-             Floats bias, Floats theta)
-      : rows_(rows), columns_(columns), channels_(channels), lanes_(lanes), weights_(weights), bias_(bias),
-        theta_(theta) {
+  // Its maps hold spikes, one bit per step, or counts, one byte (counts.hpp).
+  EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, bool counts, int lanes,
+             Floats weights, Floats bias, Floats theta)
+      : rows_(rows), columns_(columns), channels_(channels), per_byte_(counts ? 1 : 8), lanes_(lanes),
+        weights_(weights), bias_(bias), theta_(theta) {
     expect(rows >= 1 && columns >= 1 && channels >= 1, "the population is empty");
     expect(lanes == 16 || lanes == 32 || lanes == 64, "lanes must be 16, 32 or 64");
     tiles_ = static_cast<int>((channels + lanes - 1) / lanes);
@@ -120,7 +125,7 @@ public:
                   const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>> &runs) {
     GatherSource source{reader(geometry), {}};
     for (const auto &[dy, dx, bits, row] : runs) {
-      source.reader.check(dy, dx, bits, rows_, columns_);
+      source.reader.check(dy, dx, bits, per_byte_, rows_, columns_);
       expect(row >= 0 && row + bits <= weight_rows_, "a run leaves the weight rows");
       source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
                              static_cast<std::int32_t>(row)});
@@ -133,10 +138,11 @@ public:
   void set_columns(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
                    Floats weights, std::optional<Floats> table) {
     ColumnsSource source{reader(geometry), {}, 0, weights, table};
-    const std::ptrdiff_t bits = source.reader.channel_bytes * 8;
+    const std::ptrdiff_t bits = source.reader.channel_bytes * per_byte_;
+    expect(!table || !counts(), "counts have no table of columns");
     expect(source.reader.stride_x == 1, "windows must move by one column");
     for (const auto &[dy, dx] : taps) {
-      source.reader.check(dy, dx, bits, rows_, columns_ + 2);
+      source.reader.check(dy, dx, bits, per_byte_, rows_, columns_ + 2);
       source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
                              static_cast<std::int32_t>(source.rows)});
       source.rows += bits;
@@ -160,9 +166,9 @@ public:
     expect(weights.ndim() == 2 && weights.shape(0) == taps.size() &&
                static_cast<std::ptrdiff_t>(weights.shape(1)) == padded(),
            "diagonal weights must be [taps, padded channels]");
-    expect(source.reader.channel_bytes >= (channels_ + 7) / 8, "a channel-wise source has too few channels");
+    expect(source.reader.channel_bytes >= channel_bytes(), "a channel-wise source has too few channels");
     for (const auto &[dy, dx] : taps) {
-      source.reader.check(dy, dx, source.reader.channel_bytes * 8, rows_, columns_);
+      source.reader.check(dy, dx, source.reader.channel_bytes * per_byte_, per_byte_, rows_, columns_);
       source.offsets.push_back(static_cast<std::int32_t>(source.reader.offset(dy, dx)));
     }
     diagonals_.push_back(std::move(source));
@@ -176,7 +182,7 @@ public:
     v_init_ = v_init;
   }
 
-  // Returns the spikes of each step. out_shape: samples, steps, rows, columns (with halo), then the first row and column of the population in it.
+  // Returns the spikes of each step, nothing where maps hold counts. out_shape: samples, steps, rows, columns (with halo), then the first row and column of the population in it.
   std::vector<std::int64_t> run(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
                                 const std::vector<const SpikeMap *> &diagonals, const std::optional<Floats> &dense,
                                 const std::tuple<int, bool, int, int, double> &rule,
@@ -184,32 +190,34 @@ public:
                             std::ptrdiff_t> &out_shape,
            SpikeMap &out) const {
     const auto [samples, steps, out_rows, out_columns, top, left] = out_shape;
-    const std::ptrdiff_t bytes = (channels_ + 7) / 8;
+    const std::ptrdiff_t bytes = channel_bytes(), kept = counts() ? 1 : steps; // steps of a map
     expect(samples >= 0 && steps >= 1, "there must be at least one step");
-    expect(steps <= 1 << 20 && (inputs_ + 64) * steps < std::numeric_limits<std::int32_t>::max(),
+    expect(steps <= 1 << 20 && (inputs_ + 64) * kept < std::numeric_limits<std::int32_t>::max(),
            "too many steps for one run; use smaller chunks");
     expect(top >= 0 && left >= 0 && top + rows_ <= out_rows && left + columns_ <= out_columns,
            "the population does not fit into its spike map");
-    const MapShape shape{samples, steps, out_rows, out_columns, bytes};
+    const MapShape shape{samples, kept, out_rows, out_columns, bytes};
     expect(out.size() == shape.size(), "the spike map has another size");
     expect(gathers.size() == gathers_.size() && diagonals.size() == diagonals_.size(), "a source is missing");
     const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
     expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
+    expect(counts() == (kind == Rule::kAccumulate), "accumulate-then-fire needs counts, other schedules need spikes");
     expect(kind == Rule::kPlain || (probe >= 1 && probe <= steps), "the probe must lie in 1 .. steps");
+    expect(!counts() || probe <= 255, "counts have one byte: the probe must lie in 1 .. 255");
     expect(soft_reset || kind == Rule::kPlain, "schedules that probe need soft reset");
 
     std::vector<Gather> gather;
     for (std::size_t i = 0; i < gathers_.size(); ++i) {
       const auto &source = gathers_[i];
-      check_map(source.reader, *gathers[i], samples, steps);
-      gather.push_back({source.reader.map(gathers[i]->data(), steps), source.runs.data(),
+      check_map(source.reader, *gathers[i], samples, kept);
+      gather.push_back({source.reader.map(gathers[i]->data(), kept), source.runs.data(),
                         static_cast<int>(source.runs.size())});
     }
     std::vector<Diagonal> diagonal;
     for (std::size_t i = 0; i < diagonals_.size(); ++i) {
       const auto &source = diagonals_[i];
-      check_map(source.reader, *diagonals[i], samples, steps);
-      diagonal.push_back({source.reader.map(diagonals[i]->data(), steps), source.offsets.data(), source.weights.data(),
+      check_map(source.reader, *diagonals[i], samples, kept);
+      diagonal.push_back({source.reader.map(diagonals[i]->data(), kept), source.offsets.data(), source.weights.data(),
                           static_cast<int>(source.offsets.size())});
     }
 
@@ -217,8 +225,8 @@ public:
     expect((columns != nullptr) == columns_source_.has_value(), "a source is missing");
     if (columns) {
       const auto &source = *columns_source_;
-      check_map(source.reader, *columns, samples, steps);
-      column = {source.reader.map(columns->data(), steps), source.runs.data(), static_cast<int>(source.runs.size()),
+      check_map(source.reader, *columns, samples, kept);
+      column = {source.reader.map(columns->data(), kept), source.runs.data(), static_cast<int>(source.runs.size()),
                 static_cast<int>(source.rows), source.weights.data(), source.table ? source.table->data() : nullptr};
     }
 
@@ -227,7 +235,7 @@ public:
     stage.samples = samples;
     stage.pixels = pixels();
     stage.row_pixels = columns_;
-    stage.steps = static_cast<int>(steps);
+    stage.steps = static_cast<int>(kept);
     stage.lanes = lanes_;
     stage.tiles = tiles_;
     stage.padded_channels = padded();
@@ -262,18 +270,20 @@ public:
     stage.out_channel_bytes = bytes;
     stage.out_row = out_columns * bytes;
     stage.out_step = out_rows * stage.out_row;
-    stage.out_sample = steps * stage.out_step;
+    stage.out_sample = kept * stage.out_step;
     stage.block = std::clamp<std::ptrdiff_t>(samples * stage.pixels / 16, 1, 64);
-    std::vector<std::int64_t> spikes(static_cast<std::size_t>(steps), 0);
+    std::vector<std::int64_t> spikes(static_cast<std::size_t>(counts() ? 0 : steps), 0);
     if (samples > 0) {
       nb::gil_scoped_release release;
-      if (!kernels().run_stage(stage, spikes.data()))
+      if (!(counts() ? kernels().run_counts(stage) : kernels().run_stage(stage, spikes.data())))
         throw std::bad_alloc();
     }
     return spikes;
   }
 
 private:
+  bool counts() const { return per_byte_ == 1; }
+  std::ptrdiff_t channel_bytes() const { return (channels_ + 7) / 8 * (8 / per_byte_); }
   std::ptrdiff_t pixels() const { return rows_ * columns_; }
   std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(tiles_) * lanes_; }
 
@@ -283,6 +293,7 @@ private:
   }
 
   std::ptrdiff_t rows_, columns_, channels_;
+  std::ptrdiff_t per_byte_; // inputs in one byte of a map
   int lanes_, tiles_;
   std::ptrdiff_t weight_rows_ = 0, inputs_ = 0;
   Floats weights_, bias_, theta_;
@@ -327,8 +338,7 @@ void unpack_row(const std::uint8_t *from, std::ptrdiff_t columns, std::ptrdiff_t
 
 // Events [steps, samples, channels, rows, columns] of a map with a halo, times one factor per channel.
 void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padded_columns, std::ptrdiff_t top,
-            std::ptrdiff_t left, nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu> factors,
-            nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu> events) {
+            std::ptrdiff_t left, Factors factors, Events events) {
   const auto steps = static_cast<std::ptrdiff_t>(events.shape(0)), samples = static_cast<std::ptrdiff_t>(events.shape(1));
   const auto channels = static_cast<std::ptrdiff_t>(events.shape(2)), rows = static_cast<std::ptrdiff_t>(events.shape(3));
   const auto columns = static_cast<std::ptrdiff_t>(events.shape(4));
@@ -350,6 +360,36 @@ void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padd
                    factor, to + (t * samples + n) * channels * rows * columns + y * columns, rows * columns);
 }
 
+// The same from a map of counts: k spikes per `probe` steps, sent as evenly as possible (schedules/accumulate.py).
+void unpack_counts(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padded_columns, std::ptrdiff_t top,
+                   std::ptrdiff_t left, std::ptrdiff_t probe, Factors factors, Events events) {
+  const auto steps = static_cast<std::ptrdiff_t>(events.shape(0)), samples = static_cast<std::ptrdiff_t>(events.shape(1));
+  const auto channels = static_cast<std::ptrdiff_t>(events.shape(2)), rows = static_cast<std::ptrdiff_t>(events.shape(3));
+  const auto columns = static_cast<std::ptrdiff_t>(events.shape(4));
+  const std::ptrdiff_t bytes = (channels + 7) / 8 * 8;
+  expect(probe >= 1 && probe <= 255, "counts have one byte: the probe must lie in 1 .. 255");
+  expect(top >= 0 && left >= 0 && top + rows <= padded_rows && left + columns <= padded_columns,
+         "the events do not fit into the map");
+  expect(map.size() == MapShape{samples, 1, padded_rows, padded_columns, bytes}.size(), "the map has another size");
+  expect(static_cast<std::ptrdiff_t>(factors.size()) == channels, "factors must have one number per channel");
+  const std::uint8_t *data = map.data();
+  const float *factor = factors.data();
+  float *to = events.data();
+  nb::gil_scoped_release release;
+  float sends[256] = {};
+  for (std::ptrdiff_t t = 0; t < steps; ++t) {
+    for (std::ptrdiff_t k = 0; k <= probe; ++k)
+      sends[k] = static_cast<float>((2 * k * (t + 1) + probe) / (2 * probe) - (2 * k * t + probe) / (2 * probe));
+    for (std::ptrdiff_t n = 0; n < samples; ++n)
+      for (std::ptrdiff_t c = 0; c < channels; ++c)
+        for (std::ptrdiff_t y = 0; y < rows; ++y) {
+          const std::uint8_t *from = data + ((n * padded_rows + top + y) * padded_columns + left) * bytes + c;
+          for (std::ptrdiff_t x = 0; x < columns; ++x)
+            *to++ = sends[from[x * bytes]] * factor[c];
+        }
+  }
+}
+
 } // namespace
 
 void bind_event_stage(nb::module_ &m) {
@@ -361,9 +401,12 @@ void bind_event_stage(nb::module_ &m) {
           nb::rv_policy::reference_internal);
   m.def("unpack", &unpack, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"), nb::arg("top"),
         nb::arg("left"), nb::arg("factors").noconvert(), nb::arg("events").noconvert());
+  m.def("unpack_counts", &unpack_counts, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"),
+        nb::arg("top"), nb::arg("left"), nb::arg("probe"), nb::arg("factors").noconvert(),
+        nb::arg("events").noconvert());
   nb::class_<EventStage>(m, "EventStage")
-      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats>(), nb::arg("rows"),
-           nb::arg("columns"), nb::arg("channels"), nb::arg("lanes"), nb::arg("weights").noconvert(),
+      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, bool, int, Floats, Floats, Floats>(),
+           nb::arg("rows"), nb::arg("columns"), nb::arg("channels"), nb::arg("counts"), nb::arg("lanes"), nb::arg("weights").noconvert(),
            nb::arg("bias").noconvert(), nb::arg("theta").noconvert())
       .def("add_gather", &EventStage::add_gather, nb::arg("geometry"), nb::arg("runs"))
       .def("set_columns", &EventStage::set_columns, nb::arg("geometry"), nb::arg("taps"),

@@ -3,9 +3,9 @@
 
 #include <cstdlib>
 
+#include "counts.hpp"
 #include "dense.hpp"
 #include "peak.hpp"
-#include "stage.hpp"
 
 #define TRANSPIKE_JOIN2(a, b) a##b
 #define TRANSPIKE_JOIN(a, b) TRANSPIKE_JOIN2(a, b)
@@ -15,7 +15,7 @@
 namespace transpike {
 
 const Kernels &TRANSPIKE_JOIN(kernels_, TRANSPIKE_ISA)() {
-  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_stage, add_up, dense_table<float>(),
+  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_stage, run_counts, add_up, dense_table<float>(),
                              dense_table<double>()};
   return table;
 }

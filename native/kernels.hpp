@@ -116,6 +116,8 @@ struct Kernels {
   const char *name;
   // Adds the spikes of each step; false if there is no memory for the lists of active inputs.
   bool (*run_stage)(const Stage &, std::int64_t *spikes);
+  // The same for maps of counts (counts.hpp): one step, and a run's bits are bytes.
+  bool (*run_counts)(const Stage &);
   // Adds up each row of data [threads][count] `passes` times, a row per thread (peak.hpp); count % 128 == 0.
   void (*add_up)(const float *data, std::ptrdiff_t threads, std::ptrdiff_t count, std::ptrdiff_t passes, float *totals);
   Dense<float> dense_float;

@@ -87,7 +87,7 @@ class Engines:
             return known[1], rule
         probe = [torch.zeros(1, *shape) for shape in shapes]
         found = {node.name: shape for node, shape in shapes_of(network, probe).items() if shape is not None}
-        engine = Engine(network, plan, lower(), found, self.dense)
+        engine = Engine(network, plan, lower(), found, self.dense, rule.counted)
         if len(self._kept) >= _KEPT:
             del self._kept[next(iter(self._kept))]
         self._kept[schedule] = (state, engine)

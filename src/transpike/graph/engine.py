@@ -58,6 +58,8 @@ class Engine:
         lowered: the same network lowered for the schedule.
         shapes: shape of every node's tensor in a batch, by name.
         dense: sites whose drive torch operators shall compute.
+        probe: rho, if the schedule lets every site send a count of spikes in rho steps (`Rule.counted`); maps then
+            hold the counts, and each stage runs once for all steps.
     """
 
     def __init__(
@@ -67,8 +69,10 @@ class Engine:
         lowered: Lowered,
         shapes: Mapping[str, tuple[int, ...]],
         dense: frozenset[str] = frozenset(),
+        probe: int = 0,
     ) -> None:
         self.lowered = lowered
+        self.probe = probe
         self.modules = modules_of(lowered.body)
         self.sites = {site.name: network.get_submodule(site.name) for site in plan.sites}
         self.values: dict[str, Value] = {}
@@ -108,7 +112,7 @@ class Engine:
             for term in value.terms:
                 needed = term.needs(populations[term.site], populations[reader][1:])
                 halos[term.site] = Halo(*map(max, zip(halos[term.site], needed, strict=True)))
-        return {name: MapShape(*shape, halos[name]) for name, shape in populations.items()}
+        return {name: MapShape(*shape, halos[name], self.probe) for name, shape in populations.items()}
 
     def _stage(self, name: str) -> EventStage:
         shape, theta = self.shapes[name], self._site(name).theta.detach()
@@ -276,7 +280,8 @@ class _Program:
                 currents = self._currents(operation, env, batch, steps)
                 maps[operation], spikes = engine.stages[operation].run(maps, currents, rule, batch, steps)
                 if count is not None:
-                    count(operation, torch.tensor(spikes))
+                    sent = engine.shapes[operation].spikes_sent
+                    count(operation, sent(maps[operation], steps) if engine.probe else torch.tensor(spikes))
                 if seconds is not None:
                     seconds[operation] = seconds.get(operation, 0.0) + time.perf_counter() - began
                     began = time.perf_counter()

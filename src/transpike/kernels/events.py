@@ -1,7 +1,8 @@
 """Bit-packed spike maps and the event-driven stage that reads and writes them (compiled; ``native/stage.hpp``).
 
 A map is ``[N, S, rows, columns, bytes]`` of uint8; bit ``c % 8`` of byte ``c // 8`` is channel c. A
-halo of zeros around each image is as wide as any reader's window needs.
+halo of zeros around each image is as wide as any reader's window needs. Under accumulate-then-fire a map is
+``[N, rows, columns, bytes]``: byte c is how many spikes channel c sends in rho steps (``native/counts.hpp``).
 """
 
 from __future__ import annotations
@@ -42,17 +43,24 @@ class MapShape:
         rows: H; 1 for a population without space.
         columns: W.
         halo: zeros around it.
+        probe: rho, if the map holds counts, of spikes in rho steps; 0 if it holds the spikes of every step.
     """
 
     channels: int
     rows: int
     columns: int
     halo: Halo
+    probe: int = 0
+
+    @property
+    def inputs(self) -> int:
+        """Weight rows of one pixel: whole eights of channels."""
+        return (self.channels + 7) // 8 * 8
 
     @property
     def bytes(self) -> int:
         """Bytes of one pixel."""
-        return (self.channels + 7) // 8
+        return self.inputs if self.probe else self.inputs // 8
 
     @property
     def padded_rows(self) -> int:
@@ -66,16 +74,29 @@ class MapShape:
 
     def empty(self, batch: int, steps: int) -> Any:
         """A compiled map without spikes; its ``bytes`` are a tensor."""
-        return module().SpikeMap(batch * steps * self.padded_rows * self.padded_columns * self.bytes)
+        kept = 1 if self.probe else steps
+        return module().SpikeMap(batch * kept * self.padded_rows * self.padded_columns * self.bytes)
 
     def unpack(self, spikes: Any, batch: int, steps: int, theta: Tensor) -> Tensor:
-        """Output ``theta * events`` as ``[S, N, C, H, W]``, float32; ``theta`` is a scalar or per channel."""
+        """Output ``theta * events`` as ``[S, N, C, H, W]``, float32; ``theta`` is a scalar or per channel.
+
+        Counts give as many steps as asked for, spikes those that they have.
+        """
         found = torch.empty(steps, batch, self.channels, self.rows, self.columns)
         factors = theta.detach().reshape(-1).expand(self.channels).contiguous()
         place = (self.padded_rows, self.padded_columns, self.halo.top, self.halo.left)
-        if found.numel():
+        if found.numel() and self.probe:
+            module().unpack_counts(spikes, *place, self.probe, factors, found)
+        elif found.numel():
             module().unpack(spikes, *place, factors, found)
         return found
+
+    def spikes_sent(self, counts: Any, steps: int) -> Tensor:
+        """Spikes of all neurons at each step ``[S]``, from a map of counts: ``k`` per rho steps, evenly."""
+        neurons = torch.bincount(counts.bytes, minlength=self.probe + 1)
+        number = torch.arange(self.probe + 1).unsqueeze(1)
+        sent = (2 * number * torch.arange(steps + 1) + self.probe) // (2 * self.probe)
+        return (neurons.unsqueeze(1) * sent.diff(dim=1)).sum(0)
 
 
 class Tap(NamedTuple):
@@ -143,6 +164,11 @@ class Rule(NamedTuple):
     iterations: int = 0
     epsilon: float = 0.0
 
+    @property
+    def counted(self) -> int:
+        """rho, if all that a neuron tells others is a count of spikes in rho steps, which it then sends evenly; or 0."""
+        return self.probe if self.kind == "accumulate" else 0
+
 
 class EventStage:
     """Currents from spike maps, then neurons: one population, all steps at once.
@@ -167,7 +193,7 @@ class EventStage:
         self.gathers = [source.site for source, _ in gathers]
         self.diagonals = [source.site for source, _ in sources if source.diagonal]
         self.shape = shape
-        rows = sum(len(source.weights) * 8 * found.bytes for source, found in gathers)
+        rows = sum(len(source.weights) * found.inputs for source, found in gathers)
         if rows > _MOST_ROWS:
             raise ValueError(f"{rows} weight rows are more than {_MOST_ROWS}")
         channels = shape.channels
@@ -178,7 +204,7 @@ class EventStage:
         infinite = torch.full((self.padded,), torch.inf)
         infinite[:channels] = theta.detach().reshape(-1)
         self.compiled = module().EventStage(
-            shape.rows, shape.columns, channels, lanes, _tiles(table, lanes), self.pad(bias.detach()), infinite
+            shape.rows, shape.columns, channels, bool(shape.probe), lanes, _tiles(table, lanes), self.pad(bias.detach()), infinite
         )
         if columns is not None:
             self._set_columns(*columns, lanes)
@@ -194,7 +220,7 @@ class EventStage:
         """Packs windows three columns wide by column, the three weight rows of an input side by side."""
         first = min(tap.dx for tap in source.taps)
         heights = sorted({tap.dy for tap in source.taps})
-        bits = 8 * found.bytes
+        bits = found.inputs
         rows = torch.zeros(len(heights) * bits + 1, 3, self.padded)
         for tap in source.taps:
             weights = source.weights[tap.weights].detach()
@@ -203,7 +229,7 @@ class EventStage:
             rows[begin : begin + weights.shape[0], tap.dx - first, : self.shape.channels] = weights
         tiled = rows.view(rows.shape[0], 3, -1, lanes).permute(2, 0, 1, 3).contiguous()
         table = None
-        if found.bytes <= 2 and len(heights) * found.bytes * 256 * 3 * lanes * 4 <= _TABLE_BYTES:
+        if not found.probe and found.bytes <= 2 and len(heights) * found.bytes * 256 * 3 * lanes * 4 <= _TABLE_BYTES:
             pattern = (torch.arange(256).unsqueeze(1) >> torch.arange(8)) & 1
             by_byte = tiled[:, :-1].reshape(tiled.shape[0], -1, 8, 3, lanes)
             table = torch.einsum("pb,trbkl->trpkl", pattern.float(), by_byte).contiguous()
@@ -252,7 +278,7 @@ def _in_columns(source: Source, found: MapShape, shape: MapShape) -> bool:
     heights, widths = {tap.dy for tap in source.taps}, {tap.dx for tap in source.taps}
     grid = {(dy, dx) for dy in heights for dx in widths} == {(tap.dy, tap.dx) for tap in source.taps}
     whole = grid and len(source.taps) == 3 * len(heights) and max(widths) - min(widths) == 2 and len(widths) == 3
-    size = len(source.taps) * 8 * found.bytes * 4 * 16 * math.ceil(shape.channels / 16)
+    size = len(source.taps) * found.inputs * 4 * 16 * math.ceil(shape.channels / 16)
     return whole and source.stride == (1, 1) and size <= _COLUMN_BYTES
 
 
@@ -268,8 +294,8 @@ def _table(
         for weights in source.weights:
             table[begin : begin + weights.shape[0], :channels] = weights.detach()
             numbered.append(begin)
-            begin += 8 * found.bytes
-        runs.append(_runs(source, numbered, 8 * found.bytes))
+            begin += found.inputs
+        runs.append(_runs(source, numbered, found.inputs))
     return table, runs
 
 
@@ -282,17 +308,17 @@ def _geometry(source: Source, shape: MapShape) -> tuple[int, ...]:
     return (shape.padded_rows, shape.padded_columns, shape.bytes, shape.halo.top, shape.halo.left, *source.stride)
 
 
-def _runs(source: Source, numbered: Sequence[int], bits: int) -> list[tuple[int, int, int, int]]:
-    """Windows as runs of neighbouring bits whose weight rows are neighbours, too."""
+def _runs(source: Source, numbered: Sequence[int], inputs: int) -> list[tuple[int, int, int, int]]:
+    """Windows as runs of neighbouring inputs whose weight rows are neighbours, too."""
     runs: list[tuple[int, int, int, int]] = []
     for tap in sorted(source.taps):
         row = numbered[tap.weights]
         if runs:
             dy, dx, length, first = runs[-1]
-            if dy == tap.dy and dx + length // bits == tap.dx and first + length == row:
-                runs[-1] = (dy, dx, length + bits, first)
+            if dy == tap.dy and dx + length // inputs == tap.dx and first + length == row:
+                runs[-1] = (dy, dx, length + inputs, first)
                 continue
-        runs.append((tap.dy, tap.dx, bits, row))
+        runs.append((tap.dy, tap.dx, inputs, row))
     return runs
 
 
