@@ -10,8 +10,6 @@
 namespace transpike {
 namespace {
 
-constexpr int kAtOnce = 4; // vectors of one weight row: three output pixels' sums stay in sixteen registers
-
 typedef std::uint8_t Bytes __attribute__((vector_size(kWidth)));
 
 inline Vec load_counts(const std::uint8_t *from) {
@@ -43,6 +41,18 @@ inline int append_senders(const std::uint8_t *from, int size, int first, Senders
     store(list.times + n, (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm256_castsi256_si128(packed))));
     store(list.times + n + 16, (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm256_extracti128_si256(packed, 1))));
     n += append(some, first + b, list.row + n);
+  }
+#elif defined(__AVX2__)
+  for (int b = 0; b < size; b += 8) { // runs are whole eights
+    const __m128i counts = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(from + b));
+    const int none = _mm_movemask_epi8(_mm_cmpeq_epi8(counts, _mm_setzero_si128()));
+    const int some = ~none & 255;
+    const __m128i places = _mm_loadu_si128(reinterpret_cast<const __m128i *>(kBytes.places[some]));
+    const __m128i rows = _mm_add_epi16(places, _mm_set1_epi16(static_cast<short>(first + b)));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(list.row + n), rows);
+    const __m256 times = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(counts));
+    store(list.times + n, (Vec)_mm256_permutevar8x32_ps(times, _mm256_cvtepu16_epi32(places)));
+    n += kBytes.count[some];
   }
 #else
   for (int b = 0; b < size; ++b) {
@@ -77,10 +87,12 @@ inline void add_senders(Senders list, int count, const float *weights, std::ptrd
   constexpr int kSums = kRows * kVectors <= 2 ? 4 : (kRows * kVectors <= 6 ? 2 : 1); // hides the latency of additions
   Vec part[kSums][kRows][kVectors] = {};
   for (int i = 0; i < count; i += 4) {
+    std::uint64_t rows; // of four senders: the loads of weights need the memory's ports
+    __builtin_memcpy(&rows, list.row + i, sizeof rows);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
-      const float *row = weights + list.row[i + j] * kRows * lanes;
-      const Vec times = splat(list.times[i + j]);
+      const float *row = weights + (rows >> (16 * j) & 0xffff) * kRows * static_cast<std::uint64_t>(lanes);
+      const float times = list.times[i + j];
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 8
@@ -168,15 +180,13 @@ void count_channels(const Stage &stage, int count, int tile, std::ptrdiff_t insi
   }
   const std::ptrdiff_t bytes = stage.out_channel_bytes - channel;
   for (int i = 0; i < count; ++i) {
-    const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(pixel[i].y) * stage.row_pixels + pixel[i].x;
-    const float *initial = stage.v_init + pixel[i].n * stage.v_sample + place * stage.v_pixel + channel;
-    std::uint8_t *out = stage.out + pixel[i].n * stage.out_sample + pixel[i].y * stage.out_row +
-                        pixel[i].x * stage.out_channel_bytes + channel;
+    const float *initial = initial_potential(stage, pixel[i], channel);
+    std::uint8_t *out = stage.out + pixel[i].out + channel;
     for (int k = 0; k < kVectors; ++k) {
       Vec sum = load(total + i * lanes + k * kWidth);
       if (stage.dense != nullptr) {
         const float *dense =
-            stage.dense + pixel[i].n * stage.dense_sample + place * stage.dense_pixel + channel + k * kWidth;
+            stage.dense + pixel[i].n * stage.dense_sample + pixel[i].place * stage.dense_pixel + channel + k * kWidth;
         if (stage.dense_step == 0)
           sum += rho * load(dense);
         else
@@ -191,19 +201,12 @@ void count_channels(const Stage &stage, int count, int tile, std::ptrdiff_t insi
 }
 
 void count_tile(const Stage &stage, int count, int tile, const CountScratch &scratch) {
-  constexpr int kMost = kAtOnce * kWidth;
-  switch (stage.lanes < kMost ? stage.lanes : kMost) {
-  case 16:
-    for (int inside = 0; inside < stage.lanes; inside += 16) // more than once only where kMost is 16
-      count_channels<16 / kWidth>(stage, count, tile, inside, scratch);
-    break;
-  case 32:
-    for (int inside = 0; inside < stage.lanes; inside += 32)
-      count_channels<(kMost < 32 ? kMost : 32) / kWidth>(stage, count, tile, inside, scratch);
-    break;
-  default:
-    count_channels<kMost / kWidth>(stage, count, tile, 0, scratch);
-  }
+  constexpr int kPair = 2 * kWidth; // more sums at once do not fit into sixteen registers
+  if (stage.lanes < kPair)
+    count_channels<1>(stage, count, tile, 0, scratch);
+  else
+    for (int inside = 0; inside < stage.lanes; inside += kPair)
+      count_channels<2>(stage, count, tile, inside, scratch);
 }
 
 // Lists the senders of all gathers at one output pixel.
@@ -240,6 +243,7 @@ bool run_counts(const Stage &stage) {
   // Entries beyond the end of a list are written, too.
   const std::ptrdiff_t per_pixel = stage.gathers > 0 ? stage.inputs + 64 : 0;
   const std::ptrdiff_t per_column = stage.columns != nullptr ? stage.columns->rows + 64 : 0;
+  const std::ptrdiff_t chunk = blocks.count / kChunks + 1;
   const std::ptrdiff_t columns = stage.columns != nullptr ? blocks.size + 2 : 0;
   const std::ptrdiff_t fixed = columns * per_column;
   const std::ptrdiff_t free = per_pixel == 0 || per_pixel > kListEntries ? per_pixel : kListEntries;
@@ -262,7 +266,7 @@ bool run_counts(const Stage &stage) {
 #pragma omp atomic write
       enough = false;
     }
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, chunk)
     for (std::ptrdiff_t index = 0; index < blocks.count; ++index) {
       const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
       for (std::ptrdiff_t first = blocks.first(stage, index); first < end;) {
@@ -271,7 +275,8 @@ bool run_counts(const Stage &stage) {
         std::ptrdiff_t used = 0;
         int count = 0;
         while (first < end && used + per_pixel <= free) { // as many pixels as the lists have room for
-          const Pixel pixel{static_cast<std::int32_t>(n), static_cast<std::int32_t>(y), static_cast<std::int32_t>(x)};
+          const Pixel pixel{n, y, x, y * stage.row_pixels + x,
+                            n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes};
           scratch.pixel[count] = pixel;
           if (stage.gathers > 0)
             used = note(scratch.window + 2 * count, used, list_window(stage, pixel, from(scratch.list, used)));

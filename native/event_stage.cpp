@@ -105,8 +105,8 @@ struct DiagonalSource {
 class EventStage {
 public:
   // Its maps hold spikes, one bit per step, or counts, one byte (counts.hpp).
-  EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, bool counts, int lanes,
-             Floats weights, Floats bias, Floats theta)
+  EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, int lanes,
+             Floats weights, Floats bias, Floats theta, bool counts)
       : rows_(rows), columns_(columns), channels_(channels), per_byte_(counts ? 1 : 8), lanes_(lanes),
         weights_(weights), bias_(bias), theta_(theta) {
     expect(rows >= 1 && columns >= 1 && channels >= 1, "the population is empty");
@@ -405,9 +405,9 @@ void bind_event_stage(nb::module_ &m) {
         nb::arg("top"), nb::arg("left"), nb::arg("probe"), nb::arg("factors").noconvert(),
         nb::arg("events").noconvert());
   nb::class_<EventStage>(m, "EventStage")
-      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, bool, int, Floats, Floats, Floats>(),
-           nb::arg("rows"), nb::arg("columns"), nb::arg("channels"), nb::arg("counts"), nb::arg("lanes"), nb::arg("weights").noconvert(),
-           nb::arg("bias").noconvert(), nb::arg("theta").noconvert())
+      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats, bool>(),
+           nb::arg("rows"), nb::arg("columns"), nb::arg("channels"), nb::arg("lanes"), nb::arg("weights").noconvert(),
+           nb::arg("bias").noconvert(), nb::arg("theta").noconvert(), nb::arg("counts") = false)
       .def("add_gather", &EventStage::add_gather, nb::arg("geometry"), nb::arg("runs"))
       .def("set_columns", &EventStage::set_columns, nb::arg("geometry"), nb::arg("taps"),
            nb::arg("weights").noconvert(), nb::arg("table").none().noconvert())

@@ -79,7 +79,7 @@ inline Vec choose_potential(const Vector &a, int probe, Vec *least) {
   return select((a.v >= low) & (a.v < high), a.v, middle);
 }
 
-// What the neurons of a vector start with: a potential, or under accumulate-then-fire the number of spikes to send.
+// The potential that the neurons of a vector start with.
 inline Vec start_of(const Vector &a, const Rule &rule, Vec *scratch) {
   switch (rule.schedule) {
   case Rule::kResidual:
@@ -88,22 +88,13 @@ inline Vec start_of(const Vector &a, const Rule &rule, Vec *scratch) {
     return calibrate_offsets(a, rule);
   case Rule::kExact:
     return choose_potential(a, rule.probe, scratch);
-  case Rule::kAccumulate:
-    return count_expected(a, rule.probe);
   default:
     return a.v;
   }
 }
 
 // The spikes of one step, and the start of the next one.
-template <Rule::Schedule kSchedule, bool kSoft>
-inline std::uint32_t spikes_of(Vec &v, const float *current, Vec theta, const Rule &rule, int t) {
-  if (kSchedule == Rule::kAccumulate) { // v is the number to send
-    const float rho = static_cast<float>(rule.probe);
-    const Vec before = round_down((v * static_cast<float>(2 * t) + rho) / (2 * rho));
-    const Vec after = round_down((v * static_cast<float>(2 * t + 2) + rho) / (2 * rho));
-    return bits_of(after > before);
-  }
+template <bool kSoft> inline std::uint32_t spikes_of(Vec &v, const float *current, Vec theta) {
   v += load(current);
   return replace_reached(v, theta, kSoft ? v - theta : Vec{});
 }

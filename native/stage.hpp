@@ -49,7 +49,7 @@ inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
 }
 
 // Fires a block of neurons, all steps of a pixel while its potentials are in registers, and writes their spikes.
-template <int kVectors, Rule::Schedule kSchedule, bool kSoft, bool kWhole>
+template <int kVectors, bool kSoft, bool kWhole>
 void fire(const Stage &stage, int count, std::ptrdiff_t channel, std::ptrdiff_t bytes, const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
   const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
@@ -67,7 +67,7 @@ void fire(const Stage &stage, int count, std::ptrdiff_t channel, std::ptrdiff_t 
     for (int t = 0; t < stage.steps; ++t, current += step, out += stage.out_step) {
       std::uint64_t word = 0;
       for (int k = 0; k < kVectors; ++k) {
-        const std::uint64_t bits = spikes_of<kSchedule, kSoft>(v[k], current + k * kWidth, theta[k], stage.rule, t);
+        const std::uint64_t bits = spikes_of<kSoft>(v[k], current + k * kWidth, theta[k]);
         word |= bits << (k * kWidth);
       }
       if (kWhole)
@@ -157,14 +157,12 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
   const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
   const bool whole = bytes == kLanes / 8;
-  if (stage.rule.schedule == Rule::kAccumulate)
-    fire<kVectors, Rule::kAccumulate, true, false>(stage, count, channel, bytes, scratch);
-  else if (stage.rule.soft_reset && whole)
-    fire<kVectors, Rule::kPlain, true, true>(stage, count, channel, bytes, scratch);
+  if (stage.rule.soft_reset && whole)
+    fire<kVectors, true, true>(stage, count, channel, bytes, scratch);
   else if (stage.rule.soft_reset)
-    fire<kVectors, Rule::kPlain, true, false>(stage, count, channel, bytes, scratch);
+    fire<kVectors, true, false>(stage, count, channel, bytes, scratch);
   else
-    fire<kVectors, Rule::kPlain, false, false>(stage, count, channel, bytes, scratch);
+    fire<kVectors, false, false>(stage, count, channel, bytes, scratch);
 }
 
 void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {

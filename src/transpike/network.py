@@ -123,7 +123,7 @@ class SpikingNetwork(nn.Module):
             recorded = torch.is_grad_enabled() and any(value.requires_grad for value in constant)
             if compiled and not (moving or chunk or observe or recorded) and not self._refusal(schedule):
                 engine, rule = self._find_engine(schedule)
-                answer = engine.run(constant, batch, schedule.input_steps(steps), rule, count)
+                answer = engine.run(constant, batch, schedule.input_steps(steps), rule, count, rows=steps)
             else:
                 answer = run_passes(
                     lambda number: self._lower(schedule, kernel, number, frozenset(moving)),

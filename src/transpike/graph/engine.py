@@ -171,8 +171,9 @@ class Engine:
         rule: Rule,
         count: Count | None,
         seconds: dict[str, float] | None = None,
+        rows: int | None = None,
     ) -> Any:
-        """The answer ``[S, N, *]`` in the structure of the model's output.
+        """The answer ``[S, N, *]``, at least its first ``rows`` rows, in the structure of the model's output.
 
         Samples run in parts, so that the numbers that torch operators read do not fill the memory.
 
@@ -183,6 +184,7 @@ class Engine:
             rule: the schedule in compiled form.
             count: told the spikes of every site.
             seconds: filled with the time of each stage by site, torch operators before it included, and of `READOUT`.
+            rows: of the answer that are wanted, at most S; None is all.
 
         Raises:
             ValueError: initial potentials per sample, for another number of samples.
@@ -193,9 +195,10 @@ class Engine:
                     f"v_init of shape {tuple(self._site(name).v_init.shape)} does not fit the {batch} samples at site "
                     f"{name!r}; give a scalar, or one value per channel, neuron, or sample and neuron"
                 )
-        size = max(1, _UNPACKED // (self.largest_unpacked() * steps))
+        read = rows if rows is not None and self.probe and self.program.only_answer else steps
+        size = max(1, _UNPACKED // (self.largest_unpacked() * read))
         if size >= batch or max(self.samples.values(), default=1) > 1:
-            return self.program.run(inputs, batch, steps, rule, count, seconds)
+            return self.program.run(inputs, batch, steps, read, rule, count, seconds)
         total: dict[str, Tensor] = {}
 
         def add(name: str, spikes: Tensor) -> None:
@@ -204,7 +207,7 @@ class Engine:
         answers = []
         for part in zip(*(torch.split(tensor, size) for tensor in inputs), strict=True):
             samples = part[0].shape[0]
-            answers.append(self.program.run(part, samples, steps, rule, add, seconds))
+            answers.append(self.program.run(part, samples, steps, read, rule, add, seconds))
         for name, spikes in total.items():
             if count is not None:
                 count(name, spikes)
@@ -223,6 +226,8 @@ class _Program:
         self.answer = next(node for node in body.graph.nodes if node.op == "output").args[0][0]
         self.operations = self._demanded(body.graph)  # nodes to compute with torch, and sites to run
         self.forget = self._last_uses()
+        sites = [operation for operation in self.operations if isinstance(operation, str)]
+        self.only_answer = all(site in engine.values for site in sites)  # torch operators compute no site's drive
 
     def _demanded(self, graph: fx.Graph) -> list[fx.Node | str]:
         """What the answer needs, in order: spikes that only compiled stages read are never unpacked."""
@@ -261,16 +266,17 @@ class _Program:
         inputs: Sequence[Tensor],
         batch: int,
         steps: int,
+        read: int,
         rule: Rule,
         count: Count | None,
         seconds: dict[str, float] | None,
     ) -> Any:
-        """See `Engine.run`."""
+        """See `Engine.run`; torch operators read the first ``read`` of the steps."""
         engine = self.engine
         began = time.perf_counter()
         env: dict[fx.Node, Any] = {}
         given = iter(engine.lowered.prologue(*inputs))
-        scalars = {"batch": batch, "steps": steps, "start": torch.zeros((), dtype=torch.int64)}
+        scalars = {"batch": batch, "steps": read, "start": torch.zeros((), dtype=torch.int64)}
         for node in self.placeholders:
             name = str(node.target)
             env[node] = scalars[name] if name in scalars else (None if name.startswith("memory_") else next(given))
@@ -286,7 +292,7 @@ class _Program:
                     seconds[operation] = seconds.get(operation, 0.0) + time.perf_counter() - began
                     began = time.perf_counter()
             else:
-                env[operation] = self._compute(operation, env, maps, batch, steps)
+                env[operation] = self._compute(operation, env, maps, batch, read)
             for need in forgotten:
                 if isinstance(need, str):
                     del maps[need]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from transpike.kernels.native import module
 
+LARGEST_COUNT = 255  # one byte
 _WEIGHT_BYTES = 512 * 1024  # of one tile of channels: half of a usual second-level cache
 _COLUMN_BYTES = 256 * 1024  # of all weights of a convolution by columns
 _TABLE_BYTES = 320 * 1024
@@ -166,7 +167,7 @@ class Rule(NamedTuple):
 
     @property
     def counted(self) -> int:
-        """rho, if all that a neuron tells others is a count of spikes in rho steps, which it then sends evenly; or 0."""
+        """rho, if a count of spikes in rho steps is all that a neuron tells others; else 0."""
         return self.probe if self.kind == "accumulate" else 0
 
 
@@ -197,14 +198,15 @@ class EventStage:
         if rows > _MOST_ROWS:
             raise ValueError(f"{rows} weight rows are more than {_MOST_ROWS}")
         channels = shape.channels
-        wider = [n for n in (32, 64) if n < channels + 16 and (rows + 1) * n * 4 <= _WEIGHT_BYTES]
-        lanes = max([16, *wider])
+        widths = (32,) if shape.probe else (32, 64)  # few vectors at once suffice where inputs are listed but once
+        lanes = max([16, *(n for n in widths if n < channels + 16 and (rows + 1) * n * 4 <= _WEIGHT_BYTES)])
         self.padded = math.ceil(channels / lanes) * lanes
         table, runs = _table(gathers, rows, channels, self.padded)
         infinite = torch.full((self.padded,), torch.inf)
         infinite[:channels] = theta.detach().reshape(-1)
         self.compiled = module().EventStage(
-            shape.rows, shape.columns, channels, bool(shape.probe), lanes, _tiles(table, lanes), self.pad(bias.detach()), infinite
+            *(shape.rows, shape.columns, channels, lanes, _tiles(table, lanes)),
+            *(self.pad(bias.detach()), infinite, shape.probe > 0),
         )
         if columns is not None:
             self._set_columns(*columns, lanes)

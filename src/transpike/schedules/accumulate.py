@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from transpike.functional import expected_count
-from transpike.kernels import Rule, native, runs_native
+from transpike.kernels import LARGEST_COUNT, Rule, native, runs_native
 from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 
@@ -24,8 +24,8 @@ class AccumulateThenFire(Probing):
     """
 
     def compiled(self) -> Rule | None:
-        """Count, then send."""
-        return Rule("accumulate", probe=self.probe_steps)
+        """Every site tells the next one its count, in one byte: there is no form for rho above 255."""
+        return Rule("accumulate", probe=self.probe_steps) if self.probe_steps <= LARGEST_COUNT else None
 
     def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
         """Emits as many steps as the drive has; there is no memory."""
