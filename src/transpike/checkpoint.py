@@ -20,18 +20,21 @@ from transpike.container import read_container, write_container
 from transpike.convert import restore
 from transpike.errors import CheckpointError, TranspikeError
 from transpike.graph.operators import MaxPooling
-from transpike.methods import POTENTIAL_RULES, THRESHOLD_RULES, PerChannel, PerLayer
+from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, PerChannel, PerLayer, PerNeuron
 from transpike.network import SpikingNetwork
 from transpike.neurons import IF
+from transpike.schedules import SCHEDULES
 from transpike.tailor import apply_activation, tailoring
 
 FORMAT = 1
 _KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        *(Card, InputSpec, ModelSource, SlipReLU, ThetaPercentile, IF, PerLayer, PerChannel),
+        *(Card, InputSpec, ModelSource, SlipReLU, ThetaPercentile, IF, PerLayer, PerChannel, PerNeuron),
         *THRESHOLD_RULES.values(),
         *POTENTIAL_RULES.values(),
+        *CALIBRATIONS.values(),
+        *SCHEDULES.values(),
     )
 }
 

@@ -80,6 +80,24 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike("evaluate", "random.safetensors", "-T", "2", "--images", "20")
     assert code == 0
     assert "20 images" in out
+    corrected = ("--calibrate", "potential", "--calibrate", "bias", "--steps", "2", "--calibration-images", "40")
+    code, out, _ = transpike("convert", "slip.safetensors", *corrected, "-o", "corrected.safetensors")
+    assert code == 0
+    snn = tp.load("corrected.safetensors")
+    assert snn.record["parts"] == (tp.PotentialCorrection(2), tp.BiasCorrection(2))
+    assert snn.site("stem.2").v_init.shape == (2, 8, 8)
+    assert snn.site("stem.2").bias.shape == (1, 2, 1, 1)
+    code, _, err = transpike("convert", "slip.safetensors", *corrected[:5], "0", "-o", "corrected.safetensors")
+    assert code == 1
+    assert "steps must be at least 1, got 0" in err
+    words = ("--threshold", "percentile", "--percentile", "99", *corrected, "-o", "corrected.safetensors")
+    code, _, _ = transpike("convert", "relu.safetensors", *words)
+    assert code == 0
+    parts = tp.load("corrected.safetensors").record["parts"]
+    assert parts == (tp.Percentile(99.0, tp.PerChannel()), tp.PotentialCorrection(2), tp.BiasCorrection(2))
+    code, _, err = transpike("convert", "slip.safetensors", "--calibrate", "bias", "-o", "corrected.safetensors")
+    assert code == 1
+    assert "--calibrate needs --steps" in err
     few = ("-T", "4", "--images", "60", "--early-exit")
     code, out, _ = transpike("evaluate", "snn.safetensors", *few, "auto", "--calibration-images", "80")
     assert code == 0
@@ -169,7 +187,7 @@ def test_own_factory_in_the_current_folder(transpike, tmp_path: Path) -> None:
         (("convert", "digits-resnet", "-o", "x.safetensors"), "a plain ReLU has no threshold"),
         (("evaluate", "absent.safetensors"), "no such file"),
         (("train", "digits-resnet", "-o", "/proc/nowhere/x.safetensors"), "the output cannot be written"),
-        (("run", "nothing"), "cifar10-resnet20-relu, digits; or a"),
+        (("run", "nothing"), "cifar10-vgg16-qcfs, digits; or a"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--dataset", "cifar10"), "TRANSPIKE_DATA"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--activation", "slip", "--levels", "0"), "levels (N)"),
     ],

@@ -9,18 +9,27 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import transpike as tp
-from transpike.methods import THRESHOLD_RULES, Part
+from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, Part
 from transpike.testing import TOPOLOGIES, Topology
 
 PARTS: tuple[tuple[Part, ...], ...] = (
     (tp.Maximum(),),
     (tp.Percentile(99.0, tp.PerChannel()),),
     (tp.MinimumMSE(4, tp.PerChannel()),),
+    (tp.Maximum(), tp.ZeroPotential()),
+    (tp.Maximum(), tp.HalfThreshold()),
+    (tp.Maximum(), tp.ShiftedPotential(0.25)),
+    (tp.Maximum(), tp.RandomPotential(3)),
+    (tp.Maximum(), tp.BiasCorrection(2)),
+    (tp.Maximum(), tp.PotentialCorrection(2)),
+    (tp.Maximum(), tp.OptimalPotential(2, candidates=4)),
+    (tp.Maximum(), tp.TemporalBiasCorrection(2)),
 )
 
 
-def test_every_threshold_rule_has_a_row():
-    assert {type(parts[0]) for parts in PARTS} >= set(THRESHOLD_RULES.values())
+def test_every_part_has_a_row():
+    tables = (THRESHOLD_RULES, POTENTIAL_RULES, CALIBRATIONS)
+    assert {type(part) for parts in PARTS for part in parts} >= {made for table in tables for made in table.values()}
 
 
 @pytest.mark.parametrize("parts", PARTS, ids=str)
@@ -28,13 +37,15 @@ def test_every_threshold_rule_has_a_row():
 def test_converts_every_topology(topology: Topology, parts: tuple[Part, ...]):
     inputs = topology.random_inputs(6)
     data = [inputs, tuple(x[:2] for x in inputs)]
-    snn = tp.convert(topology.model(), parts, example_inputs=inputs, calibration=data, leave=topology.leave)
+    model = topology.model()
+    snn = tp.convert(model, parts, example_inputs=inputs, calibration=data, leave=topology.leave)
     for planned in snn.sites:
         site = snn.site(planned.name)
         assert bool((site.theta > 0).all())
         for values in (site.theta, site.v_init, site.bias):
             assert bool(torch.isfinite(values).all())
         assert site.ceiling is None or float(site.theta.max()) <= site.ceiling
+    torch.testing.assert_close(snn.ann(*inputs), model(*inputs))
     for answer in tree_leaves(snn(*inputs, steps=3)):
         assert bool(torch.isfinite(answer).all())
 

@@ -87,7 +87,7 @@ def _stage(runner: SiteRunner, pre: list[Tensor], calls: Sequence[tuple[Any, ...
         return runner.emit(runner.site.biased(currents, calls[0][4]), None)[0]
 
     currents = [runner.currents(value, batch, steps) for value, _, batch, steps, _ in calls]
-    return StageView(runner.name, runner.site, pre, currents, emit)
+    return StageView(runner.name, runner.site, runner.neuron, pre, currents, emit)
 
 
 def _arguments(lowered: Lowered, first: Tensor, steps: int, statics: tuple[Tensor, ...]) -> tuple[Any, ...]:

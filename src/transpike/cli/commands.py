@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from transpike.cli.main import app
 from transpike.cli.options import (
     Activation,
+    Calibrate,
     DataName,
     Device,
     Factory,
@@ -158,13 +160,18 @@ def convert(
     threshold: Annotated[Rule | None, typer.Option(help="Rule for plain ReLU; trained thresholds need none.")] = None,
     percentile: Annotated[float | None, typer.Option(help="Of the percentile rule (default: 99.9).")] = None,
     steps: Annotated[
-        int | None, typer.Option("--steps", "-T", help="T, for rules that set thresholds for a number of steps.")
+        int | None, typer.Option("--steps", "-T", help="T to calibrate for, and of rules that set thresholds for a T.")
     ] = None,
     per: Annotated[Per, typer.Option(help="One threshold per layer or per channel.")] = Per.CHANNEL,
     potential: Annotated[
         Potential | None, typer.Option(help="v(0): 0, theta/2 (default for ReLU), or random (by --seed).")
     ] = None,
-    calibration_images: Annotated[int, typer.Option(help="Training images for the thresholds.")] = 512,
+    calibrate: Annotated[
+        list[Calibrate] | None, typer.Option(help="Correct what the conversion lost, on training images; repeatable.")
+    ] = None,
+    calibration_images: Annotated[
+        int, typer.Option(help="Training images to set thresholds with and calibrate.")
+    ] = 512,
     weights: Weights = None,
     option: Options = None,
     leave: Leave = None,
@@ -178,13 +185,14 @@ def convert(
     * `transpike convert slip.safetensors -o snn.safetensors`
     * `transpike convert cifar-resnet20 --weights w.pt --dataset cifar10 --threshold percentile -o snn.safetensors`
     * `transpike convert relu.safetensors --threshold minimum-mse --steps 8 --per channel -o snn.safetensors`
+    * `transpike convert relu.safetensors --threshold percentile --calibrate bias --steps 4 -o snn.safetensors`
     """
     from transpike import checkpoint, zoo
     from transpike.card import card_of
     from transpike.convert import convert as convert_model
     from transpike.data import load_data, loader, random_subset
     from transpike.graph.operators import MaxPooling
-    from transpike.methods import POTENTIAL_RULES, Part, RandomPotential
+    from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, Part, RandomPotential
     from transpike.recipe import threshold_rule
     from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
 
@@ -196,6 +204,11 @@ def convert(
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
     parts: list[Part] = []
     settings = {name: value for name, value in {"percentile": percentile, "steps": steps}.items() if value is not None}
+    if calibrate:
+        if steps is None:
+            raise ValueError("--calibrate needs --steps, the number of time-steps to calibrate for")
+        if threshold is None or "steps" not in signature(THRESHOLD_RULES[threshold.value]).parameters:
+            del settings["steps"]
     if threshold is not None:
         parts.append(threshold_rule(threshold.value, per.value, **settings))
     elif settings:
@@ -203,6 +216,8 @@ def convert(
     if potential is not None:
         random = potential is Potential.RANDOM
         parts.append(RandomPotential(seed) if random else POTENTIAL_RULES[potential.value]())
+    if steps is not None:
+        parts += [CALIBRATIONS[name.value](steps) for name in calibrate or ()]
     snn = convert_model(
         network,
         parts,

@@ -42,6 +42,15 @@ class Potential(StrEnum):
     RANDOM = "random"
 
 
+class Calibrate(StrEnum):
+    """Calibrations, which `convert` applies in the order given."""
+
+    BIAS = "bias"
+    POTENTIAL = "potential"
+    OPTIMAL_POTENTIAL = "optimal-potential"
+    TEMPORAL_BIAS = "temporal-bias"
+
+
 class Prepare(StrEnum):
     """Preparations of the CIFAR sets."""
 

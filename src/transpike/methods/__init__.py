@@ -1,5 +1,6 @@
 """How thresholds and initial potentials are set. One file per method, one row in the table below."""
 
+from transpike.methods.bias_correction import BiasCorrection, Compare
 from transpike.methods.contract import (
     BlockCalibration,
     BlockView,
@@ -8,18 +9,23 @@ from transpike.methods.contract import (
     Part,
     PerChannel,
     PerLayer,
+    PerNeuron,
     Population,
     PotentialRule,
     SpikingThresholdRule,
     StageView,
     Statistic,
     ThresholdRule,
+    average,
 )
 from transpike.methods.maximum import Maximum
 from transpike.methods.minimum_mse import MinimumMSE
+from transpike.methods.optimal_potential import OptimalPotential
 from transpike.methods.percentile import Percentile
+from transpike.methods.potential_correction import PotentialCorrection
 from transpike.methods.potentials import HalfThreshold, RandomPotential, ShiftedPotential, ZeroPotential
 from transpike.methods.reconstruction import BlockReconstruction
+from transpike.methods.temporal_bias import Replay, TemporalBiasCorrection
 
 THRESHOLD_RULES: dict[str, type[ThresholdRule]] = {
     "maximum": Maximum,
@@ -32,29 +38,46 @@ POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
     "shifted": ShiftedPotential,
     "random": RandomPotential,
 }
+CALIBRATIONS: dict[
+    str, type[BiasCorrection] | type[PotentialCorrection] | type[OptimalPotential] | type[TemporalBiasCorrection]
+] = {
+    "bias": BiasCorrection,
+    "potential": PotentialCorrection,
+    "optimal-potential": OptimalPotential,
+    "temporal-bias": TemporalBiasCorrection,
+}
 
 __all__ = [
+    "CALIBRATIONS",
     "POTENTIAL_RULES",
     "THRESHOLD_RULES",
+    "BiasCorrection",
     "BlockCalibration",
     "BlockReconstruction",
     "BlockView",
     "Calibration",
+    "Compare",
     "Granularity",
     "HalfThreshold",
     "Maximum",
     "MinimumMSE",
+    "OptimalPotential",
     "Part",
     "PerChannel",
     "PerLayer",
+    "PerNeuron",
     "Percentile",
     "Population",
+    "PotentialCorrection",
     "PotentialRule",
     "RandomPotential",
+    "Replay",
     "ShiftedPotential",
     "SpikingThresholdRule",
     "StageView",
     "Statistic",
+    "TemporalBiasCorrection",
     "ThresholdRule",
     "ZeroPotential",
+    "average",
 ]

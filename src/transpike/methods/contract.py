@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from transpike.graph.site import Site
+from transpike.neurons import Neuron
 from transpike.schedules import Plain, Schedule
 
 
@@ -25,6 +26,10 @@ class PerLayer:
         """``[1]`` to a scalar."""
         return values.reshape(())
 
+    def mean(self, values: Tensor) -> Tensor:
+        """``[C, *]``, one value per neuron, to a scalar."""
+        return values.mean()
+
 
 @dataclass(frozen=True)
 class PerChannel:
@@ -37,6 +42,19 @@ class PerChannel:
     def shape(self, values: Tensor, dimensions: int) -> Tensor:
         """``[C]`` to ``[C, 1, ...]`` for a population whose batch has ``dimensions`` dimensions."""
         return values.reshape(-1, *[1] * (dimensions - 2))
+
+    def mean(self, values: Tensor) -> Tensor:
+        """``[C, *]``, one value per neuron, to ``[C, 1, ...]``; a population without dimensions is one channel."""
+        return values.flatten(1).mean(1).view(-1, *[1] * (values.dim() - 1)) if values.dim() > 1 else values
+
+
+@dataclass(frozen=True)
+class PerNeuron:
+    """One value per neuron, for what samples share: initial potentials and biases, but not thresholds."""
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The values themselves."""
+        return values
 
 
 Granularity = PerLayer | PerChannel
@@ -98,6 +116,7 @@ class StageView:
     Attributes:
         site: its name.
         module: the site, whose thresholds, potentials and biases may be set.
+        neuron: the neuron model.
         source: per batch the source network's pre-activation ``[N, *]``.
         currents: per batch what arrives from the sites before it, which are calibrated already: ``[S, N, *]``,
             without the site's own bias.
@@ -106,6 +125,7 @@ class StageView:
 
     site: str
     module: Site
+    neuron: Neuron
     source: Sequence[Tensor]
     currents: Sequence[Tensor]
     emit: Callable[[Tensor], Tensor]
@@ -118,6 +138,14 @@ class StageView:
     def mean_outputs(self) -> list[Tensor]:
         """Per batch the neurons' mean output ``[N, *]`` over the steps, as they are set now."""
         return [self.module.theta * self.emit(currents).mean(0) for currents in self.currents]
+
+    def drive(self, currents: Tensor) -> Tensor:
+        """Currents of all steps, ``[S, N, *]``, with the site's bias."""
+        return self.module.biased(currents, torch.zeros((), dtype=torch.int64, device=currents.device))
+
+    def mean_drives(self) -> list[Tensor]:
+        """Per batch the mean drive ``[N, *]`` over the steps."""
+        return [self.drive(currents).mean(0) for currents in self.currents]
 
 
 class Calibration(Part, ABC):
@@ -189,6 +217,15 @@ class BlockCalibration(Part, ABC):
     @abstractmethod
     def update(self, block: BlockView) -> None:
         """Sets what belongs to the block; gradients are recorded."""
+
+
+def average(batches: Iterable[Tensor]) -> Tensor:
+    """Mean over the samples of batches ``[N, *]``, which may differ in size: ``[*]`` in float64."""
+    total, samples = torch.zeros((), dtype=torch.float64), 0
+    for batch in batches:
+        total = total.to(batch.device) + batch.sum(0, dtype=torch.float64)
+        samples += batch.shape[0]
+    return total / samples
 
 
 def fill_silent(values: Tensor) -> Tensor:
