@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from transpike.kernels import native
-from transpike.kernels.events import MapShape, Source
+from transpike.kernels.events import Source
 
 _SIZES = (2**14, 2**17, 2**19, 2**22, 2**23, 2**26)
 """Bytes per thread: in the first cache of usual CPUs, the second, at its end, twice in the third, in memory."""
@@ -120,9 +120,9 @@ def count_additions(source: Source, spikes: Tensor, population: tuple[int, int, 
     return round(total)
 
 
-def packed_bytes(shape: MapShape | tuple[int, int, int], batch: int, steps: int) -> int:
-    """Bytes of the spikes of a population, one bit each, a pixel's channels in whole bytes, without any halo."""
-    channels, rows, columns = shape if isinstance(shape, tuple) else (shape.channels, shape.rows, shape.columns)
+def packed_bytes(shape: tuple[int, int, int], batch: int, steps: int) -> int:
+    """Bytes of the spikes of (C, H, W) neurons, one bit each, a pixel's channels in whole bytes, without any halo."""
+    channels, rows, columns = shape
     return batch * steps * rows * columns * ((channels + 7) // 8)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transpike.bench.compare import BenchError
-from transpike.bench.limits import Peaks, count_additions, measure_peaks, packed_bytes, weight_bytes
+from transpike.bench.limits import Peaks, count_additions, measure_peaks, packed_bytes
 from transpike.bench.timing import fastest
 from transpike.kernels import Rule, native, reference
 from transpike.kernels.events import EventStage, Halo, MapShape, Source, Tap
@@ -128,11 +128,19 @@ def sweep(
     peaks = measure_peaks() if peaks is None else peaks
     generator = torch.Generator().manual_seed(0)
     wanted = list(dict.fromkeys([*((each, steps) for each in rates), *((rate, each) for each in step_counts)]))
-    points: dict[tuple[int, int, float, int], SweepPoint] = {}
+    calls: dict[tuple[float, ...], Callable[[], Any]] = {}
+    counts: dict[tuple[int, int, float, int], Tensor] = {}
     with torch.no_grad():
         for channels, size in layers:
-            for point in _time_layer(_Layer(channels, size, batch), wanted, repeats, peaks, generator):
-                points[channels, size, point.rate, point.steps] = point
+            layer = _Layer(channels, size, batch)
+            image = torch.randn(batch, channels, size, size, generator=generator)
+            calls[channels, size] = partial(layer.conv, image.contiguous(memory_format=torch.channels_last))
+            for each, count in wanted:
+                spikes = random_map(layer.shape, batch, count, each, generator)
+                counts[channels, size, each, count] = layer.check(spikes, count).double().sum((0, 1))
+                calls[channels, size, each, count] = partial(layer.run, spikes, count)
+        found = fastest(calls, repeats)
+    points = {key: _point(key, spikes, batch, found[key], found[key[:2]], peaks) for key, spikes in counts.items()}
     by_rate = [points[channels, size, each, steps] for channels, size in layers for each in rates]
     by_steps = [points[channels, size, rate, each] for channels, size in layers for each in step_counts]
     module = native.module()
@@ -155,12 +163,11 @@ class _Layer:
         self.channels, self.size, self.batch = channels, size, batch
         self.conv = nn.Conv2d(channels, channels, 3, padding=1).to(memory_format=torch.channels_last)
         self.shape = MapShape(channels, size, size, Halo(1, 1, 1, 1))
-        taps = tuple(Tap(index // 3 - 1, index % 3 - 1, index) for index in range(9))
-        weights = tuple(self.conv.weight.detach()[:, :, index // 3, index % 3].T for index in range(9))
-        self.source = Source("in", (1, 1), taps, weights)
         assert self.conv.bias is not None
         self.theta, self.start = torch.ones(()), torch.full((1, 1, channels), 0.5)
-        self.stage = EventStage(self.shape, [(self.source, self.shape)], self.conv.bias, self.theta)
+        self.stage = EventStage(
+            self.shape, [(_source(self.conv.weight.detach()), self.shape)], self.conv.bias, self.theta
+        )
         self.stage.set_potential(self.stage.pad(self.start))
 
     def run(self, spikes: Any, steps: int) -> Any:
@@ -179,40 +186,29 @@ class _Layer:
         return events
 
 
-def _time_layer(
-    layer: _Layer, wanted: Iterable[tuple[float, int]], repeats: int, peaks: Peaks, generator: torch.Generator
-) -> list[SweepPoint]:
-    image = torch.randn(layer.batch, layer.channels, layer.size, layer.size, generator=generator)
-    calls: dict[Any, Callable[[], Any]] = {
-        "dense": partial(layer.conv, image.contiguous(memory_format=torch.channels_last))
-    }
-    counts: dict[Any, Tensor] = {}
-    for rate, steps in wanted:
-        spikes = random_map(layer.shape, layer.batch, steps, rate, generator)
-        counts[rate, steps] = layer.check(spikes, steps).double().sum((0, 1))
-        calls[rate, steps] = partial(layer.run, spikes, steps)
-    found = fastest(calls, repeats)
-    points = []
-    for rate, steps in wanted:
-        seconds = found[rate, steps]
-        additions = count_additions(layer.source, counts[rate, steps], (layer.channels, layer.size, layer.size))
-        moved = 2 * packed_bytes(layer.shape, layer.batch, steps) + weight_bytes(layer.source) + 4 * layer.channels
-        points.append(
-            SweepPoint(
-                layer.channels,
-                layer.size,
-                rate,
-                steps,
-                int(counts[rate, steps].sum()),
-                additions,
-                moved,
-                1e3 * seconds,
-                seconds / found["dense"],
-                1e9 * seconds * native.module().threads() / max(1, additions),
-                peaks.seconds(additions, moved) / seconds,
-            )
-        )
-    return points
+def _point(
+    place: tuple[int, int, float, int], spikes: Tensor, batch: int, seconds: float, dense: float, peaks: Peaks
+) -> SweepPoint:
+    channels, size, _, steps = place
+    population = (channels, size, size)
+    additions = count_additions(_source(torch.ones(channels, channels, 3, 3)), spikes, population)
+    moved = 2 * packed_bytes(population, batch, steps) + 4 * (9 * channels**2 + channels)
+    return SweepPoint(
+        *place,
+        spikes=int(spikes.sum()),
+        additions=additions,
+        bytes=moved,
+        milliseconds=1e3 * seconds,
+        ratio=seconds / dense,
+        nanoseconds_per_addition=1e9 * seconds * native.module().threads() / max(1, additions),
+        limit=peaks.seconds(additions, moved) / seconds,
+    )
+
+
+def _source(weight: Tensor) -> Source:
+    """A 3x3 convolution with padding 1 as a window."""
+    taps = tuple(Tap(index // 3 - 1, index % 3 - 1, index) for index in range(9))
+    return Source("in", (1, 1), taps, tuple(weight[:, :, index // 3, index % 3].T for index in range(9)))
 
 
 def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:

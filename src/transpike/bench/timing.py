@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_PAUSE = 0.02
+_PAUSE = 0.01
 """Seconds before a contender: the threads of the one before it wait for more work in a loop, on the same cores."""
 
 
