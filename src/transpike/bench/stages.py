@@ -79,6 +79,9 @@ def cost_stages(
 ) -> StageCosts:
     """Times every stage of a converted network and counts its work.
 
+    Work is that of spikes one by one. Accumulate-then-fire sends one count per neuron instead, which takes fewer additions
+    and bytes than that: its share of the limit may exceed 100 %.
+
     Args:
         snn: the network, on the CPU in float32.
         inputs: one batch of real data.
