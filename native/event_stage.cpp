@@ -13,40 +13,16 @@
 #include <tuple>
 
 #include "binding.hpp"
+#include "spike_map.hpp"
 
 namespace nb = nanobind;
 
 namespace transpike {
 namespace {
 
-constexpr std::ptrdiff_t kGuard = 64; // bytes before and behind every spike map, so that whole words can be read
-
-// Bits with a guard on either side, all zero at first.
-class SpikeMap {
-public:
-  explicit SpikeMap(std::ptrdiff_t size) : bytes_(static_cast<std::size_t>(checked(size) + 2 * kGuard)) {}
-
-  std::ptrdiff_t size() const { return static_cast<std::ptrdiff_t>(bytes_.size()) - 2 * kGuard; }
-  std::uint8_t *data() { return bytes_.data() + kGuard; }
-  const std::uint8_t *data() const { return bytes_.data() + kGuard; }
-
-private:
-  static std::ptrdiff_t checked(std::ptrdiff_t size) {
-    expect(size >= 0, "a spike map cannot have a negative size");
-    return size;
-  }
-  std::vector<std::uint8_t> bytes_;
-};
-
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Factors = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Events = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
-
-// The size of a spike map with its halo; bytes of one pixel.
-struct MapShape {
-  std::ptrdiff_t samples, steps, rows, columns, channel_bytes;
-  std::ptrdiff_t size() const { return samples * steps * rows * columns * channel_bytes; }
-};
 
 // What a source does to an output pixel (y, x): windows begin at row top + y * stride_y of its map, halo included.
 struct Reader {
@@ -190,15 +166,11 @@ public:
                             std::ptrdiff_t> &out_shape,
            SpikeMap &out) const {
     const auto [samples, steps, out_rows, out_columns, top, left] = out_shape;
-    const std::ptrdiff_t bytes = channel_bytes(), kept = counts() ? 1 : steps; // steps of a map
-    expect(samples >= 0 && steps >= 1, "there must be at least one step");
-    expect(steps <= 1 << 20 && (inputs_ + 64) * kept < std::numeric_limits<std::int32_t>::max(),
-           "too many steps for one run; use smaller chunks");
+    const std::ptrdiff_t bytes = channel_bytes(), kept = kept_steps(steps);
     expect(top >= 0 && left >= 0 && top + rows_ <= out_rows && left + columns_ <= out_columns,
            "the population does not fit into its spike map");
     const MapShape shape{samples, kept, out_rows, out_columns, bytes};
     expect(out.size() == shape.size(), "the spike map has another size");
-    expect(gathers.size() == gathers_.size() && diagonals.size() == diagonals_.size(), "a source is missing");
     const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
     expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
     expect(counts() == (kind == Rule::kAccumulate), "accumulate-then-fire needs counts, other schedules need spikes");
@@ -206,14 +178,65 @@ public:
     expect(!counts() || probe <= 255, "counts have one byte: the probe must lie in 1 .. 255");
     expect(soft_reset || kind == Rule::kPlain, "schedules that probe need soft reset");
 
+    Prepared prepared;
+    prepare(prepared, columns, gathers, diagonals, dense, samples, steps);
+    Stage &stage = prepared.stage;
+    expect(v_init_.has_value() && (v_init_->shape(0) == 1 || static_cast<std::ptrdiff_t>(v_init_->shape(0)) == samples),
+           "v_init must be set, for one or for all samples");
+    const Floats &v_init = *v_init_;
+    stage.v_init = v_init.data();
+    stage.v_pixel = v_init.shape(1) == 1 ? 0 : padded();
+    stage.v_sample = v_init.shape(0) == 1 ? 0 : static_cast<std::ptrdiff_t>(v_init.shape(1)) * padded();
+    stage.rule = {static_cast<Rule::Schedule>(kind), soft_reset, probe, iterations, static_cast<float>(epsilon)};
+    stage.out = out.data() + (top * out_columns + left) * bytes;
+    stage.out_channel_bytes = bytes;
+    stage.out_row = out_columns * bytes;
+    stage.out_step = out_rows * stage.out_row;
+    stage.out_sample = kept * stage.out_step;
+    std::vector<std::int64_t> spikes(static_cast<std::size_t>(counts() ? 0 : steps), 0);
+    compute(stage, spikes);
+    return spikes;
+  }
+
+  // Writes the currents of each step to out [samples, steps, pixels, padded channels]; no neuron fires.
+  void currents(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
+                const std::vector<const SpikeMap *> &diagonals,
+                nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu> out) const {
+    const auto samples = static_cast<std::ptrdiff_t>(out.shape(0)), steps = static_cast<std::ptrdiff_t>(out.shape(1));
+    expect(static_cast<std::ptrdiff_t>(out.shape(2)) == pixels() && static_cast<std::ptrdiff_t>(out.shape(3)) == padded(),
+           "currents must be [samples, steps, pixels, padded channels]");
+    expect(!counts(), "only spikes are read step by step");
+    Prepared prepared;
+    prepare(prepared, columns, gathers, diagonals, std::nullopt, samples, steps);
+    prepared.stage.currents = out.data();
+    std::vector<std::int64_t> spikes(static_cast<std::size_t>(steps), 0);
+    compute(prepared.stage, spikes);
+  }
+
+private:
+  // What both kinds of runs hand to the kernels; the stage points to the rest.
+  struct Prepared {
     std::vector<Gather> gather;
+    std::vector<Diagonal> diagonal;
+    Columns column{};
+    Stage stage{};
+  };
+
+  void prepare(Prepared &prepared, const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
+               const std::vector<const SpikeMap *> &diagonals, const std::optional<Floats> &dense,
+               std::ptrdiff_t samples, std::ptrdiff_t steps) const {
+    const std::ptrdiff_t kept = kept_steps(steps);
+    expect(samples >= 0 && steps >= 1, "there must be at least one step");
+    expect(steps <= 1 << 20 && (inputs_ + 64) * kept < std::numeric_limits<std::int32_t>::max(),
+           "too many steps for one run; use smaller chunks");
+    expect(gathers.size() == gathers_.size() && diagonals.size() == diagonals_.size(), "a source is missing");
+    auto &[gather, diagonal, column, stage] = prepared;
     for (std::size_t i = 0; i < gathers_.size(); ++i) {
       const auto &source = gathers_[i];
       check_map(source.reader, *gathers[i], samples, kept);
       gather.push_back({source.reader.map(gathers[i]->data(), kept), source.runs.data(),
                         static_cast<int>(source.runs.size())});
     }
-    std::vector<Diagonal> diagonal;
     for (std::size_t i = 0; i < diagonals_.size(); ++i) {
       const auto &source = diagonals_[i];
       check_map(source.reader, *diagonals[i], samples, kept);
@@ -221,7 +244,6 @@ public:
                           static_cast<int>(source.offsets.size())});
     }
 
-    Columns column{};
     expect((columns != nullptr) == columns_source_.has_value(), "a source is missing");
     if (columns) {
       const auto &source = *columns_source_;
@@ -230,7 +252,6 @@ public:
                 static_cast<int>(source.rows), source.weights.data(), source.table ? source.table->data() : nullptr};
     }
 
-    Stage stage{};
     stage.columns = columns ? &column : nullptr;
     stage.samples = samples;
     stage.pixels = pixels();
@@ -257,32 +278,21 @@ public:
       stage.dense_step = dense->shape(1) == 1 ? 0 : stage.pixels * padded();
       stage.dense_sample = static_cast<std::ptrdiff_t>(dense->shape(1)) * stage.pixels * padded();
     }
-    expect(v_init_.has_value() && (v_init_->shape(0) == 1 || static_cast<std::ptrdiff_t>(v_init_->shape(0)) == samples),
-           "v_init must be set, for one or for all samples");
-    const Floats &v_init = *v_init_;
-    stage.v_init = v_init.data();
-    stage.v_pixel = v_init.shape(1) == 1 ? 0 : padded();
-    stage.v_sample = v_init.shape(0) == 1 ? 0 : static_cast<std::ptrdiff_t>(v_init.shape(1)) * padded();
     stage.bias = bias_.data();
     stage.theta = theta_.data();
-    stage.rule = {static_cast<Rule::Schedule>(kind), soft_reset, probe, iterations, static_cast<float>(epsilon)};
-    stage.out = out.data() + (top * out_columns + left) * bytes;
-    stage.out_channel_bytes = bytes;
-    stage.out_row = out_columns * bytes;
-    stage.out_step = out_rows * stage.out_row;
-    stage.out_sample = kept * stage.out_step;
     stage.block = std::clamp<std::ptrdiff_t>(samples * stage.pixels / 16, 1, 64);
-    std::vector<std::int64_t> spikes(static_cast<std::size_t>(counts() ? 0 : steps), 0);
-    if (samples > 0) {
-      nb::gil_scoped_release release;
-      if (!(counts() ? kernels().run_counts(stage) : kernels().run_stage(stage, spikes.data())))
-        throw std::bad_alloc();
-    }
-    return spikes;
   }
 
-private:
+  void compute(const Stage &stage, std::vector<std::int64_t> &spikes) const {
+    if (stage.samples == 0)
+      return;
+    nb::gil_scoped_release release;
+    if (!(counts() ? kernels().run_counts(stage) : kernels().run_stage(stage, spikes.data())))
+      throw std::bad_alloc();
+  }
+
   bool counts() const { return per_byte_ == 1; }
+  std::ptrdiff_t kept_steps(std::ptrdiff_t steps) const { return counts() ? 1 : steps; } // of a map
   std::ptrdiff_t channel_bytes() const { return (channels_ + 7) / 8 * (8 / per_byte_); }
   std::ptrdiff_t pixels() const { return rows_ * columns_; }
   std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(tiles_) * lanes_; }
@@ -302,39 +312,6 @@ private:
   std::vector<GatherSource> gathers_;
   std::vector<DiagonalSource> diagonals_;
 };
-
-// Bit j of byte i becomes bit i of byte j.
-std::uint64_t transpose(std::uint64_t bits) {
-  std::uint64_t moved = (bits ^ bits >> 7) & 0x00aa00aa00aa00aa;
-  bits ^= moved ^ moved << 7;
-  moved = (bits ^ bits >> 14) & 0x0000cccc0000cccc;
-  bits ^= moved ^ moved << 14;
-  moved = (bits ^ bits >> 28) & 0x00000000f0f0f0f0;
-  return bits ^ moved ^ moved << 28;
-}
-
-// Numbers of one row of pixels, eight pixels and eight channels at a time: to[channel * stride + x].
-void unpack_row(const std::uint8_t *from, std::ptrdiff_t columns, std::ptrdiff_t channels, const float *factor,
-                float *to, std::ptrdiff_t stride) {
-  const std::ptrdiff_t bytes = (channels + 7) / 8;
-  for (std::ptrdiff_t first = 0; first < channels; first += 8)
-    for (std::ptrdiff_t x = 0; x < columns; x += 8) {
-      const std::ptrdiff_t width = std::min<std::ptrdiff_t>(8, columns - x);
-      std::uint64_t bits = 0;
-      for (std::ptrdiff_t i = 0; i < width; ++i)
-        bits |= static_cast<std::uint64_t>(from[(x + i) * bytes + first / 8]) << (8 * i);
-      bits = transpose(bits);
-      for (std::ptrdiff_t c = first; c < std::min(first + 8, channels); ++c, bits >>= 8) {
-        float *row = to + c * stride + x;
-        if (width == 8) // a loop that compilers unroll and turn into vectors
-          for (int i = 0; i < 8; ++i)
-            row[i] = (bits & 1u << i) != 0 ? factor[c] : 0.0f;
-        else
-          for (std::ptrdiff_t i = 0; i < width; ++i)
-            row[i] = (bits & 1u << i) != 0 ? factor[c] : 0.0f;
-      }
-    }
-}
 
 // Events [steps, samples, channels, rows, columns] of a map with a halo, times one factor per channel.
 void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padded_columns, std::ptrdiff_t top,
@@ -415,6 +392,8 @@ void bind_event_stage(nb::module_ &m) {
            nb::arg("weights").noconvert())
       .def("run", &EventStage::run, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"),
            nb::arg("dense").none().noconvert(), nb::arg("rule"), nb::arg("out_shape"), nb::arg("out"))
+      .def("currents", &EventStage::currents, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"),
+           nb::arg("out").noconvert())
       .def("set_potential", &EventStage::set_potential, nb::arg("v_init").noconvert());
 }
 

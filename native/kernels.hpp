@@ -107,6 +107,7 @@ struct Stage {
   const float *v_init;       // by strides, channels contiguous
   std::ptrdiff_t v_sample, v_pixel;
   Rule rule;
+  float *currents; // where neurons do not fire: [samples][steps][pixels][padded channels] for the currents; or null
   std::uint8_t *out;
   std::ptrdiff_t out_sample, out_step, out_row, out_channel_bytes;
   std::ptrdiff_t block; // output pixels that one thread takes at a time

@@ -147,6 +147,15 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
       }
     }
   }
+  if (stage.currents != nullptr) {
+    for (int i = 0; i < count; ++i)
+      for (int t = 0; t < steps; ++t)
+        for (int k = 0; k < kVectors; ++k)
+          store(stage.currents + ((pixel[i].n * steps + t) * stage.pixels + pixel[i].place) * stage.padded_channels +
+                    channel + k * kWidth,
+                load(scratch.current + t * step + i * kLanes + k * kWidth));
+    return;
+  }
   if (stage.rule.schedule != Rule::kPlain)
     for (int i = 0; i < count; ++i)
       for (int k = 0; k < kVectors; ++k) {

@@ -15,6 +15,7 @@ import transpike as tp
 from transpike import zoo
 from transpike.graph.engine import Engine
 from transpike.kernels import KernelPreference
+from transpike.kernels.events import MapShape
 from transpike.neurons import IF, Reset
 from transpike.schedules import (
     AccumulateThenFire,
@@ -164,6 +165,16 @@ class Shortcuts(nn.Module):
         return self.e(x.mean((2, 3)))
 
 
+def test_answers_that_are_linear_in_spikes_are_read_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the head of a classifier nor the pooling before it sees unpacked spikes."""
+    torch.manual_seed(1)
+    x = dyadic_batch((3, 2, 8, 8))
+    snn = convert(make_dyadic(Shortcuts()), x)
+    monkeypatch.setattr(MapShape, "unpack", None)
+    assert snn(x, steps=3).shape == (3, 3, 4)
+    assert snn.stored_neurons(Plain()) == 1
+
+
 def test_shortcuts_and_means() -> None:
     torch.manual_seed(1)
     x = dyadic_batch((3, 2, 8, 8))
@@ -171,6 +182,39 @@ def test_shortcuts_and_means() -> None:
     assert_engine_is_the_reference(snn, x, steps=6)
     stages = snn.stages()
     assert all(stage.events for stage in stages.values())
+
+
+class Sized(nn.Module):
+    """Pooling over as many pixels as there are, asked for in each of the ways; at the end and between populations."""
+
+    def __init__(self, way: str, inside: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 4, 1)
+        self.way, self.inside = way, inside
+
+    def forward(self, x):
+        x = F.relu(self.a(x))
+        size = {"size": lambda: x.size(3), "sizes": lambda: x.size()[2], "shape": lambda: x.shape[-1]}[self.way]()
+        x = F.avg_pool2d(x, size)
+        if self.inside:
+            x = self.c(F.relu(self.b(x)))
+        return x.view(x.size(0), -1)
+
+
+@pytest.mark.parametrize("instruction_set", compiled.instruction_sets())
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("way", ["size", "sizes", "shape"])
+def test_pooling_over_a_size_that_the_graph_asks_for(way: str, inside: bool, instruction_set: str) -> None:
+    torch.manual_seed(15)
+    x = dyadic_batch((3, 2, 8, 8))
+    snn = convert(make_dyadic(Sized(way, inside)), x)
+    best = compiled.instruction_set()
+    compiled.use_instruction_set(instruction_set)
+    try:
+        assert_engine_is_the_reference(snn, x, steps=5)
+    finally:
+        compiled.use_instruction_set(best)
+    assert all(stage.events for stage in snn.stages().values())
 
 
 class Stranger(nn.Module):

@@ -30,7 +30,7 @@ def test_join_cuts_to_the_shortest_and_repeats_what_is_held():
 
 def test_readout_is_the_running_mean_whatever_the_chunks():
     rows = torch.tensor([[2.0], [4.0], [-3.0], [1.0]])
-    readout = Readout()
+    readout = Readout("output")
     whole, _ = readout(rows, None, 1, 4, torch.tensor(0))
     assert whole.flatten().tolist() == [2.0, 3.0, 1.0, 1.0]
     first, memory = readout(rows[:3], None, 1, 3, torch.tensor(0))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from transpike.graph.lower import Lowered, SiteRunner
+from transpike.graph.lower import Lowered, Readout, SiteRunner
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Plan
 from transpike.graph.site import Site
@@ -95,6 +95,8 @@ class Engine:
                 reason = str(error)
             sources = self.values[site.name].terms if not reason else ()
             self.reports[site.name] = StageReport(site.name, not reason, reason, sources)
+        self.answers: dict[fx.Node, tuple[int, ...]] = {}
+        self.readouts = self._readouts(terms, nodes, shapes, populations)
         self.shapes = self._maps(populations)
         self.stages = {name: self._stage(name) for name in populations}
         self.samples = {name: self._set_potential(name) for name in populations}
@@ -103,14 +105,45 @@ class Engine:
             for node in lowered.body.graph.nodes
             if node.op == "call_module" and isinstance(runner := self.modules[str(node.target)], SiteRunner)
         }
+        self.readers = {node: self._reader(value) for node, value in self.readouts.items()}
         self.program = _Program(self)
+
+    def _readouts(
+        self,
+        terms: Terms,
+        nodes: Mapping[str, fx.Node],
+        shapes: Mapping[str, tuple[int, ...]],
+        populations: Mapping[str, tuple[int, int, int]],
+    ) -> dict[fx.Node, Value]:
+        """What the model answers as maps of spikes, by the nodes that torch operators need not compute then."""
+        found: dict[fx.Node, Value] = {}
+        if self.probe:  # counts are spread over the steps when they are unpacked
+            return found
+        sizes = {name: shape[0] for name, shape in populations.items()}
+        for node in self.lowered.body.graph.nodes:
+            module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+            if isinstance(module, Readout):
+                try:
+                    value = terms.value(nodes[module.name])
+                except NotEventsError:
+                    continue
+                if value.terms and not value.others and not excess(value.terms, sizes):
+                    source = node.all_input_nodes[0]
+                    found[source], self.answers[source] = value, tuple(shapes[module.name][1:])
+        return found
+
+    def _reader(self, value: Value) -> EventStage:
+        """Currents that no neuron receives."""
+        shape = MapShape(*value.shape, Halo(0, 0, 0, 0))
+        bias = torch.zeros(shape.channels) if value.bias is None else value.bias
+        return EventStage(shape, [(term, self.shapes[term.site]) for term in value.terms], bias, torch.ones(()))
 
     def _maps(self, populations: Mapping[str, tuple[int, int, int]]) -> dict[str, MapShape]:
         """Shapes of the maps, each with the halo that the widest of its readers needs."""
         halos = dict.fromkeys(populations, Halo(0, 0, 0, 0))
-        for reader, value in self.values.items():
+        for value in (*self.values.values(), *self.readouts.values()):
             for term in value.terms:
-                needed = term.needs(populations[term.site], populations[reader][1:])
+                needed = term.needs(populations[term.site], value.shape[1:])
                 halos[term.site] = Halo(*map(max, zip(halos[term.site], needed, strict=True)))
         return {name: MapShape(*shape, halos[name], self.probe) for name, shape in populations.items()}
 
@@ -243,6 +276,8 @@ class _Program:
 
     def _needs(self, operation: fx.Node | str) -> list[fx.Node | str]:
         if isinstance(operation, fx.Node):
+            if operation in self.engine.readouts:
+                return [term.site for term in self.engine.readouts[operation].terms]
             return [self.owner.get(node, node) for node in operation.all_input_nodes]
         value = self.engine.values.get(operation)
         if value is None:
@@ -325,6 +360,9 @@ class _Program:
     def _compute(
         self, node: fx.Node, env: Mapping[fx.Node, Any], maps: Mapping[str, Any], batch: int, steps: int
     ) -> Any:
+        if node in self.engine.readers:
+            currents = self.engine.readers[node].currents(maps, batch, steps)
+            return currents.reshape(steps * batch, *self.engine.answers[node])
         source = node.all_input_nodes[0] if node.all_input_nodes else None
         if source in self.owner:
             name = self.owner[source]

@@ -113,7 +113,15 @@ class TemporalMaxPool(nn.Module):
 
 
 class Readout(nn.Module):
-    """The running mean of a sequence: integrates and never fires (SlipReLU paper, section 2)."""
+    """The running mean of a sequence: integrates and never fires (SlipReLU paper, section 2).
+
+    Args:
+        name: of the node of the network whose value it is.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
 
     def forward(
         self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
@@ -234,7 +242,7 @@ class _Lowering:
                     self.env[node] = self._emit(node, new, order)
                 if node in self.readout_memories:
                     value, memory = self._call(
-                        f"readout_{node.name}", Readout(), self.env[node], self.readout_memories[node]
+                        f"readout_{node.name}", Readout(node.name), self.env[node], self.readout_memories[node]
                     )
                     self.means[node] = value
                     new[readout_order[node]] = memory

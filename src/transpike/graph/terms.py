@@ -111,8 +111,9 @@ class Terms:
             return self._pad_channels(node)
         if node.target is F.avg_pool2d:
             arguments: dict[str, Any] = {key: value for key, value in node.kwargs.items() if key != "input"}
-            pool: Any = nn.AvgPool2d
-            return self._average(node, self.value(node.all_input_nodes[0]), pool(*node.args[1:], **arguments))
+            numbers = [self._number(value) for value in node.args[1:]]
+            pool = nn.AvgPool2d(*numbers, **{key: self._number(value) for key, value in arguments.items()})
+            return self._average(node, self.value(node.all_input_nodes[0]), pool)
         if node.target in (torch.mean, "mean"):
             return self._mean(node)
         if node.target in _RESHAPES:
@@ -135,6 +136,22 @@ class Terms:
         if is_a(module, (nn.Flatten, nn.Identity, nn.modules.dropout._DropoutNd)):
             return self._reshape(node)
         raise NotEventsError(f"{type(module).__name__} has no event-driven form")
+
+    def _number(self, value: Any) -> Any:
+        """An argument; ``x.size(3)``, ``x.size()[3]`` and ``x.shape[3]`` are known numbers."""
+        if not isinstance(value, fx.Node):
+            return value
+        source = next(iter(value.all_input_nodes), None)
+        if source is not None and value.target is operator.getitem:
+            whole = source.args[1:] == (("shape",) if source.target is getattr else ())
+            source = source.all_input_nodes[0] if whole and source.target in ("size", getattr) else None
+        elif value.target != "size":
+            source = None
+        shape = () if source is None else self.shapes.get(source.name, ())
+        axis = value.args[1] if len(value.args) == 2 else None
+        if isinstance(axis, int) and axis in range(1 - len(shape), len(shape)) and axis != 0:  # 0 counts the samples
+            return shape[axis]
+        raise NotEventsError("an argument that is computed on the way")
 
     def _is_image(self, node: fx.Node) -> bool:
         return len(self.shapes[node.name]) == 4

@@ -269,10 +269,25 @@ class EventStage:
         out = self.shape.empty(batch, steps)
         halo = self.shape.halo
         place = (batch, steps, self.shape.padded_rows, self.shape.padded_columns, halo.top, halo.left)
-        gathers, diagonals = [maps[site] for site in self.gathers], [maps[site] for site in self.diagonals]
-        columns = None if self.columns is None else maps[self.columns]
         numbers = (_KINDS.index(rule.kind), *rule[1:])
-        return out, self.compiled.run(columns, gathers, diagonals, currents, numbers, place, out)
+        return out, self.compiled.run(*self._read(maps), currents, numbers, place, out)
+
+    def currents(self, maps: Mapping[str, Any], batch: int, steps: int) -> Tensor:
+        """What arrives at its neurons, ``[S, N, C_out, H, W]``; none of them fires.
+
+        Args:
+            maps: spike maps by site.
+            batch: N.
+            steps: S.
+        """
+        found = torch.empty(batch, steps, self.shape.rows * self.shape.columns, self.padded)
+        self.compiled.currents(*self._read(maps), found)
+        image = (self.shape.channels, self.shape.rows, self.shape.columns)
+        return found[..., : self.shape.channels].permute(1, 0, 3, 2).reshape(steps, batch, *image)
+
+    def _read(self, maps: Mapping[str, Any]) -> tuple[Any, list[Any], list[Any]]:
+        columns = None if self.columns is None else maps[self.columns]
+        return columns, [maps[site] for site in self.gathers], [maps[site] for site in self.diagonals]
 
 
 def _in_columns(source: Source, found: MapShape, shape: MapShape) -> bool:
