@@ -51,7 +51,7 @@ from transpike.methods import (
     ZeroPotential,
 )
 from transpike.network import SpikingNetwork
-from transpike.neurons import IF, Reset
+from transpike.neurons import IF, Burst, Reset, SignedIF
 from transpike.results import Report
 from transpike.schedules import Plain, Schedule
 from transpike.search import LagSearch, search_lags
@@ -63,6 +63,7 @@ __all__ = [
     "QCF",
     "QCFS",
     "BiasCorrection",
+    "Burst",
     "Card",
     "Coding",
     "Compare",
@@ -92,6 +93,7 @@ __all__ = [
     "Sequence",
     "ShiftThresholdReLU",
     "ShiftedPotential",
+    "SignedIF",
     "SlipReLU",
     "SlipReLUMode0",
     "SlipReLUMode1",

@@ -22,7 +22,7 @@ from transpike.errors import CheckpointError, TranspikeError
 from transpike.graph.operators import MaxPooling
 from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, PerChannel, PerLayer, PerNeuron
 from transpike.network import SpikingNetwork
-from transpike.neurons import IF
+from transpike.neurons import NEURONS
 from transpike.schedules import SCHEDULES
 from transpike.tailor import apply_activation, tailoring
 
@@ -30,7 +30,8 @@ FORMAT = 1
 _KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        *(Card, InputSpec, ModelSource, SlipReLU, ThetaPercentile, IF, PerLayer, PerChannel, PerNeuron),
+        *(Card, InputSpec, ModelSource, SlipReLU, ThetaPercentile, PerLayer, PerChannel, PerNeuron),
+        *NEURONS.values(),
         *THRESHOLD_RULES.values(),
         *POTENTIAL_RULES.values(),
         *CALIBRATIONS.values(),

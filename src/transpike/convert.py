@@ -164,7 +164,7 @@ def convert(
     Raises:
         ValueError: ``leave`` or ``leaf_modules`` name nothing in the model, or two parts do the same.
         TraceError: the model cannot be traced.
-        ConversionError: operators stand in the way; all are listed.
+        ConversionError: operators stand in the way, or activations that the neuron would exceed; all are listed.
         CalibrationError: thresholds are needed and there is no rule or no data, or the rule fits no site.
         VerificationError: the graph computes something else than the model.
     """
@@ -175,10 +175,27 @@ def convert(
         raise ConversionError(planning.obstacles)
     _verify(model, prepared, max_pooling)
     neuron = IF() if neuron is None else neuron
+    _refuse_ceilings(network, planning.plan, neuron)
     record = prepared.record | {"parts": parts, "max_pooling": max_pooling}
     snn = SpikingNetwork(network, planning.plan, neuron, record).requires_grad_(False).eval()
     apply_parts(snn, parts, calibration, progress=progress)
     return snn
+
+
+def _refuse_ceilings(network: fx.GraphModule, plan: Plan, neuron: Neuron) -> None:
+    """A neuron that may send several events per step goes beyond the value at which a clipped activation stops."""
+    if neuron.most_events <= 1:
+        return
+    sites = [(site, network.get_submodule(site.name)) for site in plan.sites]
+    reason = f"its activation stops at theta, but {neuron} sends up to {neuron.most_events} theta per step"
+    fix = "convert with IF or SignedIF, or train the network with plain ReLU"
+    found = [
+        Obstacle(site.name, site.operator, site.source, reason, fix)
+        for site, module in sites
+        if isinstance(module, Site) and (module.trained or module.ceiling is not None)
+    ]
+    if found:
+        raise ConversionError(found)
 
 
 def restore(

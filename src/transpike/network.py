@@ -188,11 +188,13 @@ class SpikingNetwork(nn.Module):
     def clipped(self, *inputs: Tensor, observe: Callable[[str, Tensor], None] | None = None) -> Any:
         """The clipped ANN: ``clip(z, 0, theta)`` at every site, the limit of the spiking network as T grows.
 
+        Neurons that send several events in one step clip at that many thresholds.
+
         Args:
             inputs: one tensor ``[N, *]`` per argument.
             observe: called with each site's name and clipped activation ``[N, *]``.
         """
-        return Clipped(self.network, observe).run(*inputs)
+        return Clipped(self.network, observe, self.neuron.most_events).run(*inputs)
 
     # ---- looking -----------------------------------------------------------------------------------------------
 

@@ -71,6 +71,19 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     )
     assert code == 0
     assert "7 sites" in out
+    few = ("--threshold", "percentile", "--neuron")
+    code, out, _ = transpike("convert", "relu.safetensors", *few, "burst", "-o", "burst.safetensors")
+    assert code == 0
+    assert "Burst(gamma=5)" in out
+    assert tp.load("burst.safetensors").neuron == tp.Burst()
+    code, _, err = transpike("convert", "slip.safetensors", "--neuron", "burst", "-o", "no.safetensors")
+    assert code == 1
+    assert "stops at theta" in err
+    code, out, _ = transpike("convert", "slip.safetensors", "--neuron", "signed", "-o", "signed.safetensors")
+    assert code == 0
+    code, out, _ = transpike("evaluate", "signed.safetensors", "-T", "2", "--images", "20")
+    assert code == 0
+    assert "20 images" in out
     random = ("--potential", "random", "--seed", "5")
     code, out, _ = transpike("convert", "slip.safetensors", *random, "-o", "random.safetensors")
     assert code == 0

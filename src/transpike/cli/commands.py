@@ -19,6 +19,7 @@ from transpike.cli.options import (
     Factory,
     Leave,
     Model,
+    NeuronName,
     Options,
     Output,
     Per,
@@ -172,6 +173,9 @@ def convert(
     calibration_images: Annotated[
         int, typer.Option(help="Training images to set thresholds with and calibrate.")
     ] = 512,
+    neuron: Annotated[
+        NeuronName, typer.Option(help="Sends 0 or 1 per step; signed: also -1; burst: up to 5 (plain ReLU only).")
+    ] = NeuronName.IF,
     weights: Weights = None,
     option: Options = None,
     leave: Leave = None,
@@ -193,6 +197,7 @@ def convert(
     from transpike.data import load_data, loader, random_subset
     from transpike.graph.operators import MaxPooling
     from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, Part, RandomPotential
+    from transpike.neurons import NEURONS
     from transpike.recipe import threshold_rule
     from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
 
@@ -224,6 +229,7 @@ def convert(
         example_inputs=batches[0][0][:4],
         calibration=batches,
         leave=leave or (),
+        neuron=NEURONS[neuron.value](),
         max_pooling=MaxPooling(max_pooling.value),
         progress=True,
     )

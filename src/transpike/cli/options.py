@@ -51,6 +51,14 @@ class Calibrate(StrEnum):
     TEMPORAL_BIAS = "temporal-bias"
 
 
+class NeuronName(StrEnum):
+    """Neuron models."""
+
+    IF = "if"
+    SIGNED = "signed"
+    BURST = "burst"
+
+
 class Prepare(StrEnum):
     """Preparations of the CIFAR sets."""
 

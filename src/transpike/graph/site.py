@@ -139,9 +139,14 @@ class Site(nn.Module):
         steps = start + torch.arange(drive.shape[0], device=drive.device)
         return drive + self.bias[steps.clamp_max(self.bias.shape[0] - 1)].unsqueeze(1)
 
-    def clipped(self, z: Tensor) -> Tensor:
-        """``clip(z, 0, theta)``: what the neurons' mean output tends to as T grows, for a constant drive."""
-        return torch.minimum(z.clamp_min(0.0), self.theta)
+    def clipped(self, z: Tensor, most_events: int = 1) -> Tensor:
+        """``clip(z, 0, theta)``: what the neurons' mean output tends to as T grows, for a constant drive.
+
+        Args:
+            z: pre-activation ``[N, *]``.
+            most_events: the most events that a neuron sends in one step; the limit is that many thresholds.
+        """
+        return torch.minimum(z.clamp_min(0.0), most_events * self.theta)
 
     def quantised(self, z: Tensor, steps: int) -> Tensor:
         """The mean output of T steps of neurons that send ``clip(floor((v_init + T u) / theta), 0, T)`` spikes.

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from transpike.graph.lower import SiteRunner
 from transpike.graph.normalize import modules_of
 from transpike.graph.site import Site
+from transpike.neurons import EventKind
 
 Observer = Callable[[str, Tensor, Tensor], None]
 """Called per site and chunk with its name, drive ``[S, N, *]`` and events ``[S, N, *]``."""
@@ -51,16 +52,21 @@ class Observing(_Interpreter):
         if isinstance(runner, SiteRunner):
             value, _, batch, steps, start = args
             events = result[0].unflatten(0, (-1, batch)) / runner.site.theta
+            if runner.neuron.events is EventKind.COUNT:  # (k theta) / theta may miss k by a rounding, unless k is 1
+                events = events.round()
             self.observe(runner.name, runner.drive(value, batch, steps, start), events)
         return result
 
 
 class Clipped(_Interpreter):
-    """Runs the ANN graph with ``clip(z, 0, theta)`` at every site."""
+    """Runs the ANN graph with ``clip(z, 0, most_events * theta)`` at every site."""
 
-    def __init__(self, network: fx.GraphModule, observe: Callable[[str, Tensor], None] | None) -> None:
+    def __init__(
+        self, network: fx.GraphModule, observe: Callable[[str, Tensor], None] | None, most_events: int
+    ) -> None:
         super().__init__(network)
         self.observe = observe
+        self.most_events = most_events
         self.found = modules_of(network)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -68,7 +74,7 @@ class Clipped(_Interpreter):
         site = self.found[target]
         if not isinstance(site, Site):
             return super().call_module(target, args, kwargs)
-        value = site.clipped(args[0])
+        value = site.clipped(args[0], self.most_events)
         if self.observe is not None:
             self.observe(str(target), value)
         return value

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from enum import Enum
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from transpike.kernels import KernelPreference
@@ -40,6 +41,11 @@ class Neuron(ABC):
 
     events: ClassVar[EventKind]
 
+    @property
+    def most_events(self) -> int:
+        """The most events of one step: a neuron's mean output is at most this many thresholds."""
+        return 1
+
     def start(self, parameters: SiteParameters, drive: Tensor) -> Tensor:
         """Returns the state before the first step of ``drive [S, N, *]``.
 
@@ -64,3 +70,18 @@ class Neuron(ABC):
         self, drive: Tensor, v: Tensor, parameters: SiteParameters, kernel: KernelPreference
     ) -> tuple[Tensor, Tensor]:
         """Runs all steps: ``drive [S, N, *]`` and the state before -> ``(events [S, N, *], state after)``."""
+
+
+def check_scan(neuron: Neuron, drive: Tensor, v: Tensor, kernel: KernelPreference) -> None:
+    """Checks a run by `transpike.kernels.scan`: there is no other kernel and no derivative of the events.
+
+    Raises:
+        RuntimeError: another kernel is asked for by name, or gradients are recorded.
+        ValueError: ``v`` is not of the shape of one step of ``drive``.
+    """
+    if kernel in (KernelPreference.EAGER, KernelPreference.NATIVE):
+        raise RuntimeError(f"{neuron} has no {kernel.value} kernel; use KernelPreference.AUTO")
+    if torch.is_grad_enabled() and drive.requires_grad:
+        raise RuntimeError(f"{neuron} has no surrogate derivative; use IF to train, or run under torch.no_grad()")
+    if v.shape != drive.shape[1:]:
+        raise ValueError(f"v must have the shape {tuple(drive.shape[1:])} of one step, got {tuple(v.shape)}")
