@@ -79,8 +79,8 @@ def cost_stages(
 ) -> StageCosts:
     """Times every stage of a converted network and counts its work.
 
-    Work is that of spikes one by one. Accumulate-then-fire sends one count per neuron instead, which takes other numbers
-    of additions and bytes, so its share of the limit says little.
+    Work is that of spikes one by one. Accumulate-then-fire sends one count per neuron instead, which takes other
+    numbers of additions and bytes, so its share of the limit says little.
 
     Args:
         snn: the network, on the CPU in float32.
