@@ -34,6 +34,7 @@ from transpike.graph.step import State
 from transpike.kernels import KernelPreference, Surrogate
 from transpike.methods import (
     BiasCorrection,
+    BlockReconstruction,
     Compare,
     HalfThreshold,
     Maximum,
@@ -63,6 +64,7 @@ __all__ = [
     "QCF",
     "QCFS",
     "BiasCorrection",
+    "BlockReconstruction",
     "Burst",
     "Card",
     "Coding",

@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import transpike as tp
-from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, Part
+from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, BlockCalibration, Part
 from transpike.testing import TOPOLOGIES, Topology
 
 PARTS: tuple[tuple[Part, ...], ...] = (
@@ -24,6 +24,7 @@ PARTS: tuple[tuple[Part, ...], ...] = (
     (tp.Maximum(), tp.PotentialCorrection(2)),
     (tp.Maximum(), tp.OptimalPotential(2, candidates=4)),
     (tp.Maximum(), tp.TemporalBiasCorrection(2)),
+    (tp.Maximum(), tp.BlockReconstruction(2, iterations=2)),
 )
 
 
@@ -45,7 +46,8 @@ def test_converts_every_topology(topology: Topology, parts: tuple[Part, ...]):
         for values in (site.theta, site.v_init, site.bias):
             assert bool(torch.isfinite(values).all())
         assert site.ceiling is None or float(site.theta.max()) <= site.ceiling
-    torch.testing.assert_close(snn.ann(*inputs), model(*inputs))
+    if not isinstance(parts[-1], BlockCalibration):
+        torch.testing.assert_close(snn.ann(*inputs), model(*inputs))
     for answer in tree_leaves(snn(*inputs, steps=3)):
         assert bool(torch.isfinite(answer).all())
 

@@ -49,6 +49,7 @@ class Calibrate(StrEnum):
     POTENTIAL = "potential"
     OPTIMAL_POTENTIAL = "optimal-potential"
     TEMPORAL_BIAS = "temporal-bias"
+    RECONSTRUCTION = "reconstruction"
 
 
 class NeuronName(StrEnum):

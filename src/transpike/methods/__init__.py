@@ -39,12 +39,18 @@ POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
     "random": RandomPotential,
 }
 CALIBRATIONS: dict[
-    str, type[BiasCorrection] | type[PotentialCorrection] | type[OptimalPotential] | type[TemporalBiasCorrection]
+    str,
+    type[BiasCorrection]
+    | type[PotentialCorrection]
+    | type[OptimalPotential]
+    | type[TemporalBiasCorrection]
+    | type[BlockReconstruction],
 ] = {
     "bias": BiasCorrection,
     "potential": PotentialCorrection,
     "optimal-potential": OptimalPotential,
     "temporal-bias": TemporalBiasCorrection,
+    "reconstruction": BlockReconstruction,
 }
 
 __all__ = [
