@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from transpike import zoo
-from transpike.activations import SlipReLU, ThetaPercentile
+from transpike.activations import ActivationSettings, RateNorm, SlipReLU, ThetaPercentile
 from transpike.card import Card, CardedModule, InputSpec, ModelSource, card_of, set_card
 from transpike.config import from_json, to_json
 from transpike.container import read_container, write_container
@@ -30,7 +30,7 @@ FORMAT = 1
 _KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        *(Card, InputSpec, ModelSource, SlipReLU, ThetaPercentile, PerLayer, PerChannel, PerNeuron),
+        *(Card, InputSpec, ModelSource, SlipReLU, RateNorm, ThetaPercentile, PerLayer, PerChannel, PerNeuron),
         *NEURONS.values(),
         *THRESHOLD_RULES.values(),
         *POTENTIAL_RULES.values(),
@@ -104,7 +104,7 @@ class Contents:
 
     kind: str
     card: Card
-    activation: SlipReLU | None
+    activation: ActivationSettings | None
     sites: tuple[str, ...]
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from transpike.activations import SlipActivation, SlipReLU, ThetaPercentile
+from transpike.activations import ActivationSettings, ThetaPercentile, TrainedActivation
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of, sweep
 from transpike.card import card_of, set_card
 from transpike.errors import CalibrationError, ConversionError, Obstacle
@@ -47,7 +47,7 @@ class Tailoring:
         training: the mode in which the model was traced.
     """
 
-    activation: SlipReLU
+    activation: ActivationSettings
     activations: tuple[ActivationCall, ...]
     pools: tuple[ActivationCall, ...]
     leaf_modules: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Tailoring:
 
 def tailor(
     model: nn.Module,
-    activation: SlipReLU,
+    activation: ActivationSettings,
     *,
     leaf_modules: LeafModules = (),
     calibration: CalibrationData | None = None,
@@ -85,7 +85,7 @@ def tailor(
             with default values that get no input keep their defaults.
 
     Returns:
-        A GraphModule with all state_dict keys of ``model`` and a ``theta`` per activation.
+        A GraphModule with all state_dict keys of ``model`` and what each activation trains (``theta`` of `SlipReLU`).
 
     Raises:
         ValueError: the network is tailored already, with other settings; an unknown leaf.
@@ -111,14 +111,16 @@ def tailor(
 
 
 def apply_activation(
-    model: nn.Module, activation: SlipReLU, leaf_modules: Collection[str], inputs: int
+    model: nn.Module, activation: ActivationSettings, leaf_modules: Collection[str], inputs: int
 ) -> fx.GraphModule:
     """The rewriting behind `tailor`, for a model with so many inputs."""
     gm = _graph(model, activation, leaf_modules, inputs)
     return _replace(model, gm, activation, leaf_modules, inputs, {})
 
 
-def _graph(model: nn.Module, activation: SlipReLU, leaf_modules: Collection[str], inputs: int) -> fx.GraphModule:
+def _graph(
+    model: nn.Module, activation: ActivationSettings, leaf_modules: Collection[str], inputs: int
+) -> fx.GraphModule:
     """The traced network with a module for every dropout and pooling; its activations are those of the model."""
     gm = trace(model, leaf_modules, inputs)
     _refuse_other_settings(gm, activation)
@@ -132,7 +134,7 @@ def _graph(model: nn.Module, activation: SlipReLU, leaf_modules: Collection[str]
 def _replace(
     model: nn.Module,
     gm: fx.GraphModule,
-    activation: SlipReLU,
+    activation: ActivationSettings,
     leaf_modules: Collection[str],
     inputs: int,
     starts: Mapping[str, float],
@@ -143,7 +145,7 @@ def _replace(
     def make(name: str, _: nn.Module) -> nn.Module:
         module = activation.build()
         if name in starts:
-            module.theta.data.fill_(starts[name])
+            module.start_at(starts[name])
         return module.train(gm.training)
 
     calls = replace_activations(gm, make, tailored=False)
@@ -163,10 +165,10 @@ def _replace(
     return gm if reference is None else gm.to(device=reference.device, dtype=reference.dtype)
 
 
-def _refuse_other_settings(gm: fx.GraphModule, activation: SlipReLU) -> None:
+def _refuse_other_settings(gm: fx.GraphModule, activation: ActivationSettings) -> None:
     """A checkpoint holds the settings of one activation, and nobody expects the old ones to stay."""
     for name, module in gm.named_modules():
-        if isinstance(module, SlipActivation) and module.config != activation:
+        if isinstance(module, TrainedActivation) and module.config != activation:
             raise ValueError(
                 f"the network is tailored already: {name!r} is a {module.config}; to have {activation}, tailor the "
                 "model it was made from"
@@ -213,7 +215,7 @@ def _first_inputs(gm: fx.GraphModule, calibration: CalibrationData) -> tuple[tup
 
 
 def _starting_thresholds(
-    gm: fx.GraphModule, activation: SlipReLU, calibration: CalibrationData | None
+    gm: fx.GraphModule, activation: ActivationSettings, calibration: CalibrationData | None
 ) -> dict[str, float]:
     """Percentiles of the ReLU network's activations at each site; empty for a constant start."""
     if not isinstance(activation.theta_init, ThetaPercentile):

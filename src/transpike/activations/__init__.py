@@ -1,5 +1,7 @@
 """Activations that a network is trained with, so that it converts well. One file per paper."""
 
+from transpike.activations.contract import ActivationSettings, ThetaPercentile, TrainedActivation
+from transpike.activations.rate_norm import RateNorm, RateNormActivation
 from transpike.activations.slip import (
     QCF,
     QCFS,
@@ -9,14 +11,16 @@ from transpike.activations.slip import (
     SlipReLU,
     SlipReLUMode0,
     SlipReLUMode1,
-    ThetaPercentile,
     ThresholdReLU,
 )
 
 __all__ = [
     "QCF",
     "QCFS",
+    "ActivationSettings",
     "Gradient",
+    "RateNorm",
+    "RateNormActivation",
     "ShiftThresholdReLU",
     "SlipActivation",
     "SlipReLU",
@@ -24,4 +28,5 @@ __all__ = [
     "SlipReLUMode1",
     "ThetaPercentile",
     "ThresholdReLU",
+    "TrainedActivation",
 ]

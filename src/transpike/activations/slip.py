@@ -9,7 +9,6 @@ corrected. Both treat the activation as ``theta * g(z / theta)``, hence ``d/dthe
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -17,10 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transpike.activations.contract import (
+    ActivationSettings,
+    ThetaPercentile,
+    TrainedActivation,
+    check_number,
+    check_start,
+    keep_positive,
+)
 from transpike.functional import blend, slip_relu
-
-THETA_FLOOR = 2.0**-10
-"""The smallest threshold the forward pass uses, whatever the optimiser did to the parameter."""
 
 
 class Gradient(Enum):
@@ -38,26 +42,8 @@ class Gradient(Enum):
     PAPER = "paper"
 
 
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    """``value`` as a float in [low, high]; neither NaN nor a truth value passes."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ValueError(f"{name} must be a number in [{low:g}, {high:g}], got {value!r}")
-    return float(value)
-
-
 @dataclass(frozen=True)
-class ThetaPercentile:
-    """Start each threshold at a percentile of the activations that calibration data causes at its site."""
-
-    percentile: float = 99.9
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.percentile <= 100.0:
-            raise ValueError(f"percentile must lie in (0, 100], got {self.percentile}")
-
-
-@dataclass(frozen=True)
-class SlipReLU:
+class SlipReLU(ActivationSettings):
     """Settings of a SlipReLU activation; `tailor` puts one activation with its own theta at every ReLU call.
 
     Attributes:
@@ -83,10 +69,8 @@ class SlipReLU:
         if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
             raise ValueError(f"levels (N) must be a whole number of at least 1, got {self.levels!r}")
         for name, low, high in (("slope", 0.0, 1.0), ("shift", -0.5, 0.5), ("ramp_shift", -1.0, 1.0)):
-            object.__setattr__(self, name, _number(name, getattr(self, name), low, high))
-        if not isinstance(self.theta_init, ThetaPercentile):
-            start = _number("theta_init", self.theta_init, THETA_FLOOR, sys.float_info.max)
-            object.__setattr__(self, "theta_init", start)
+            object.__setattr__(self, name, check_number(name, getattr(self, name), low, high))
+        object.__setattr__(self, "theta_init", check_start(self.theta_init))
 
     def build(self) -> SlipActivation:
         """Returns the trainable module; with `ThetaPercentile` its theta waits at 1 for the data."""
@@ -94,12 +78,21 @@ class SlipReLU:
 
 
 def ThresholdReLU(**settings: Any) -> SlipReLU:  # noqa: N802 - a named constructor of a record
-    """Threshold ReLU, also called TCL: a trainable clip, ``c = 1, delta1 = 0`` (Deng & Gu 2021)."""
+    """Threshold ReLU, a trainable clip: ``c = 1, delta1 = 0`` (TCL, Ho & Chang 2021; Deng & Gu 2021).
+
+    Deng & Gu train this and shift the spiking network: ``theta / (2T)`` is added to every layer's drive in each step.
+    Over T steps that is ``theta / 2``, so ``convert(ann, HalfThreshold(), ...)`` gives the same count after T steps of
+    a constant drive, for every T at once, and never a spike later. `ShiftThresholdReLU` shifts the ANN instead.
+    """
     return SlipReLU(**{"levels": 1, "slope": 1.0, "shift": 0.0, "ramp_shift": 0.0, **settings})
 
 
 def ShiftThresholdReLU(levels: int, **settings: Any) -> SlipReLU:  # noqa: N802
-    """Shift-threshold ReLU, also called RTS: ``c = 1, delta1 = -1/(2N)``, delta = 0 (Deng & Gu 2021)."""
+    """Shift-threshold ReLU (RTS): ``c = 1, delta1 = -1/(2N)``, delta = 0, as the SlipReLU paper writes Deng & Gu's.
+
+    The ANN is trained with the shift that a spiking network without shift has at T = N on average: of a constant drive
+    it loses ``theta / (2N)``. It converts with ``v(0) = 0``.
+    """
     ramp_shift = -0.5 / levels if isinstance(levels, int) and levels > 0 else 0.0  # SlipReLU refuses other levels
     return SlipReLU(levels=levels, **{"slope": 1.0, "shift": 0.0, "ramp_shift": ramp_shift, **settings})
 
@@ -124,7 +117,7 @@ def SlipReLUMode1(levels: int, slope: float, **settings: Any) -> SlipReLU:  # no
     return SlipReLU(levels=levels, slope=slope, **{"shift": 0.5, "ramp_shift": 0.0, **settings})
 
 
-class SlipActivation(nn.Module):
+class SlipActivation(TrainedActivation):
     """One SlipReLU with a trainable threshold; input and output have the same shape.
 
     Args:
@@ -133,14 +126,23 @@ class SlipActivation(nn.Module):
 
     def __init__(self, config: SlipReLU) -> None:
         super().__init__()
-        self.config = config
+        self.config: SlipReLU = config
         start = config.theta_init if isinstance(config.theta_init, int | float) else 1.0
         self.theta = nn.Parameter(torch.tensor(float(start)))
 
     @property
     def threshold(self) -> Tensor:
         """The threshold that forward uses: theta, held above `THETA_FLOOR`; its gradient still reaches theta."""
-        return _KeepPositive.apply(self.theta)  # type: ignore[no-any-return]
+        return keep_positive(self.theta)
+
+    @property
+    def shift(self) -> float:
+        """Delta."""
+        return self.config.shift
+
+    def start_at(self, theta: float) -> None:
+        """Sets theta."""
+        self.theta.data.fill_(theta)
 
     def forward(self, z: Tensor) -> Tensor:
         """Applies eq. 8."""
@@ -153,18 +155,6 @@ class SlipActivation(nn.Module):
         """The settings, for printing."""
         c = self.config
         return f"N={c.levels}, c={c.slope:g}, delta={c.shift:g}, delta1={c.ramp_shift:g}"
-
-
-class _KeepPositive(torch.autograd.Function):
-    """``max(theta, THETA_FLOOR)`` whose derivative is one everywhere, so that a threshold can come back."""
-
-    @staticmethod
-    def forward(ctx: Any, theta: Tensor) -> Tensor:
-        return theta.clamp_min(THETA_FLOOR)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0]
 
 
 class _Slip(torch.autograd.Function):

@@ -8,7 +8,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, fx
 
-from transpike.activations import SlipActivation
+from transpike.activations import TrainedActivation
 from transpike.calibration.sweep import batches_of, inputs_of
 from transpike.errors import CalibrationError, DataError, InputError
 from transpike.functional import expected_count
@@ -33,7 +33,7 @@ def wanted_count(site: Site, total: Tensor, steps: int) -> Tensor:
         steps: T.
     """
     trained = site.activation
-    start = trained.config.shift * site.theta if isinstance(trained, SlipActivation) else site.v_init
+    start = trained.shift * site.theta if isinstance(trained, TrainedActivation) else site.v_init
     return expected_count(total, site.theta, start, steps)
 
 

@@ -83,7 +83,8 @@ def train(
     levels: Annotated[int, typer.Option(help="N (L of QCFS): steps of the staircase.")] = 4,
     slope: Annotated[float, typer.Option(help="c of SlipReLU in [0, 1].")] = 0.3,
     theta_percentile: Annotated[
-        float | None, typer.Option(help="Start thresholds at this percentile of activations (default: 8.0).")
+        float | None,
+        typer.Option(help="Start thresholds at this percentile of activations (default: 8.0; 1.0 of rate-norm)."),
     ] = None,
     epochs: int = 30,
     learning_rate: float = 0.1,
@@ -122,13 +123,15 @@ def train(
     check_writable(output)
     found = load_data(dataset_for(network, dataset), data, seed=seed, preparation=Preparation(preparation.value))
     if activation is not None:
-        theta = 8.0 if theta_percentile is None else activations.ThetaPercentile(theta_percentile)
+        start = None if theta_percentile is None else activations.ThetaPercentile(theta_percentile)
+        theta = 8.0 if start is None else start
         config = {
             Activation.SLIP: lambda: activations.SlipReLU(levels, slope, theta_init=theta),
             Activation.QCFS: lambda: activations.QCFS(levels, theta_init=theta),
             Activation.QCF: lambda: activations.QCF(levels, theta_init=theta),
             Activation.THRESHOLD: lambda: activations.ThresholdReLU(theta_init=theta),
             Activation.SHIFT_THRESHOLD: lambda: activations.ShiftThresholdReLU(levels, theta_init=theta),
+            Activation.RATE_NORM: lambda: activations.RateNorm(theta_init=1.0 if start is None else start),
         }[activation]()
         source = card_of(network).source
         network = tailor(network, config, calibration=loader(random_subset(found.calibration, 512, seed)))

@@ -17,6 +17,7 @@ class Activation(StrEnum):
     QCF = "qcf"
     THRESHOLD = "threshold-relu"
     SHIFT_THRESHOLD = "shift-threshold-relu"
+    RATE_NORM = "rate-norm"
 
 
 class Rule(StrEnum):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from transpike.activations import SlipActivation
+from transpike.activations import TrainedActivation
 from transpike.errors import ConversionError, Obstacle
 from transpike.graph.operators import (
     DROPOUT_FUNCTIONS,
@@ -173,7 +173,7 @@ def replace_activations(
     Args:
         gm: changed in place.
         make: builds the new module from the name and a fresh ``nn.ReLU``, ``nn.Hardtanh`` or the call's own
-            `SlipActivation`.
+            `TrainedActivation`.
         tailored: also replace the activations that `tailor` put there.
     """
     modules = modules_of(gm)
@@ -186,7 +186,7 @@ def replace_activations(
             continue
         activation = match_activation(node, modules)
         own = modules.get(str(node.target)) if node.op == "call_module" else None
-        if activation is None and tailored and isinstance(own, SlipActivation):
+        if activation is None and tailored and isinstance(own, TrainedActivation):
             activation = own
         if activation is None:
             continue

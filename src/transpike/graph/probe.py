@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from transpike.activations import SlipActivation
+from transpike.activations import TrainedActivation
 from transpike.errors import InputError
 from transpike.graph.site import Site
 from transpike.graph.trace import source_of
@@ -53,7 +53,7 @@ class _Ramps(_Recorder):
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
         activation = module.activation if isinstance(module, Site) else module
-        if isinstance(activation, SlipActivation):
+        if isinstance(activation, TrainedActivation):
             return torch.minimum(args[0].clamp_min(0.0), activation.threshold)
         return super().call_module(target, args, kwargs)
 

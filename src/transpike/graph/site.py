@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from transpike.activations import SlipActivation
+from transpike.activations import TrainedActivation
 from transpike.neurons import SiteParameters
 
 
@@ -15,7 +15,7 @@ class Site(nn.Module):
     Called as a module it computes the source network's activation, so the graph it stands in is still the ANN.
 
     Attributes:
-        activation: ``nn.ReLU``, ``nn.Hardtanh(0, ceiling)`` or `SlipActivation`.
+        activation: ``nn.ReLU``, ``nn.Hardtanh(0, ceiling)`` or `TrainedActivation`.
         theta: firing threshold, a scalar or ``[C, 1, ...]`` to broadcast over ``[N, C, *]``.
         v_init: initial membrane potential, broadcastable in the same way, or per neuron ``[C, *]``, or per sample
             and neuron ``[N, C, *]``.
@@ -32,9 +32,9 @@ class Site(nn.Module):
         super().__init__()
         self.activation = activation
         self.population: tuple[int, ...] | None = None
-        trained = activation if isinstance(activation, SlipActivation) else None
+        trained = activation if isinstance(activation, TrainedActivation) else None
         theta = torch.ones(()) if trained is None else trained.threshold.detach().clone()
-        shift = 0.0 if trained is None else trained.config.shift
+        shift = 0.0 if trained is None else trained.shift
         self.register_parameter("theta", nn.Parameter(theta, requires_grad=False))
         self.register_parameter("v_init", nn.Parameter(shift * theta, requires_grad=False))
         self.register_parameter("bias", nn.Parameter(torch.zeros_like(theta), requires_grad=False))
@@ -42,7 +42,7 @@ class Site(nn.Module):
     @property
     def trained(self) -> bool:
         """Whether the threshold was trained with the network."""
-        return isinstance(self.activation, SlipActivation)
+        return isinstance(self.activation, TrainedActivation)
 
     @property
     def ceiling(self) -> float | None:

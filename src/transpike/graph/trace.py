@@ -17,7 +17,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from transpike.activations import SlipActivation
+from transpike.activations import TrainedActivation
 from transpike.errors import TraceError
 from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
 from transpike.graph.program import Program, program_of
@@ -36,7 +36,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
-            isinstance(m, SlipActivation)
+            isinstance(m, TrainedActivation)
             or module_qualified_name in self.leaf_modules
             or super().is_leaf_module(m, module_qualified_name)
         )

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from transpike.activations import SlipActivation
+from transpike.activations import TrainedActivation
 from transpike.data import Data
 from transpike.errors import TranspikeError
 
@@ -63,9 +63,10 @@ class EpochShuffle(Sampler[int]):
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """All trainable parameters with weight decay, except thresholds whose activation says ``decay_theta=False``."""
     exempt = {
-        id(module.theta)
+        id(parameter)
         for module in network.modules()
-        if isinstance(module, SlipActivation) and not module.config.decay_theta
+        if isinstance(module, TrainedActivation) and not module.config.decay_theta
+        for parameter in module.parameters()
     }
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     groups = [
