@@ -141,8 +141,8 @@ def convert(
     """Converts a trained network into a spiking one. The source model is not changed.
 
     Networks trained with SlipReLU activations take ``V_th = theta`` and ``v(0) = delta theta`` from training (paper,
-    Algorithm 1, lines 24 to 28), those with `RateNorm` its theta and ``v(0) = 0``. Plain ReLU sites take their thresholds
-    from a `ThresholdRule` and calibration data; a clipped ReLU without a rule takes its ceiling.
+    Algorithm 1, lines 24 to 28), those with `RateNorm` its theta and ``v(0) = 0``. Plain ReLU sites take their
+    thresholds from a `ThresholdRule` and calibration data; a clipped ReLU without a rule takes its ceiling.
 
     Args:
         model: the network, in the precision it is to run in.

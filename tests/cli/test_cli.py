@@ -37,6 +37,10 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     assert code == 0
     assert "stem.2" in out  # what was replaced, and where
     assert "zoo/digits.py" in out
+    norm = ("--activation", "rate-norm", "--theta-percentile", "100", "--epochs", "1", "-o", "norm.safetensors")
+    code, out, _ = transpike("train", "relu.safetensors", *norm)
+    assert code == 0
+    assert "RateNorm(" in out
     code, out, _ = transpike("convert", "slip.safetensors", "-o", "snn.safetensors")
     assert code == 0
     assert "7 sites" in out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 from typing import Annotated
@@ -125,14 +126,15 @@ def train(
     if activation is not None:
         start = None if theta_percentile is None else activations.ThetaPercentile(theta_percentile)
         theta = 8.0 if start is None else start
-        config = {
+        choices: dict[Activation, Callable[[], activations.ActivationSettings]] = {
             Activation.SLIP: lambda: activations.SlipReLU(levels, slope, theta_init=theta),
             Activation.QCFS: lambda: activations.QCFS(levels, theta_init=theta),
             Activation.QCF: lambda: activations.QCF(levels, theta_init=theta),
             Activation.THRESHOLD: lambda: activations.ThresholdReLU(theta_init=theta),
             Activation.SHIFT_THRESHOLD: lambda: activations.ShiftThresholdReLU(levels, theta_init=theta),
             Activation.RATE_NORM: lambda: activations.RateNorm(theta_init=1.0 if start is None else start),
-        }[activation]()
+        }
+        config = choices[activation]()
         source = card_of(network).source
         network = tailor(network, config, calibration=loader(random_subset(found.calibration, 512, seed)))
         set_card(network, Card(source, found.inputs))
