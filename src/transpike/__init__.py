@@ -24,7 +24,9 @@ from transpike.activations import (
     ThresholdReLU,
 )
 from transpike.card import Card, InputSpec, card_of
+from transpike.catalogue import METHODS, Composition, Method, convert_by
 from transpike.checkpoint import describe, load, save
+from transpike.choose import Choice, choose
 from transpike.convert import Inspection, convert, inspect
 from transpike.early_exit import answer_early, choose_confidence, evaluate_early
 from transpike.encoding import Coding, Encoding, Poisson, Sequence
@@ -62,14 +64,17 @@ from transpike.training import fit
 
 __all__ = [
     "IF",
+    "METHODS",
     "QCF",
     "QCFS",
     "BiasCorrection",
     "BlockReconstruction",
     "Burst",
     "Card",
+    "Choice",
     "Coding",
     "Compare",
+    "Composition",
     "Encoding",
     "Gradient",
     "HalfThreshold",
@@ -79,6 +84,7 @@ __all__ = [
     "LagSearch",
     "MaxPooling",
     "Maximum",
+    "Method",
     "MinimumMSE",
     "OptimalPotential",
     "PerChannel",
@@ -112,8 +118,10 @@ __all__ = [
     "ZeroPotential",
     "answer_early",
     "card_of",
+    "choose",
     "choose_confidence",
     "convert",
+    "convert_by",
     "data",
     "describe",
     "evaluate",

@@ -70,7 +70,10 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
     }
     if isinstance(network, SpikingNetwork):
         header["neuron"] = _to_json(network.neuron)
-        header["conversion"] = to_json(network.record | {"parts": [_to_json(part) for part in network.record["parts"]]})
+        written = {"parts": [_to_json(part) for part in network.record["parts"]]}
+        if "schedule" in network.record:
+            written["schedule"] = _to_json(network.recommended)
+        header["conversion"] = to_json(network.record | written)
         header["sites"] = [site.name for site in network.sites]
     write_container(Path(path), network.state_dict(), header)
 
@@ -208,6 +211,8 @@ def _restore_spiking(base: nn.Module, header: dict[str, Any], dtype: torch.dtype
     snn = restore(base, inputs, conversion["leave"], conversion["leaf_modules"], neuron, pooling)
     parts = tuple(from_json(part, _KINDS) for part in conversion["parts"])
     snn.record.update({"example_shapes": conversion["example_shapes"], "parts": parts})
+    if "schedule" in conversion:
+        snn.record["schedule"] = from_json(conversion["schedule"], _KINDS)
     return snn
 
 

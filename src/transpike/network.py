@@ -199,6 +199,12 @@ class SpikingNetwork(nn.Module):
     # ---- looking -----------------------------------------------------------------------------------------------
 
     @property
+    def recommended(self) -> Schedule:
+        """The schedule that the method of conversion belongs to; `Plain` if it named none. Runs do not take it."""
+        schedule: Schedule = self.record.get("schedule", _PLAIN[0])
+        return schedule
+
+    @property
     def sites(self) -> tuple[SitePlan, ...]:
         """The populations of neurons, in execution order."""
         return self.plan.sites
