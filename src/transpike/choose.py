@@ -16,7 +16,7 @@ from transpike.calibration import CalibrationData
 from transpike.calibration.sweep import batches_of, checked_inputs
 from transpike.catalogue import METHODS, Method, convert_by
 from transpike.convert import restore
-from transpike.errors import CalibrationError, ConversionError, InputError, TranspikeError
+from transpike.errors import CalibrationError, InputError, TranspikeError, reason
 from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import steps_sent
 from transpike.graph.probe import Inputs, inputs_from
@@ -193,7 +193,7 @@ def choose(
                 found = (snn.recommended, snn.latency(steps, snn.recommended), agreement, error, sent, seconds)
                 trials.append(Trial(method.name, tuned_for, *found))
             except (TranspikeError, ValueError) as problem:
-                refused.append(Refusal(method.name, _reason(problem)))
+                refused.append(Refusal(method.name, reason(problem)))
             bar.advance(task)
         if not trials:
             reasons = "; ".join(f"{refusal.method}: {refusal.reason}" for refusal in refused)
@@ -208,13 +208,6 @@ def choose(
         network = converted(method, best.tuned_for, everything)
     images = (chosen[0].shape[0], judges[0].shape[0])
     return Choice(network, best.latency.answer_steps, budget, latency, images, ranking, tuple(refused))
-
-
-def _reason(problem: TranspikeError | ValueError) -> str:
-    """One line."""
-    if isinstance(problem, ConversionError):
-        return problem.obstacles[0].reason
-    return problem.what if isinstance(problem, TranspikeError) else str(problem)
 
 
 def _first(data: Sequence[object]) -> tuple[Tensor, ...]:

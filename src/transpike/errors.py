@@ -97,3 +97,10 @@ class ConversionError(TranspikeError):
         count = len(self.obstacles)
         noun = "operator stands" if count == 1 else "operators stand"
         super().__init__(f"{count} {noun} in the way of conversion:\n" + "\n".join(f"  - {o}" for o in self.obstacles))
+
+
+def reason(problem: TranspikeError | ValueError) -> str:
+    """Why something was refused, in one sentence, for tables."""
+    if isinstance(problem, ConversionError):
+        return problem.obstacles[0].reason
+    return problem.what if isinstance(problem, TranspikeError) else str(problem)

@@ -147,7 +147,7 @@ def _count(
         labels_seen = ""
         for index, batch in enumerate(batches):
             images, labels = _pair(batch, index)
-            labels_seen = hashlib.sha256((labels_seen + _digest([labels])).encode()).hexdigest()
+            labels_seen = hashlib.sha256((labels_seen + digest([labels])).encode()).hexdigest()
             if index == state.batches - 1 and labels_seen != state.labels:
                 raise DataError(
                     "the data is not that of the unfinished run",
@@ -340,12 +340,13 @@ def _samples(batches: Sized) -> int:
     return len(batches.dataset) if isinstance(batches, DataLoader) and isinstance(batches.dataset, Sized) else -1
 
 
-def _digest(tensors: Iterable[Tensor]) -> str:
-    digest = hashlib.sha256()
+def digest(tensors: Iterable[Tensor]) -> str:
+    """A fingerprint of tensors: their types, shapes and values."""
+    found = hashlib.sha256()
     for tensor in tensors:
-        digest.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        found.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _fingerprint(
@@ -360,7 +361,7 @@ def _fingerprint(
     tensors = snn.state_dict()
     network = [list(tensors), snn.network.code, str(snn.network), snn.plan.pools, to_json(snn.record)]
     settings = [VERSION, _COUNTING, network, to_json(schedule), to_json(snn.neuron), coding.value, rows, size]
-    text = json.dumps(settings, sort_keys=True) + _digest(tensors.values()) + _digest(first_batch)
+    text = json.dumps(settings, sort_keys=True) + digest(tensors.values()) + digest(first_batch)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

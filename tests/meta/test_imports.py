@@ -25,7 +25,7 @@ GROUPS = [
     ["catalogue"],
     ["results"],
     ["evaluate", "search", "choose"],
-    ["early_exit", "bench"],
+    ["early_exit", "bench", "comparison"],
     ["analysis", "data", "zoo", "training"],
     ["checkpoint"],
     ["resolve"],

@@ -11,6 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from transpike.cli.auto import choose_network
 from transpike.cli.main import app
 from transpike.cli.options import (
     Activation,
@@ -18,7 +19,9 @@ from transpike.cli.options import (
     DataName,
     Device,
     Factory,
+    LatencyName,
     Leave,
+    Methods,
     Model,
     NeuronName,
     Options,
@@ -181,6 +184,17 @@ def convert(
     neuron: Annotated[
         NeuronName, typer.Option(help="Sends 0 or 1 per step; signed: also -1; burst: up to 5 (plain ReLU only).")
     ] = NeuronName.IF,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Try the methods on training images, and take the one nearest to the ANN.")
+    ] = False,
+    budget_steps: Annotated[int, typer.Option(help="Of --auto: steps that the answer may take.")] = 8,
+    latency: Annotated[LatencyName, typer.Option(help="Of --auto: which steps the budget counts.")] = (
+        LatencyName.ANSWER
+    ),
+    methods: Methods = "all",
+    any_events: Annotated[
+        bool, typer.Option("--any-events", help="Of --auto: also neurons that send -1, or several spikes per step.")
+    ] = False,
     weights: Weights = None,
     option: Options = None,
     leave: Leave = None,
@@ -195,6 +209,7 @@ def convert(
     * `transpike convert cifar-resnet20 --weights w.pt --dataset cifar10 --threshold percentile -o snn.safetensors`
     * `transpike convert relu.safetensors --threshold minimum-mse --steps 8 --per channel -o snn.safetensors`
     * `transpike convert relu.safetensors --threshold percentile --calibrate bias --steps 4 -o snn.safetensors`
+    * `transpike convert relu.safetensors --auto --budget-steps 8 --latency pipeline -o snn.safetensors`
     """
     from transpike import checkpoint, zoo
     from transpike.card import card_of
@@ -212,6 +227,25 @@ def convert(
     check_writable(output)
     found = load_data(dataset_for(network, dataset), data, seed=seed, like=card_of(network).inputs)
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
+    pooling = MaxPooling(max_pooling.value)
+    if auto:
+        if neuron is not NeuronName.IF or any(word is not None for word in (threshold, steps, potential, calibrate)):
+            raise ValueError("--auto chooses threshold, potential, calibrations, neuron and T: leave these options out")
+        snn = choose_network(
+            out,
+            network,
+            batches,
+            budget=budget_steps,
+            latency=latency.value,
+            methods=methods,
+            any_events=any_events,
+            seed=seed,
+            leave=leave or (),
+            max_pooling=pooling,
+        )
+        checkpoint.save(snn, output, inputs=found.inputs)
+        out.print(f"written: {output}")
+        return
     parts: list[Part] = []
     settings = {name: value for name, value in {"percentile": percentile, "steps": steps}.items() if value is not None}
     if calibrate:
@@ -235,7 +269,7 @@ def convert(
         calibration=batches,
         leave=leave or (),
         neuron=NEURONS[neuron.value](),
-        max_pooling=MaxPooling(max_pooling.value),
+        max_pooling=pooling,
         progress=True,
     )
     snn.verify(batches[0][0][:16], ann=None if max_pooling is Pooling.AVERAGE else network.eval())

@@ -18,10 +18,11 @@ from transpike.cli.options import (
     Factory,
     InputCoding,
     Iterations,
+    Options,
     ProbeSteps,
     Root,
-    ScheduleName,
     Waiting,
+    Weights,
 )
 from transpike.cli.output import out
 
@@ -33,7 +34,13 @@ def evaluate(
     data: Root = None,
     steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T; all smaller ones come with it.")] = 32,
     images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
-    schedule: ScheduleName = "plain",
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="plain, residual, cos, exact, accumulate, staggered or srp (default: the one that the network was "
+            "converted for, else plain)."
+        ),
+    ] = None,
     probe_steps: ProbeSteps = 4,
     iterations: Iterations = 1,
     waiting: Waiting = 1,
@@ -73,7 +80,9 @@ def evaluate(
     name = dataset_for(snn.network, dataset)
     found = load_data(name, data, like=stored)
     test = loader(test_images(found, images), batch_size)
-    how = resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting)
+    how = snn.recommended
+    if schedule is not None:
+        how = resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting)
     at = None
     if budget_steps is not None:
         if schedule != "staggered" or early_exit is not None:
@@ -117,7 +126,9 @@ def evaluate(
 
 @app.command()
 def compare(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A converted network, as `transpike convert` writes it.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A converted network; with --methods one that is not converted yet.")
+    ],
     schedules: Annotated[
         str,
         typer.Option(
@@ -125,12 +136,22 @@ def compare(
             "images for an answer after 8 pipeline steps and is shown at that point only."
         ),
     ] = "plain,residual,cos,cos:2,cos:4,exact,accumulate,staggered,srp",
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare methods of conversion, each under its own schedule: all, or names separated by commas."
+        ),
+    ] = None,
+    calibration_images: Annotated[int, typer.Option(help="Of --methods: training images to calibrate with.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of --methods: of the choice of training images.")] = 0,
+    weights: Weights = None,
+    option: Options = None,
     dataset: DataName = None,
     data: Root = None,
     steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T.")] = 8,
     images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
     long_steps: Annotated[
-        int | None, typer.Option(help="A second table up to this T, on the images of --long-images.")
+        int | None, typer.Option(help="A second table (--methods: more columns) up to this T, on --long-images.")
     ] = None,
     long_images: Annotated[str, typer.Option(help="Like --images, for the second table.")] = "fixed",
     probe_steps: ProbeSteps = 4,
@@ -140,21 +161,49 @@ def compare(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for JSON, caches and the plot.")] = None,
     factory: Factory = None,
 ) -> None:
-    """Run several schedules on one network: accuracy at every T, with honest latency, in one table and one plot.
+    """Run several schedules on one network, or convert it by several methods: accuracy at every T, honest latency.
 
     Examples:
     * `transpike compare snn.safetensors --schedules plain,cos,accumulate --steps 8 -o comparison`
     * `transpike compare snn.safetensors --steps 8 --long-steps 32 -o comparison`
     * `transpike compare snn.safetensors --schedules plain,staggered:2,staggered:4,staggered:8`
+    * `transpike compare relu.safetensors --methods all --steps 8 --long-steps 32 -o methods`
     """
+    from transpike import zoo
     from transpike.card import card_of
+    from transpike.cli.methods import print_methods
     from transpike.config import write_json
     from transpike.data import load_data, loader
     from transpike.evaluate import evaluate as evaluate_network
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_latency, schedules_table
-    from transpike.resolve import dataset_for, resolve_converted, resolve_schedule, search_schedule
+    from transpike.resolve import (
+        dataset_for,
+        parse_options,
+        resolve_converted,
+        resolve_model,
+        resolve_schedule,
+        search_schedule,
+    )
 
+    if methods is not None:
+        network = resolve_model(file, parse_options(option or []), model=factory)
+        if weights is not None:
+            zoo.load_weights(network, weights)
+        print_methods(
+            out,
+            network,
+            methods,
+            dataset=dataset,
+            data=data,
+            runs=[(images, steps)] + ([] if long_steps is None else [(long_images, long_steps)]),
+            calibration_images=calibration_images,
+            seed=seed,
+            batch_size=batch_size,
+            device=torch_device(device.value),
+            output=output,
+        )
+        return
     snn = resolve_converted(file, factory)
     found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
     runs = {"": (images, steps)} | ({} if long_steps is None else {"-long": (long_images, long_steps)})

@@ -61,6 +61,13 @@ class NeuronName(StrEnum):
     BURST = "burst"
 
 
+class LatencyName(StrEnum):
+    """What a budget of steps counts."""
+
+    ANSWER = "answer"
+    PIPELINE = "pipeline"
+
+
 class Prepare(StrEnum):
     """Preparations of the CIFAR sets."""
 
@@ -88,6 +95,7 @@ ScheduleName = Annotated[
     str, typer.Option("--schedule", help="plain, residual, cos, exact, accumulate, staggered or srp.")
 ]
 ProbeSteps = Annotated[int, typer.Option(help="rho: steps a layer looks at its input before it fires.")]
+Methods = Annotated[str, typer.Option(help="Methods of conversion: all, or names separated by commas.")]
 Iterations = Annotated[int, typer.Option(help="Of cos: how often to probe and shift.")]
 Waiting = Annotated[int, typer.Option(help="Of staggered: steps every layer waits.")]
 

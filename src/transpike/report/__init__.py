@@ -1,5 +1,6 @@
 """Tables for the terminal and plots for people."""
 
+from transpike.report.methods import choice_table, methods_table
 from transpike.report.offset_plots import plot_cases, plot_convergence, plot_influence, plot_offsets
 from transpike.report.offset_tables import (
     cases_table,
@@ -20,10 +21,12 @@ from transpike.report.tables import (
 
 __all__ = [
     "cases_table",
+    "choice_table",
     "comparison_table",
     "convergence_table",
     "influence_table",
     "inspection_table",
+    "methods_table",
     "offsets_table",
     "plot_accuracy",
     "plot_cases",
