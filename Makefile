@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 SANITIZED := $(CURDIR)/build/sanitize
 
-.PHONY: demo test sanitize lint format models install clean
+.PHONY: demo test sanitize lint format models methods install clean
 
 demo: install
 	$(BIN)/transpike run digits
@@ -43,6 +43,10 @@ format: install
 # The table in docs/models.md, about ten minutes.
 models: install
 	$(BIN)/python docs/make_models.py
+
+# The table in docs/methods-table.md, from results/methods.
+methods: install
+	$(BIN)/python docs/make_methods.py
 
 install: $(VENV)/.installed
 
