@@ -1,7 +1,8 @@
 """Block by block through the source network: what lies between two places where one value alone goes on.
 
-A residual block is one, so is a layer of a plain network. Each block can be run as the source network's, or with its
-sites quantised to the T + 1 values that layer-after-layer schedules give them; that form has gradients.
+A residual block is one, so is a layer of a plain network, and what follows the last such place. Each block can be run
+as the source network's, or with its sites quantised to the T + 1 values that layer-after-layer schedules give them;
+that form has gradients.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, cast
 import torch
 from rich.progress import Progress
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from transpike.calibration.sweep import CalibrationData, batches_of, checked_inputs, no_data, run_batch
 from transpike.graph.normalize import modules_of
@@ -19,11 +21,12 @@ from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
 from transpike.methods.contract import BlockView, Layer
 
+_FIRST = torch.zeros((), dtype=torch.int64)
 _MOVING = (Kind.STATIC, Kind.SEQUENCE)
 
 
 def find_blocks(network: fx.GraphModule, plan: Plan) -> list[tuple[fx.Node, ...]]:
-    """The nodes of every block, in order; each ends with a site whose output alone goes on."""
+    """The nodes of every block, in order; each ends with a site whose output alone goes on, the last by the answer."""
     modules = modules_of(network)
     last = {node: node for node in network.graph.nodes}
     for node in network.graph.nodes:
@@ -40,7 +43,7 @@ def find_blocks(network: fx.GraphModule, plan: Plan) -> list[tuple[fx.Node, ...]
         if node.op == "call_module" and isinstance(modules[str(node.target)], Site) and alive == {node}:
             blocks.append(tuple(current))
             current = []
-    return blocks
+    return [*blocks, tuple(current)]
 
 
 def visit_blocks(
@@ -89,7 +92,8 @@ def visit_blocks(
             block = _Block(network, nodes, names if entry is None else [entry], constants, per_batch, steps)
             with torch.no_grad():
                 target = block.source(*source)
-            update(BlockView(nodes[-1].name, sites, layers, source, spiking, target, block.quantised))
+            forms = block.quantised, block.opened
+            update(BlockView(nodes[-1].name, sites, block.end, layers, source, spiking, target, *forms))
             with torch.no_grad():
                 source, spiking = (target,), (block.quantised(*spiking),)
             entry = nodes[-1]
@@ -131,6 +135,8 @@ class _Block:
         self.constants = constants
         self.per_batch = per_batch
         self.steps = steps
+        last = self.modules.get(str(nodes[-1].target)) if nodes[-1].op == "call_module" else None
+        self.end = last if isinstance(last, Site) else None
 
     def source(self, *inputs: Tensor) -> Tensor:
         """The source network's output of the block."""
@@ -140,12 +146,26 @@ class _Block:
         """The output with ``T + 1`` levels at each site; differentiable."""
         return self._run(inputs, lambda site, z: site.quantised(z, self.steps))
 
+    def opened(self, *inputs: Tensor) -> Tensor:
+        """The output with all sites quantised but the last one, which is the source's activation; differentiable."""
+
+        def activate(site: Site, z: Tensor) -> Tensor:
+            if site is not self.end:
+                return site.quantised(z, self.steps)
+            biased: Tensor = site(site.biased(z.unsqueeze(0), _FIRST)[0])
+            return biased
+
+        return self._run(inputs, activate)
+
     def _run(self, inputs: tuple[Tensor, ...], activate: Callable[[Site, Tensor], Tensor]) -> Tensor:
         env: dict[fx.Node, Any] = dict(self.constants) | dict.fromkeys(self.per_batch, inputs[0].shape[0])
         env.update(zip(self.entries, inputs, strict=False))
         for node in self.nodes:
             if node in env:
                 continue
+            if node.op == "output":
+                leaves = pytree.tree_leaves(fx.map_arg(node.args[0], env.__getitem__))
+                return torch.cat([leaf.flatten(1) for leaf in leaves if isinstance(leaf, Tensor)], 1)
             if node.op == "placeholder":  # an argument that keeps its default
                 env[node] = node.args[0] if node.args else None
                 continue

@@ -151,14 +151,16 @@ class Site(nn.Module):
     def quantised(self, z: Tensor, steps: int) -> Tensor:
         """The mean output of T steps of neurons that send ``clip(floor((v_init + T u) / theta), 0, T)`` spikes.
 
-        ``u`` is ``z`` with the bias of the first step. The gradient takes the floor as the identity, so thresholds
-        learn as in learned step size quantisation (Esser et al. 2020); v_init moves in proportion to theta.
+        ``u`` is ``z`` with the bias of the first step. Where some but not all of the spikes are sent, the gradient
+        takes the floor as the identity, so thresholds learn as in learned step size quantisation (Esser et al. 2020);
+        v_init moves in proportion to theta.
         """
         share = (self.v_init / self.theta).detach()
         u = z if self.bias.dim() == 0 else z + self.bias[0]
         count = steps * u / self.theta + share
-        count = count + (torch.floor(count) - count).detach()
-        return self.theta / steps * count.clamp(0, steps)
+        whole = torch.floor(count).detach()
+        inside = (whole > 0) & (whole < steps)
+        return self.theta / steps * torch.where(inside, count + (whole - count).detach(), whole.clamp(0, steps))
 
     def forward(self, z: Tensor) -> Tensor:
         """The source network's activation."""

@@ -188,21 +188,26 @@ class BlockView:
 
     Attributes:
         name: of the node that ends it.
-        sites: its sites by name; the last one ends the block.
+        sites: its sites by name.
+        end: the site that ends it, None for the block that ends with the answer.
         layers: its convolutions and linear layers that no other call shares; they belong to the converted network.
         source: the block's inputs in the source network, each ``[N, *]``.
         inputs: the same from the quantised blocks before it.
-        target: the source network's output of the block, ``[N, *]``.
-        run: the block with quantised sites, as it is set now, on any inputs; differentiable in weights and thresholds.
+        target: the source network's output of the block, ``[N, *]``; an answer of several tensors is one row.
+        run: the block with quantised sites, as it is set now, on any inputs.
+        run_open: the same, but ``end`` is the source's activation of its drive; differentiable in weights and in
+            the thresholds of the other sites.
     """
 
     name: str
     sites: Mapping[str, Site]
+    end: Site | None
     layers: Sequence[Layer]
     source: tuple[Tensor, ...]
     inputs: tuple[Tensor, ...]
     target: Tensor
     run: Callable[..., Tensor]
+    run_open: Callable[..., Tensor]
 
 
 class BlockCalibration(Part, ABC):

@@ -15,14 +15,15 @@ from transpike.methods.contract import BlockCalibration, BlockView
 
 @dataclass(frozen=True)
 class BlockReconstruction(BlockCalibration):
-    """Trains the weights, biases and thresholds of each block so that its T + 1 levels say what the source says.
+    """Trains the weights, biases and inner thresholds of each block so that it says what the source's block says.
 
     Under a layer-after-layer schedule with T probe steps the spiking network is a network with quantised activations,
     so the reconstruction of the quantisation literature applies: blocks one after the other against the source
-    network's output (BRECQ, Li et al. 2021), thresholds learned as step sizes (LSQ, Esser et al. 2020), and inputs
-    mixed from the quantised and the source network's while training (QDrop, Wei et al. 2022). Differs from these:
-    weights stay real numbers, so there is no rounding to learn, and the loss is the plain squared error. A block keeps
-    its old numbers where training does not lower that error on all samples.
+    network's output, which is compared before it is quantised (BRECQ, Li et al. 2021), thresholds inside learned as
+    step sizes (LSQ, Esser et al. 2020), and inputs mixed from the quantised and the source network's while training
+    (QDrop, Wei et al. 2022). Differs from these: weights stay real numbers, so there is no rounding to learn, and the
+    loss is the plain squared error. A block keeps its old weights where training does not lower that error on all
+    samples.
 
     Needs unlabelled data and short training, but no labels and no retraining of the network. Weights change, so `ann`
     of the converted network is no longer its source; it comes after all other parts. Binary, non-negative events.
@@ -40,7 +41,7 @@ class BlockReconstruction(BlockCalibration):
     steps: int
     iterations: int = 400
     batch_size: int = 64
-    weight_rate: float = 2e-3
+    weight_rate: float = 1e-2
     threshold_rate: float = 2e-3
     mixing: float = 0.5
     seed: int = 0
@@ -58,8 +59,9 @@ class BlockReconstruction(BlockCalibration):
         parameters = [parameter for group in groups for parameter in group["params"]]
         old = [parameter.detach().clone() for parameter in parameters]
         shares = {name: site.v_init.detach() / site.theta.detach() for name, site in block.sites.items()}
-        with _trainable(parameters):
-            self._train(block, groups)
+        if parameters:
+            with _trainable(parameters):
+                self._train(block, groups)
         self._set_potentials(block, shares)
         if not self._loss(block) < before:  # NaN included
             with torch.no_grad():
@@ -76,8 +78,15 @@ class BlockReconstruction(BlockCalibration):
             if layer.bias is not None:
                 groups.append({"params": [layer.bias], "lr": self.threshold_rate * level})
         for site in block.sites.values():
+            if site is block.end:  # it is not quantised in the loss
+                continue
             groups.append({"params": [site.theta], "lr": self.threshold_rate * _size(site.theta)})
         return groups
+
+    def _parts(self, block: BlockView) -> list[slice]:
+        """All samples, in order, in parts."""
+        size = self.batch_size
+        return [slice(begin, begin + size) for begin in range(0, len(block.target), size)]
 
     def _train(self, block: BlockView, groups: list[dict[str, Any]]) -> None:
         optimizer = torch.optim.Adam(groups)
@@ -90,7 +99,7 @@ class BlockReconstruction(BlockCalibration):
                 torch.where(torch.rand(a[rows].shape, generator=generator).to(a) < self.mixing, a[rows], b[rows])
                 for a, b in zip(block.source, block.inputs, strict=True)
             ]
-            loss = (block.run(*inputs) - block.target[rows]).square().mean()
+            loss = (block.run_open(*inputs) - block.target[rows]).square().mean()
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
@@ -103,9 +112,8 @@ class BlockReconstruction(BlockCalibration):
         """The squared error over all samples, on the quantised network's own inputs."""
         total = 0.0
         with torch.no_grad():
-            for begin in range(0, len(block.target), self.batch_size):
-                rows = slice(begin, begin + self.batch_size)
-                output = block.run(*(value[rows] for value in block.inputs))
+            for rows in self._parts(block):
+                output = block.run_open(*(value[rows] for value in block.inputs))
                 total += float((output - block.target[rows]).square().sum(dtype=torch.float64))
         return total
 
