@@ -115,7 +115,7 @@ def test_words() -> None:
     for wrong, message in (
         ({"rule": "minimum-mse"}, "'minimum-mse' needs steps"),
         ({"rule": "maximum", "steps": 8}, "'maximum' has no 'steps'; it has: nothing to set"),
-        ({"rule": "fast"}, "unknown threshold rule 'fast'; known: maximum, percentile, minimum-mse"),
+        ({"rule": "fast"}, "unknown threshold rule 'fast'; known: maximum, percentile, minimum-mse, gauss"),
         ({"rule": "maximum", "per": "pixel"}, "not per 'pixel'"),
     ):
         with pytest.raises(ValueError, match=message):

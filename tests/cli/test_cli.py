@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import transpike as tp
+from transpike.cli.options import Rule
+from transpike.methods import THRESHOLD_RULES
 
 
 def test_the_installed_program() -> None:
@@ -24,6 +26,10 @@ def test_every_help_has_an_example(transpike, command: str) -> None:
     assert code == 0
     assert f"transpike {command}" in out
     assert "Example" in out
+
+
+def test_every_threshold_rule_has_its_word() -> None:
+    assert {rule.value for rule in Rule} == set(THRESHOLD_RULES)
 
 
 def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
@@ -88,6 +94,18 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike("evaluate", "signed.safetensors", "-T", "2", "--images", "20")
     assert code == 0
     assert "20 images" in out
+    spikes = ("--threshold", "minimum-mse", "-T", "8", "--per", "channel", "--calibration-images", "32")
+    code, out, _ = transpike("convert", "relu.safetensors", *spikes, "-o", "r.safetensors")
+    assert code == 0
+    assert tp.load("r.safetensors").record["parts"] == (tp.MinimumMSE(8, tp.PerChannel()),)
+    for words, message in (
+        (("--threshold", "spike-norm", "--fraction", "0.8"), "'spike-norm' needs steps"),
+        (("--threshold", "maximum", "-T", "8"), "'maximum' has no 'steps'"),
+        (("-T", "8"), "--steps belongs to a threshold rule"),
+    ):
+        code, _, err = transpike("convert", "relu.safetensors", *words, "-o", "r.safetensors")
+        assert code == 1
+        assert message in err
     random = ("--potential", "random", "--seed", "5")
     code, out, _ = transpike("convert", "slip.safetensors", *random, "-o", "random.safetensors")
     assert code == 0

@@ -25,6 +25,9 @@ PARTS: tuple[tuple[Part, ...], ...] = (
     (tp.Maximum(), tp.OptimalPotential(2, candidates=4)),
     (tp.Maximum(), tp.TemporalBiasCorrection(2)),
     (tp.Maximum(), tp.BlockReconstruction(2, iterations=2)),
+    (tp.GaussianMSE(4, tp.PerChannel()),),
+    (tp.LocalThresholdBalancing(50, 0.5),),
+    (tp.SpikeNorm(4, 0.75, tp.PerChannel()), tp.ZeroPotential()),
 )
 
 

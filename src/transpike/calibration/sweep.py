@@ -13,7 +13,7 @@ from transpike.errors import CalibrationError, InputError
 from transpike.graph.normalize import modules_of
 from transpike.graph.probe import check_inputs, first_line
 from transpike.graph.site import Site
-from transpike.methods.contract import PerChannel, ThresholdRule, fill_silent
+from transpike.methods.contract import ThresholdRule, rows_of, set_thresholds
 
 CalibrationData = Tensor | Iterable[Any]
 """A tensor ``[N, *]``, or batches: tensors, or tuples whose first element is the input (labels are ignored)."""
@@ -140,16 +140,8 @@ def calibrate_thresholds(
     def take(name: str, z: Tensor) -> None:
         if name in statistics:
             dimensions[name] = z.dim()
-            if z.dim() < 2 and isinstance(rule.granularity, PerChannel):
-                raise CalibrationError(
-                    f"site {name!r} has shape {tuple(z.shape)} and no channels",
-                    fix="use PerLayer() thresholds",
-                )
-            statistics[name].update(rule.granularity.rows(z))
+            statistics[name].update(rows_of(rule.granularity, z, name))
 
     sweep(network, data, take, progress=progress)
     for name, site in sites.items():
-        values = fill_silent(statistics[name].result())
-        if site.ceiling is not None:
-            values = values.clamp_max(site.ceiling)
-        site.set_threshold(rule.granularity.shape(values, dimensions[name]))
+        set_thresholds(site, statistics[name].result(), rule.granularity, dimensions[name])

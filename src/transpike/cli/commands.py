@@ -171,6 +171,8 @@ def convert(
     steps: Annotated[
         int | None, typer.Option("--steps", "-T", help="T to calibrate for, and of rules that set thresholds for a T.")
     ] = None,
+    fraction: Annotated[float | None, typer.Option(help="Of spike-norm: of the largest drive (default: 1).")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Of local-balancing (default: 4000).")] = None,
     per: Annotated[Per, typer.Option(help="One threshold per layer or per channel.")] = Per.CHANNEL,
     potential: Annotated[
         Potential | None, typer.Option(help="v(0): 0, theta/2 (default for ReLU), or random (by --seed).")
@@ -247,7 +249,8 @@ def convert(
         out.print(f"written: {output}")
         return
     parts: list[Part] = []
-    settings = {name: value for name, value in {"percentile": percentile, "steps": steps}.items() if value is not None}
+    given = {"percentile": percentile, "steps": steps, "fraction": fraction, "iterations": iterations}
+    settings = {name: value for name, value in given.items() if value is not None}
     if calibrate:
         if steps is None:
             raise ValueError("--calibrate needs --steps, the number of time-steps to calibrate for")

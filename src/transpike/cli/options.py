@@ -26,6 +26,9 @@ class Rule(StrEnum):
     MAXIMUM = "maximum"
     PERCENTILE = "percentile"
     MINIMUM_MSE = "minimum-mse"
+    GAUSSIAN_MSE = "gaussian-mse"
+    LOCAL_BALANCING = "local-balancing"
+    SPIKE_NORM = "spike-norm"
 
 
 class Per(StrEnum):

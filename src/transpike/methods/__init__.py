@@ -18,6 +18,8 @@ from transpike.methods.contract import (
     ThresholdRule,
     average,
 )
+from transpike.methods.gaussian import GaussianMSE
+from transpike.methods.local_balancing import LocalThresholdBalancing
 from transpike.methods.maximum import Maximum
 from transpike.methods.minimum_mse import MinimumMSE
 from transpike.methods.optimal_potential import OptimalPotential
@@ -25,12 +27,16 @@ from transpike.methods.percentile import Percentile
 from transpike.methods.potential_correction import PotentialCorrection
 from transpike.methods.potentials import HalfThreshold, RandomPotential, ShiftedPotential, ZeroPotential
 from transpike.methods.reconstruction import BlockReconstruction
+from transpike.methods.spike_norm import SpikeNorm
 from transpike.methods.temporal_bias import Replay, TemporalBiasCorrection
 
-THRESHOLD_RULES: dict[str, type[ThresholdRule]] = {
+THRESHOLD_RULES: dict[str, type[ThresholdRule] | type[SpikingThresholdRule]] = {
     "maximum": Maximum,
     "percentile": Percentile,
     "minimum-mse": MinimumMSE,
+    "gaussian-mse": GaussianMSE,
+    "local-balancing": LocalThresholdBalancing,
+    "spike-norm": SpikeNorm,
 }
 POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
     "zero": ZeroPotential,
@@ -63,8 +69,10 @@ __all__ = [
     "BlockView",
     "Calibration",
     "Compare",
+    "GaussianMSE",
     "Granularity",
     "HalfThreshold",
+    "LocalThresholdBalancing",
     "Maximum",
     "MinimumMSE",
     "OptimalPotential",
@@ -79,6 +87,7 @@ __all__ = [
     "RandomPotential",
     "Replay",
     "ShiftedPotential",
+    "SpikeNorm",
     "SpikingThresholdRule",
     "StageView",
     "Statistic",

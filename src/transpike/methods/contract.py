@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from transpike.errors import CalibrationError
 from transpike.graph.site import Site
 from transpike.neurons import Neuron
 from transpike.schedules import Plain, Schedule
@@ -231,6 +232,34 @@ def average(batches: Iterable[Tensor]) -> Tensor:
         total = total.to(batch.device) + batch.sum(0, dtype=torch.float64)
         samples += batch.shape[0]
     return total / samples
+
+
+def rows_of(granularity: Granularity, z: Tensor, site: str) -> Tensor:
+    """The rows ``[rows, values]`` of ``z [N, *]``.
+
+    Raises:
+        CalibrationError: thresholds are to be per channel and there are none.
+    """
+    if z.dim() < 2 and isinstance(granularity, PerChannel):
+        raise CalibrationError(
+            f"site {site!r} has shape {tuple(z.shape)} and no channels", fix="use PerLayer() thresholds"
+        )
+    return granularity.rows(z)
+
+
+def set_thresholds(site: Site, values: Tensor, granularity: Granularity, dimensions: int) -> None:
+    """Sets a site's thresholds from one value per row, 0 for none; a clipped ReLU's ceiling bounds them.
+
+    Args:
+        site: whose thresholds to set.
+        values: one per row of a batch with ``dimensions`` dimensions.
+        granularity: what the rows are.
+        dimensions: of a batch, ``[N, *]``.
+    """
+    values = fill_silent(values)
+    if site.ceiling is not None:
+        values = values.clamp_max(site.ceiling)
+    site.set_threshold(granularity.shape(values, dimensions))
 
 
 def fill_silent(values: Tensor) -> Tensor:
