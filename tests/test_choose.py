@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import transpike as tp
 from transpike.catalogue import METHODS, Composition, Method, convert_by
-from transpike.choose import Count, choose
+from transpike.choose import LatencyKind, choose
 from transpike.errors import CalibrationError, ConversionError, InputError
 from transpike.methods import Statistic, ThresholdRule
 from transpike.neurons import EventKind
@@ -129,7 +129,7 @@ def test_labels_are_never_touched():
     ],
 )
 def test_a_pipeline_budget_is_kept_and_used_up(budget, expected):
-    choice = choose(network(), images(), budget, methods=QUICK, latency=Count.PIPELINE)
+    choice = choose(network(), images(), budget, methods=QUICK, latency=LatencyKind.PIPELINE)
     found = {trial.method: (trial.tuned_for, trial.latency.answer_steps) for trial in choice.ranking}
     assert found == expected
     assert {trial.latency.pipeline_steps for trial in choice.ranking} == {budget}
@@ -138,7 +138,7 @@ def test_a_pipeline_budget_is_kept_and_used_up(budget, expected):
 
 def test_what_does_not_fit_is_refused_with_its_reason():
     methods = [*QUICK, METHODS["burst"]]
-    choice = choose(network(), images(), 3, methods=methods, latency=Count.PIPELINE)
+    choice = choose(network(), images(), 3, methods=methods, latency=LatencyKind.PIPELINE)
     reasons = {refusal.method: refusal.reason for refusal in choice.refused}
     assert set(reasons) == {"withhold", "cos", "accumulate", "burst"}
     for name in ("withhold", "cos", "accumulate"):
@@ -154,7 +154,7 @@ def test_what_does_not_fit_is_refused_with_its_reason():
 
 def test_where_nothing_fits_all_reasons_are_told():
     with pytest.raises(CalibrationError, match="cos: it takes at least 4 pipeline steps, the budget is 2"):
-        choose(network(), images(), 2, methods=[METHODS["cos"]], latency=Count.PIPELINE)
+        choose(network(), images(), 2, methods=[METHODS["cos"]], latency=LatencyKind.PIPELINE)
 
 
 def test_unusable_input():

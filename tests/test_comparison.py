@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from transpike import evaluate
 from transpike.catalogue import METHODS, convert_by
-from transpike.comparison import MethodResult, Trials, compare_methods
+from transpike.comparison import MethodResult, Sample, compare_methods
 from transpike.errors import DataError
 
 
@@ -29,7 +29,7 @@ def data(count: int, seed: int) -> DataLoader:
 
 
 CALIBRATION = [images for images, _ in data(30, 1)]
-TESTS = [Trials(data(20, 2), (1, 2)), Trials(data(10, 3), (4,))]
+TESTS = [Sample(data(20, 2), (1, 2)), Sample(data(10, 3), (4,))]
 
 
 def test_rows_are_those_of_evaluate():
@@ -53,7 +53,7 @@ def test_rows_are_those_of_evaluate():
 def test_an_interrupted_run_goes_on(tmp_path: Path):
     conversions: list[str] = []
 
-    def run(tests: list[Trials], calibration=CALIBRATION, model=None) -> list[MethodResult]:
+    def run(tests: list[Sample], calibration=CALIBRATION, model=None) -> list[MethodResult]:
         conversions.clear()
         methods = [METHODS["percentile"], METHODS["minimum-mse"]]
         return compare_methods(model or network(), methods, calibration, tests, folder=tmp_path, say=conversions.append)

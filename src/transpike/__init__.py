@@ -26,7 +26,7 @@ from transpike.activations import (
 from transpike.card import Card, InputSpec, card_of
 from transpike.catalogue import METHODS, Composition, Method, convert_by
 from transpike.checkpoint import describe, load, save
-from transpike.choose import Choice, choose
+from transpike.choose import Choice, LatencyKind, choose
 from transpike.convert import Inspection, convert, inspect
 from transpike.early_exit import answer_early, choose_confidence, evaluate_early
 from transpike.encoding import Coding, Encoding, Poisson, Sequence
@@ -86,6 +86,7 @@ __all__ = [
     "Inspection",
     "KernelPreference",
     "LagSearch",
+    "LatencyKind",
     "LocalThresholdBalancing",
     "MaxPooling",
     "Maximum",

@@ -18,7 +18,9 @@ from transpike.methods import (
     BiasCorrection,
     BlockCalibration,
     BlockReconstruction,
+    GaussianMSE,
     HalfThreshold,
+    LocalThresholdBalancing,
     Maximum,
     MinimumMSE,
     OptimalPotential,
@@ -27,6 +29,7 @@ from transpike.methods import (
     PerChannel,
     PotentialCorrection,
     PotentialRule,
+    SpikeNorm,
     TemporalBiasCorrection,
     ZeroPotential,
 )
@@ -92,6 +95,8 @@ class Method:
 
 
 _CHANNEL = PerChannel()
+_LOOK = 16
+"""Steps of the drive that Spike-Norm sees; its papers take 2500, whose currents no memory holds for all images."""
 
 
 def _mse(steps: int, *more: Part, schedule: Schedule | None = None) -> Composition:
@@ -117,9 +122,29 @@ _TABLE = (
         lambda _: Composition((Percentile(99.9), ZeroPotential())),
     ),
     Method(
+        "spike-norm",
+        "Sengupta et al. 2019: largest drive that spikes cause, v(0) = 0, reset to zero",
+        lambda _: Composition((SpikeNorm(_LOOK), ZeroPotential()), IF(Reset.HARD)),
+    ),
+    Method(
+        "rmp",
+        "Han et al. 2020 (RMP): 0.8 of that, v(0) = 0, reset by subtraction",
+        lambda _: Composition((SpikeNorm(_LOOK, 0.8), ZeroPotential())),
+    ),
+    Method(
         "opi",
         "Bu et al. 2022 (OPI): v(0) = theta/2, with the 99.9th percentile",
         lambda _: Composition((Percentile(99.9), HalfThreshold())),
+    ),
+    Method(
+        "local-balancing",
+        "Bu et al. 2025 (LTB): thresholds by gradient descent on the clipping error, v(0) = theta/2",
+        lambda _: Composition((LocalThresholdBalancing(), HalfThreshold())),
+    ),
+    Method(
+        "gaussian-mse",
+        "DCGS: least squared error for normal pre-activations, per channel",
+        lambda steps: Composition((GaussianMSE(steps, _CHANNEL), HalfThreshold())),
     ),
     Method("minimum-mse", "Li et al. 2021 (SNNC), section 4.2, per channel", _mse),
     Method(

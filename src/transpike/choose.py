@@ -30,7 +30,7 @@ _MEMORY = 2**25 // 4
 """Numbers in one site's currents: answers are run in pieces of at most 32 MiB of float32."""
 
 
-class Count(Enum):
+class LatencyKind(Enum):
     """Which of the four latency figures the budget is for.
 
     ``ANSWER``: T, the steps that are averaged; waiting and probing cost nothing. ``PIPELINE``: from the first input to
@@ -90,7 +90,7 @@ class Choice:
         network: converted by the best method with all images; its schedule is ``network.recommended``.
         steps: T to run it for.
         budget: the steps allowed.
-        count: what the budget is for.
+        latency: what the budget is for.
         images: number of images that calibrated, and of those held back to judge.
         ranking: every method that was run, the best first.
         refused: the others.
@@ -99,7 +99,7 @@ class Choice:
     network: SpikingNetwork
     steps: int
     budget: int
-    count: Count
+    latency: LatencyKind
     images: tuple[int, int]
     ranking: tuple[Trial, ...]
     refused: tuple[Refusal, ...]
@@ -111,7 +111,7 @@ def choose(
     budget: int,
     *,
     example_inputs: Inputs | None = None,
-    latency: Count = Count.ANSWER,
+    latency: LatencyKind = LatencyKind.ANSWER,
     methods: Iterable[Method] = tuple(METHODS.values()),
     events: Collection[EventKind] = (EventKind.BINARY,),
     held_back: float = 1 / 3,
@@ -240,7 +240,7 @@ def _divide(
 
 
 def _fit(
-    frame: SpikingNetwork, method: Method, budget: int, latency: Count, events: Collection[EventKind]
+    frame: SpikingNetwork, method: Method, budget: int, latency: LatencyKind, events: Collection[EventKind]
 ) -> tuple[int, int]:
     """Steps to tune for, and T.
 
@@ -251,7 +251,7 @@ def _fit(
     if kind not in events:
         allowed = ", ".join(event.value for event in events)
         raise ValueError(f"its neurons send {kind.value} events, allowed are: {allowed}")
-    if latency is Count.ANSWER:
+    if latency is LatencyKind.ANSWER:
         return budget, budget
     for steps in range(budget, 0, -1):
         taken = frame.latency(steps, method.compose(steps).schedule).pipeline_steps

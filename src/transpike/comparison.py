@@ -31,7 +31,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Trials:
+class Sample:
     """Images for some numbers of steps.
 
     Attributes:
@@ -109,7 +109,7 @@ def compare_methods(
     model: nn.Module,
     methods: Sequence[Method],
     calibration: Sequence[Any],
-    tests: Sequence[Trials],
+    tests: Sequence[Sample],
     *,
     folder: Path | None = None,
     device: torch.device | str | None = None,
@@ -159,7 +159,7 @@ class _Run:
         self.network = digest([*state.values(), *self.calibration]) + f"{list(state)}{model}"
         self.accuracies: dict[str, float] = {}
 
-    def measure(self, method: Method, tests: Sequence[Trials]) -> MethodResult:
+    def measure(self, method: Method, tests: Sequence[Sample]) -> MethodResult:
         """All rows of one method, known or new."""
         file = None if self.folder is None else self.folder / f"{method.name}.json"
         known = _known(file)
@@ -184,7 +184,7 @@ class _Run:
         return result
 
     def _rows(
-        self, method: Method, group: tuple[int, ...], keys: Sequence[str], test: Trials, images: str
+        self, method: Method, group: tuple[int, ...], keys: Sequence[str], test: Sample, images: str
     ) -> list[MethodRow]:
         """One conversion and its evaluation."""
         last = max(group)

@@ -29,7 +29,7 @@ def choose_network(
 ) -> SpikingNetwork:
     """The network converted by the best method; prints what was tried, and how to run it."""
     from transpike.catalogue import find_methods
-    from transpike.choose import Count, choose
+    from transpike.choose import LatencyKind, choose
     from transpike.neurons import EventKind
     from transpike.report import choice_table
 
@@ -37,7 +37,7 @@ def choose_network(
         model,
         batches,
         budget,
-        latency=Count(latency),
+        latency=LatencyKind(latency),
         methods=find_methods(methods),
         events=tuple(EventKind) if any_events else (EventKind.BINARY,),
         seed=seed,

@@ -42,7 +42,7 @@ def print_methods(
     """
     from transpike.card import card_of
     from transpike.catalogue import find_methods
-    from transpike.comparison import Trials, compare_methods
+    from transpike.comparison import Sample, compare_methods
     from transpike.data import load_data, loader, random_subset
     from transpike.recipe import test_images
     from transpike.report import methods_table
@@ -55,7 +55,7 @@ def print_methods(
     for which, last in runs:
         at = tuple(2**k for k in range(last.bit_length()) if first <= 2**k <= last)
         if at:
-            tests.append(Trials(loader(test_images(found, which), batch_size), at))
+            tests.append(Sample(loader(test_images(found, which), batch_size), at))
             first = at[-1] + 1
     if not tests:
         raise ValueError(f"--steps must be at least 1, got {runs[0][1]}")

@@ -15,7 +15,7 @@ from transpike.report.layout import plain_table
 def choice_table(choice: Choice) -> Table:
     """Every method that was tried, the best first, and why the others are behind it."""
     calibrated, judged = choice.images
-    title = f"{choice.budget} {choice.count.value} steps, {calibrated:,} images calibrate, {judged:,} judge"
+    title = f"{choice.budget} {choice.latency.value} steps, {calibrated:,} images calibrate, {judged:,} judge"
     columns = ("method", "T", "pipeline", "as the ANN %", "error", "events/image", "seconds")
     table = plain_table(title, *columns)
     table.add_column("why")
