@@ -17,6 +17,7 @@ from transpike.catalogue import Method, convert_by
 from transpike.config import to_json, write_json
 from transpike.errors import CalibrationError, ConversionError, reason
 from transpike.evaluate import digest, evaluate
+from transpike.graph.trace import evaluation_mode
 from transpike.schedules import Latency
 
 VERSION = 1
@@ -133,8 +134,9 @@ def compare_methods(
     Raises:
         InputError, DataError: see `transpike.evaluate`.
     """
-    run = _Run(model.eval(), calibration, folder, device, progress, say)
-    return [run.measure(method, tests) for method in methods]
+    with evaluation_mode(model):
+        run = _Run(model, calibration, folder, device, progress, say)
+        return [run.measure(method, tests) for method in methods]
 
 
 class _Run:
@@ -173,15 +175,12 @@ class _Run:
                 if not result.refused and not set(keys) <= set(known):
                     try:
                         known.update(zip(keys, self._rows(method, group, keys, test, images), strict=True))
-                    except (CalibrationError, ConversionError) as problem:
+                    except (CalibrationError, ConversionError, ValueError) as problem:
                         result = replace(result, refused=reason(problem))
                     if file is not None:  # with the rows that are still to come, if a run before this one made them
                         write_json(file, replace(result, rows=tuple(known.values())).to_json())
         rows = sorted((known[key] for key in wanted if key in known), key=lambda row: row.steps)
-        result = replace(result, rows=tuple(rows))
-        if file is not None:
-            write_json(file, result.to_json())
-        return result
+        return replace(result, rows=tuple(rows))
 
     def _rows(
         self, method: Method, group: tuple[int, ...], keys: Sequence[str], test: Sample, images: str
@@ -190,7 +189,8 @@ class _Run:
         last = max(group)
         self.say(f"{method.name}, T = {', '.join(str(steps) for steps in group)}")
         began = time.perf_counter()
-        example, data = self.calibration[0][:4], self.calibration
+        reference, data = next(self.model.parameters()), self.calibration
+        example = data[0][:4].to(reference.device, reference.dtype)
         snn = convert_by(
             method, self.model, steps=last, calibration=data, example_inputs=example, progress=self.progress
         )

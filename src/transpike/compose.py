@@ -23,6 +23,7 @@ from transpike.methods import (
     ThresholdRule,
 )
 from transpike.network import SpikingNetwork
+from transpike.neurons import EventKind
 
 
 def apply_parts(
@@ -53,11 +54,15 @@ def apply_parts(
         )
     if any(isinstance(part, BlockCalibration) for part in calibrations[:-1]):
         raise ValueError("a part that changes weights must come last: the others compare with the source network")
+    blocks = [part for part in calibrations if isinstance(part, BlockCalibration)]
+    if blocks and snn.neuron.events is not EventKind.BINARY:
+        raise ValueError(f"{blocks[0]} counts spikes of 0 and 1, which {snn.neuron} does not send; use IF()")
     if hungry and data is None:
         raise CalibrationError(
             f"{hungry[0]} needs data", where="convert", fix="pass calibration=batches of training inputs"
         )
-    if data is not None and not isinstance(data, Tensor | Sequence):
+    again = [part for part in hungry if not isinstance(part, ThresholdRule)]
+    if again and data is not None and not isinstance(data, Tensor | Sequence):
         data = list(data)  # gone through more than once
     _set_thresholds(snn, plain, threshold, potential, data, progress)
     for part in calibrations:
@@ -66,6 +71,7 @@ def apply_parts(
             visit_blocks(snn.network, snn.plan, data, part.steps, part.update, progress=progress)
         else:
             _visit(snn, part, data, part.update, progress)
+        snn.record["schedule"] = part.schedule
 
 
 def _set_thresholds(

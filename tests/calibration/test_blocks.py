@@ -114,3 +114,23 @@ def test_mistakes_are_named():
         blocks_of(snn, [])
     with pytest.raises(CalibrationError, match="refuses the batch"):
         blocks_of(snn, [inputs[0][..., :-1]])
+
+
+def test_biases_that_differ_from_step_to_step_count_with_their_mean():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    x = torch.rand(8, 3)
+    snn = tp.convert(model, [Maximum()], example_inputs=x, calibration=[x])
+    site = snn.site(snn.sites[0].name)
+    site.set_bias(torch.tensor([0.5, -0.25, 0.125]).reshape(3, 1))
+    sent: list[torch.Tensor] = []
+    snn(x, steps=STEPS, schedule=AccumulateThenFire(STEPS), observe=lambda _, __, events: sent.append(events.sum(0)))
+    torch.testing.assert_close(site.quantised(model[0](x), STEPS), site.theta * sent[0] / STEPS)
+
+
+def test_tied_weights_are_left_alone():
+    first, second = torch.nn.Linear(4, 4), torch.nn.Linear(4, 4)
+    second.weight = first.weight
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), torch.nn.Linear(4, 2))
+    x = torch.rand(8, 4)
+    snn = tp.convert(model, [Maximum()], example_inputs=x, calibration=[x])
+    assert [len(block.layers) for block in blocks_of(snn, [x])] == [0, 0, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,3 +146,32 @@ def test_mistakes_are_named():
     for data, complaint in ((None, "needs data"), (iter(()), "empty"), ([x[:, :2]], "refuses the batch")):
         with pytest.raises(CalibrationError, match=complaint):
             tp.convert(model, [Spy(2)], example_inputs=x, calibration=data)
+
+
+def test_a_bias_at_a_site_without_dimensions_runs():
+    class Scalar(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 1), nn.Linear(1, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.last(torch.relu(self.first(x).squeeze(-1)).unsqueeze(-1))
+
+    x = torch.rand(6, 3)
+    snn = tp.convert(Scalar(), [Maximum(), ShiftAll(0.25)], example_inputs=x, calibration=[x])
+    with torch.no_grad():
+        torch.testing.assert_close(snn(x, steps=4), snn(x, steps=4, kernel=tp.KernelPreference.REFERENCE))
+
+
+def test_a_threshold_rule_alone_goes_once_through_the_data_and_keeps_nothing():
+    alive: list[int] = []
+
+    def batches():
+        for _ in range(5):
+            yield torch.rand(4, 3)
+            alive.append(sum(1 for each in gc.get_objects() if type(each) is torch.Tensor and each.shape == (4, 3)))
+
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    tp.convert(model, [Maximum()], example_inputs=torch.rand(2, 3), calibration=batches())
+    assert len(alive) == 5
+    assert max(alive) <= alive[0] + 1

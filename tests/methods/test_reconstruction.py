@@ -9,6 +9,7 @@ import torch
 
 import transpike as tp
 from transpike.methods import BlockReconstruction, HalfThreshold, Maximum, PerChannel
+from transpike.schedules import AccumulateThenFire
 from transpike.testing import TOPOLOGIES
 
 RULES = [Maximum(PerChannel()), HalfThreshold()]
@@ -90,3 +91,20 @@ def test_it_comes_last_and_its_settings_are_checked():
     for wrong in ({"iterations": 0}, {"mixing": 1.5}, {"weight_rate": -1.0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="must"):
             BlockReconstruction(4, **wrong)
+
+
+def test_the_schedule_that_it_is_for_is_recommended():
+    inputs = RESIDUAL.random_inputs(4)
+    snn = convert(RESIDUAL, [*RULES, BlockReconstruction(2, iterations=1)], inputs)
+    assert snn.recommended == AccumulateThenFire(2)
+
+
+def test_neurons_that_send_more_than_one_spike_are_refused():
+    inputs = RESIDUAL.random_inputs(4)
+    with pytest.raises(ValueError, match="counts spikes of 0 and 1"):
+        tp.convert(
+            *(RESIDUAL.model(), [*RULES, BlockReconstruction(2)]),
+            example_inputs=inputs,
+            calibration=[inputs],
+            neuron=tp.SignedIF(),
+        )

@@ -7,6 +7,7 @@ that form has gradients.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, cast
 
@@ -21,7 +22,6 @@ from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
 from transpike.methods.contract import BlockView, Layer
 
-_FIRST = torch.zeros((), dtype=torch.int64)
 _MOVING = (Kind.STATIC, Kind.SEQUENCE)
 
 
@@ -76,7 +76,8 @@ def visit_blocks(
     inputs = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
     blocks = find_blocks(network, plan)
     modules = modules_of(network)
-    calls = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
+    called = [modules[str(node.target)] for node in network.graph.nodes if node.op == "call_module"]
+    uses = Counter(id(parameter) for module in called for parameter in module.parameters())
     names = [node for node in network.graph.nodes if node.op == "placeholder"]
     constants = _constants(network, plan, batches[0])
     per_batch = {node for node in constants if node.name in plan.batch_sizes}
@@ -87,7 +88,12 @@ def visit_blocks(
         task = bar.add_task("calibrating blocks", total=len(blocks))
         for nodes in blocks:
             own = [str(node.target) for node in nodes if node.op == "call_module"]
-            layers = [module for name in own if isinstance(module := modules[name], Layer) and calls.count(name) == 1]
+            layers = [
+                module
+                for name in own
+                if isinstance(module := modules[name], Layer)
+                and all(uses[id(parameter)] == 1 for parameter in module.parameters())
+            ]
             sites = {name: site for name in own if isinstance(site := modules[name], Site)}
             block = _Block(network, nodes, names if entry is None else [entry], constants, per_batch, steps)
             with torch.no_grad():
@@ -152,7 +158,7 @@ class _Block:
         def activate(site: Site, z: Tensor) -> Tensor:
             if site is not self.end:
                 return site.quantised(z, self.steps)
-            biased: Tensor = site(site.biased(z.unsqueeze(0), _FIRST)[0])
+            biased: Tensor = site(z + site.mean_bias(self.steps))
             return biased
 
         return self._run(inputs, activate)

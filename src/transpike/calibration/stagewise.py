@@ -1,4 +1,4 @@
-"""StageView by stage through a converted network: observe, update, propagate. O(stages), however many there are."""
+"""Stage by stage through a converted network: observe, update, propagate. O(stages), however many there are."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ class Engine:
         site = self._site(name)
         bias, population = site.bias.detach(), site.population
         assert population is not None
-        if not site.steady or (bias.dim() and bias.numel() != bias.shape[1]):
+        if not site.steady or (bias.dim() > 1 and bias.numel() != bias.shape[1]):
             return None
         return bias.reshape(-1).expand(population[0] if population else 1)
 

@@ -139,25 +139,34 @@ class Site(nn.Module):
         steps = start + torch.arange(drive.shape[0], device=drive.device)
         return drive + self.bias[steps.clamp_max(self.bias.shape[0] - 1)].unsqueeze(1)
 
+    def mean_bias(self, steps: int) -> Tensor:
+        """The mean of the biases of the first T steps, to add to ``[N, *]``."""
+        if self.bias.dim() == 0 or self.steady:
+            return self.bias if self.bias.dim() == 0 else self.bias[0]
+        rows = torch.arange(steps, device=self.bias.device).clamp_max(self.bias.shape[0] - 1)
+        return self.bias[rows].mean(0)
+
     def clipped(self, z: Tensor, most_events: int = 1) -> Tensor:
-        """``clip(z, 0, theta)``: what the neurons' mean output tends to as T grows, for a constant drive.
+        """``clip(z + b, 0, theta)``: what the neurons' mean output tends to as T grows, for a constant drive.
+
+        ``b`` is the bias of the last step.
 
         Args:
             z: pre-activation ``[N, *]``.
             most_events: the most events that a neuron sends in one step; the limit is that many thresholds.
         """
-        return torch.minimum(z.clamp_min(0.0), most_events * self.theta)
+        last = self.bias if self.bias.dim() == 0 else self.bias[-1]
+        return torch.minimum((z + last).clamp_min(0.0), most_events * self.theta)
 
     def quantised(self, z: Tensor, steps: int) -> Tensor:
         """The mean output of T steps of neurons that send ``clip(floor((v_init + T u) / theta), 0, T)`` spikes.
 
-        ``u`` is ``z`` with the bias of the first step. Where some but not all of the spikes are sent, the gradient
+        ``u`` is ``z`` with the mean bias of the T steps. Where some but not all of the spikes are sent, the gradient
         takes the floor as the identity, so thresholds learn as in learned step size quantisation (Esser et al. 2020);
         v_init moves in proportion to theta.
         """
         share = (self.v_init / self.theta).detach()
-        u = z if self.bias.dim() == 0 else z + self.bias[0]
-        count = steps * u / self.theta + share
+        count = steps * (z + self.mean_bias(steps)) / self.theta + share
         whole = torch.floor(count).detach()
         inside = (whole > 0) & (whole < steps)
         return self.theta / steps * torch.where(inside, count + (whole - count).detach(), whole.clamp(0, steps))

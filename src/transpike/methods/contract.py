@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transpike.errors import CalibrationError
 from transpike.graph.site import Site
 from transpike.neurons import Neuron
-from transpike.schedules import Plain, Schedule
+from transpike.schedules import AccumulateThenFire, Plain, Schedule
 
 
 @dataclass(frozen=True)
@@ -219,6 +219,11 @@ class BlockCalibration(Part, ABC):
     """
 
     steps: int
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that runs what is computed here."""
+        return AccumulateThenFire(self.steps)
 
     @abstractmethod
     def update(self, block: BlockView) -> None:

@@ -65,8 +65,10 @@ class TemporalBiasCorrection(Calibration):
         errors = sum(self._errors(stage, *pair) for pair in zip(stage.currents, stage.wanted, strict=True))
         assert isinstance(errors, Tensor)
         mean = torch.stack([PerChannel().mean(error) for error in errors / samples])
-        before = stage.drive(torch.zeros_like(mean).unsqueeze(1)).squeeze(1)  # the biases of all steps
-        site.set_bias(before - self.alpha * mean)
+        steps = max(len(mean), 1 if site.bias.dim() == 0 else len(site.bias))
+        rows = stage.drive(mean.new_zeros(steps, 1, *mean.shape[1:])).squeeze(1)  # the biases of all steps
+        rows = torch.cat([rows[: len(mean)] - self.alpha * mean, rows[len(mean) :]])  # a longer calibration's go on
+        site.set_bias(rows)
 
     def _errors(self, stage: StageView, currents: Tensor, wanted: Tensor) -> Tensor:
         """``e(t)`` summed over the samples of one batch, ``[T, *]``."""
