@@ -48,10 +48,7 @@ MOST_CALIBRATION_IMAGES = 512
 
 def calibrations(steps: int) -> dict[str, tuple[Part, ...]]:
     """What follows the thresholds where all layers step together, by label: one row each."""
-    return {
-        "bias": (tp.BiasCorrection(steps),),
-        "temporal bias": (tp.TemporalBiasCorrection(steps),),
-    }
+    return {"bias": (tp.BiasCorrection(steps),)}
 
 
 PROBE_STEPS = (4, 8)
@@ -207,6 +204,12 @@ def jobs(ann: zoo.CifarResNet20, steps: tuple[int, ...], calibration: Batches, t
         schedule = AccumulateThenFire(rho)
         parts = (tp.MinimumMSE(rho, per_channel), half, tp.BiasCorrection(rho, schedule))
         add(f"layer after layer: minimum MSE, bias, rho = {rho}", parts, schedule, steps)
+        still = tp.BlockReconstruction(rho, weight_rate=0.0, threshold_rate=5e-3)
+        add(
+            f"layer after layer: the same, thresholds and biases trained, rho = {rho}", (*parts, still), schedule, steps
+        )
+        trained = tp.BlockReconstruction(rho)
+        add(f"layer after layer: the same, weights trained too, rho = {rho}", (*parts, trained), schedule, steps)
     return found
 
 
@@ -261,6 +264,7 @@ def main() -> None:
     parser.add_argument("--images", default="fixed", help="test images: how many, 'fixed' (2,000) or 'all'")
     parser.add_argument("--calibration", type=int, default=512, help="unlabelled training images, at most 512")
     parser.add_argument("--steps", default="1,2,4,8,16,32")
+    parser.add_argument("--rows", default="", help="only rows whose label contains this")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of calibration images")
     parser.add_argument("--cache", type=Path, default=Path("runs/pretrained"), help="folder for finished rows")
     parser.add_argument("--output", type=Path, help="JSON file")
@@ -286,7 +290,7 @@ def main() -> None:
     }
     console = Console(highlight=False, width=140)
     results = []
-    todo = jobs(ann, steps, calibration, test)
+    todo = [job for job in jobs(ann, steps, calibration, test) if options.rows in job.label]
     for index, job in enumerate(todo, start=1):
         console.print(f"{index}/{len(todo)} {escape(job.label)}, T = {', '.join(map(str, job.steps))}")
         results.append((job, measured(job, run, options.cache)))
