@@ -29,7 +29,8 @@ sanitize: install
 	LD_PRELOAD="$$runtime" TRANSPIKE_TEST_NATIVE=$$native TRANSPIKE_TEST_THREADS=2 OMP_NUM_THREADS=2 \
 		OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(BIN)/python -m pytest --capture=sys \
-		tests/kernels/test_native.py tests/kernels/test_events.py tests/graph/test_engine.py
+		tests/kernels/test_native.py tests/kernels/test_events.py tests/kernels/test_counts.py \
+		tests/graph/test_engine.py tests/graph/test_engine_counts.py
 
 lint: install
 	$(BIN)/ruff check .
