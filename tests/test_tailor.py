@@ -341,3 +341,21 @@ def test_leaves_are_kept_whole():
     for leaf in ("inner", Branches):
         tailored = tp.tailor(Outer(), QCFS, leaf_modules=[leaf])
         assert len(tp.tailoring(tailored).activations) == 1
+
+
+def test_thresholds_of_a_network_that_is_not_trained_yet_fit_its_training():
+    """BatchNorm that has seen no data takes the batch's statistics, so that activations do not shrink with depth."""
+    torch.manual_seed(0)
+    layers = [(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()) for _ in range(8)]
+    model = nn.Sequential(*(module for layer in layers for module in layer))
+    kept = copy.deepcopy(model.state_dict())
+    x = torch.randn(64, 4, 8, 8)
+    tailored = tp.tailor(model, tp.QCFS(4, theta_init=tp.ThetaPercentile(99)), calibration=x)
+    assert all(torch.equal(tailored.state_dict()[key], value) for key, value in kept.items())
+    with torch.no_grad():
+        for index, module in enumerate(copy.deepcopy(model).train()):
+            x = module(x)
+            if isinstance(module, nn.ReLU):
+                wanted = np.percentile(x.numpy(), 99.0)
+                np.testing.assert_allclose(tailored.get_submodule(str(index)).theta.item(), wanted, rtol=5e-3)
+    assert wanted > 1.0

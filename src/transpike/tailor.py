@@ -226,7 +226,7 @@ def _starting_thresholds(
             where="tailor",
             fix="pass calibration=batches of training inputs, or a number as theta_init",
         )
-    ann = copy.deepcopy(gm).eval()
+    ann = _evaluation_copy(gm)
     replace_activations(ann, lambda _, module: Site(module), tailored=False)
     ann.recompile()
     statistics: dict[str, HistogramPercentile] = {}
@@ -237,3 +237,18 @@ def _starting_thresholds(
 
     sweep(ann, calibration, take)
     return {name: float(value) for name, s in statistics.items() if (value := s.result().item()) > 0}
+
+
+def _evaluation_copy(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy in evaluation mode, but for BatchNorm that is in training mode and has seen no data.
+
+    That one takes each batch's own statistics, as it will in training: with those that it was made with, activations
+    would shrink from layer to layer, and thresholds with them.
+    """
+    ann = copy.deepcopy(gm).eval()
+    for name, module in modules_of(gm).items():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            assert module.running_var is not None
+            fresh = not module.running_mean.any() and bool((module.running_var == 1).all())
+            modules_of(ann)[name].train(module.training and fresh)
+    return ann

@@ -77,7 +77,7 @@ def test_accumulate_then_fire_equals_the_qcfs_network(levels: int) -> None:
 def test_calibrated_schedules_beat_the_plain_one_on_a_qcfs_network() -> None:
     """The error against the QCFS network after rho = L steps: exact < COS < residual or plain."""
     torch.manual_seed(0)
-    model = zoo.build("digits-resnet", blocks=1)
+    model = zoo.build("digits-resnet", blocks=1).eval()
     x = torch.rand(32, 1, 8, 8, dtype=torch.float64)
     ann = tp.tailor(model.double(), tp.QCFS(4, theta_init=tp.ThetaPercentile(99)), calibration=x).eval()
     snn = tp.convert(ann, example_inputs=x[:2])
