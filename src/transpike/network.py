@@ -11,16 +11,15 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from transpike.encoding import Encoding
-from transpike.errors import ConversionError, InputError, StateError
+from transpike.errors import StateError
 from transpike.graph.dispatch import Engines
 from transpike.graph.engine import Count, Engine, StageReport
 from transpike.graph.execute import counting, run_passes
 from transpike.graph.lower import Lowered, lower
-from transpike.graph.normalize import ActivationCall
-from transpike.graph.operators import MaxPooling
+from transpike.graph.moving import plan_for, split_frames
 from transpike.graph.parity import Verification, verify
-from transpike.graph.plan import Plan, SitePlan, longest_path, make_plan
-from transpike.graph.probe import ROWS, Inputs, check_arguments, check_inputs, explain_shapes, inputs_from
+from transpike.graph.plan import Plan, SitePlan, longest_path
+from transpike.graph.probe import Inputs, check_inputs, check_run, explain_shapes, inputs_from
 from transpike.graph.site import Site
 from transpike.graph.step import State, Stepper, check_state
 from transpike.graph.summary import summary
@@ -104,16 +103,7 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
         lags = longest_path(self.network, schedule.lag) if any(schedule.lag(site.name) for site in self.sites) else 0
         lengths = [schedule.pass_steps(steps, number) + lags for number in range(schedule.passes)]
-        names = [node.name for node in self.network.graph.nodes if node.op == "placeholder"]
-        moving = {
-            name: value.frames(max(lengths))
-            for name, value in zip(names, inputs, strict=False)
-            if isinstance(value, Encoding)
-        }
-        first = tuple(
-            moving[name][0] if isinstance(value, Encoding) else value
-            for name, value in zip(names, inputs, strict=False)
-        ) + tuple(value for value in inputs[len(names) :] if isinstance(value, Tensor))
+        moving, first = split_frames(self.network, inputs, max(lengths))
         batch = self._check(first, "SpikingNetwork")
         for name, frames in moving.items():
             check_inputs((frames.flatten(0, 1),), f"SpikingNetwork, frames of {name}")
@@ -260,11 +250,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             ValueError: the network does not run event by event, or no repeats.
         """
-        schedule = Plain() if schedule is None else schedule
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {repeats}")
-        batch = self._check(inputs, "SpikingNetwork.tune")
-        self.stages(schedule)
+        schedule, batch = self._check_measurement(inputs, schedule, repeats, "SpikingNetwork.tune")
         total = schedule.input_steps(steps)
         with torch.no_grad():
             tune(self._engines, lambda: self._find_engine(schedule), inputs, batch, total, repeats)
@@ -280,11 +266,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             ValueError: the network does not run event by event, or no repeats.
         """
-        schedule = Plain() if schedule is None else schedule
-        if repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {repeats}")
-        batch = self._check(inputs, "SpikingNetwork.time_stages")
-        self.stages(schedule)
+        schedule, batch = self._check_measurement(inputs, schedule, repeats, "SpikingNetwork.time_stages")
         with torch.no_grad():
             return time_stages(*self._find_engine(schedule), inputs, batch, schedule.input_steps(steps), repeats)
 
@@ -346,7 +328,7 @@ class SpikingNetwork(nn.Module):
                 "are numbers, strings and tuples"
             ) from error
         if found is None:
-            plan = self._plan_for(moving) if moving else self.plan
+            plan = plan_for(self.network, self.plan, self.record, moving) if moving else self.plan
             found = lower(self.network, plan, self.neuron, schedule, kernel, number)
             self._lowered[key] = found
             if len(self._lowered) > _KEPT:
@@ -367,20 +349,6 @@ class SpikingNetwork(nn.Module):
             self.record["example_shapes"],
             lambda: self._lower(schedule, KernelPreference.AUTO, 0),
         )
-
-    def _plan_for(self, moving: frozenset[str]) -> Plan:
-        """The plan when some arguments differ from step to step."""
-        reference = next(self.parameters())
-        generator = torch.Generator().manual_seed(0)
-        probe = tuple(
-            torch.rand(ROWS, *shape, generator=generator).to(reference) for shape in self.record["example_shapes"]
-        )
-        calls = [ActivationCall(site.name, site.operator, site.source) for site in self.sites]
-        pooling = MaxPooling(self.record["max_pooling"])
-        planning = make_plan(self.network, probe, calls, self.record["leave"], pooling, moving)
-        if planning.obstacles:
-            raise ConversionError(planning.obstacles)
-        return planning.plan
 
     def _lower_plain(self) -> None:
         """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""
@@ -405,19 +373,17 @@ class SpikingNetwork(nn.Module):
         return self
 
     def _check(self, inputs: tuple[Tensor, ...], where: str) -> int:
-        """Checks the arguments of a run; returns the number of samples."""
-        batch = check_inputs(inputs, where)
-        check_arguments(self.network, inputs, where)
-        theta = self.site(self.sites[0].name).theta
-        for index, tensor in enumerate(inputs):
-            autocast = torch.is_autocast_enabled(tensor.device.type)
-            if tensor.device != theta.device or (tensor.dtype != theta.dtype and not autocast):
-                raise InputError(
-                    f"the input is {tensor.dtype} on {tensor.device}, the network {theta.dtype} on {theta.device}",
-                    where=f"{where}, input {index}",
-                    fix="move one of them with .to(...)",
-                )
-        return batch
+        return check_run(self.network, inputs, self.site(self.sites[0].name).theta, where)
+
+    def _check_measurement(
+        self, inputs: tuple[Tensor, ...], schedule: Schedule | None, repeats: int, where: str
+    ) -> tuple[Schedule, int]:
+        """Checks what is to be timed event by event; returns the schedule and the number of samples."""
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}")
+        schedule, batch = Plain() if schedule is None else schedule, self._check(inputs, where)
+        self.stages(schedule)
+        return schedule, batch
 
     def _explain_shapes(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[None]:
         return explain_shapes(inputs, self.record.get("example_shapes"), "SpikingNetwork")

@@ -120,6 +120,25 @@ def check_arguments(gm: fx.GraphModule, inputs: Sequence[Any], where: str) -> No
         )
 
 
+def check_run(network: fx.GraphModule, inputs: tuple[Tensor, ...], reference: Tensor, where: str) -> int:
+    """Checks the arguments of a run; returns the number of samples.
+
+    Raises:
+        InputError: they are unusable, or not on the device and in the precision of ``reference``.
+    """
+    batch = check_inputs(inputs, where)
+    check_arguments(network, inputs, where)
+    for index, tensor in enumerate(inputs):
+        autocast = torch.is_autocast_enabled(tensor.device.type)
+        if tensor.device != reference.device or (tensor.dtype != reference.dtype and not autocast):
+            raise InputError(
+                f"the input is {tensor.dtype} on {tensor.device}, the network {reference.dtype} on {reference.device}",
+                where=f"{where}, input {index}",
+                fix="move one of them with .to(...)",
+            )
+    return batch
+
+
 @contextmanager
 def explain_shapes(inputs: Sequence[Tensor], expected: list[list[int]] | None, where: str) -> Iterator[None]:
     """Where an operator fails on samples of another shape than the network was converted with, says so.

@@ -1,0 +1,52 @@
+"""Inputs that differ from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from transpike.encoding import Encoding
+from transpike.errors import ConversionError
+from transpike.graph.normalize import ActivationCall
+from transpike.graph.operators import MaxPooling
+from transpike.graph.plan import Plan, make_plan
+from transpike.graph.probe import ROWS
+
+
+def split_frames(
+    network: fx.GraphModule, inputs: Sequence[Tensor | Encoding], steps: int
+) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    """The frames ``[S, N, *]`` of every argument that moves, by name, and all arguments of the first step."""
+    names = [node.name for node in network.graph.nodes if node.op == "placeholder"]
+    moving = {
+        name: value.frames(steps) for name, value in zip(names, inputs, strict=False) if isinstance(value, Encoding)
+    }
+    first = tuple(
+        moving[name][0] if isinstance(value, Encoding) else value for name, value in zip(names, inputs, strict=False)
+    )
+    return moving, first + tuple(value for value in inputs[len(names) :] if isinstance(value, Tensor))
+
+
+def plan_for(network: fx.GraphModule, plan: Plan, record: Mapping[str, Any], moving: Collection[str]) -> Plan:
+    """The plan when some arguments differ from step to step.
+
+    Args:
+        network: the ANN graph with its sites.
+        plan: the plan for constant inputs.
+        record: how the network was converted.
+        moving: names of the arguments.
+
+    Raises:
+        ConversionError: an operator in front of the first neurons cannot take an input that changes.
+    """
+    reference = next(network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    probe = tuple(torch.rand(ROWS, *shape, generator=generator).to(reference) for shape in record["example_shapes"])
+    calls = [ActivationCall(site.name, site.operator, site.source) for site in plan.sites]
+    planning = make_plan(network, probe, calls, record["leave"], MaxPooling(record["max_pooling"]), moving)
+    if planning.obstacles:
+        raise ConversionError(planning.obstacles)
+    return planning.plan
