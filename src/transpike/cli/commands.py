@@ -189,11 +189,13 @@ def convert(
     auto: Annotated[
         bool, typer.Option("--auto", help="Try the methods on training images, and take the one nearest to the ANN.")
     ] = False,
-    budget_steps: Annotated[int, typer.Option(help="Of --auto: steps that the answer may take.")] = 8,
-    latency: Annotated[LatencyName, typer.Option(help="Of --auto: which steps the budget counts.")] = (
-        LatencyName.ANSWER
-    ),
-    methods: Methods = "all",
+    budget_steps: Annotated[
+        int | None, typer.Option(help="Of --auto: steps that the answer may take (default: 8).")
+    ] = None,
+    latency: Annotated[
+        LatencyName | None, typer.Option(help="Of --auto: which steps the budget counts (default: answer).")
+    ] = None,
+    methods: Methods = None,
     any_events: Annotated[
         bool, typer.Option("--any-events", help="Of --auto: also neurons that send -1, or several spikes per step.")
     ] = False,
@@ -231,15 +233,16 @@ def convert(
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
     pooling = MaxPooling(max_pooling.value)
     if auto:
-        if neuron is not NeuronName.IF or any(word is not None for word in (threshold, steps, potential, calibrate)):
+        chosen = (threshold, percentile, fraction, iterations, steps, potential, calibrate)
+        if neuron is not NeuronName.IF or any(word is not None for word in chosen):
             raise ValueError("--auto chooses threshold, potential, calibrations, neuron and T: leave these options out")
         snn = choose_network(
             out,
             network,
             batches,
-            budget=budget_steps,
-            latency=latency.value,
-            methods=methods,
+            budget=8 if budget_steps is None else budget_steps,
+            latency=(latency or LatencyName.ANSWER).value,
+            methods=methods or "all",
             any_events=any_events,
             seed=seed,
             leave=leave or (),
@@ -248,6 +251,8 @@ def convert(
         checkpoint.save(snn, output, inputs=found.inputs)
         out.print(f"written: {output}")
         return
+    if any_events or any(word is not None for word in (budget_steps, latency, methods)):
+        raise ValueError("--budget-steps, --latency, --methods and --any-events belong to --auto")
     parts: list[Part] = []
     given = {"percentile": percentile, "steps": steps, "fraction": fraction, "iterations": iterations}
     settings = {name: value for name, value in given.items() if value is not None}

@@ -98,7 +98,9 @@ ScheduleName = Annotated[
     str, typer.Option("--schedule", help="plain, residual, cos, exact, accumulate, staggered or srp.")
 ]
 ProbeSteps = Annotated[int, typer.Option(help="rho: steps a layer looks at its input before it fires.")]
-Methods = Annotated[str, typer.Option(help="Methods of conversion: all, or names separated by commas.")]
+Methods = Annotated[
+    str | None, typer.Option(help="Of --auto: all (default) methods of conversion, or names separated by commas.")
+]
 Iterations = Annotated[int, typer.Option(help="Of cos: how often to probe and shift.")]
 Waiting = Annotated[int, typer.Option(help="Of staggered: steps every layer waits.")]
 
@@ -112,7 +114,7 @@ class Device(StrEnum):
 
 
 Model = Annotated[
-    str,
+    str | None,
     typer.Argument(metavar="MODEL", help="A built-in network, a checkpoint (*.safetensors) or package.module:factory."),
 ]
 Options = Annotated[
