@@ -36,6 +36,7 @@ def test_every_rule_calibration_and_neuron_is_in_a_method():
 def test_what_methods_need():
     own = {name: set(method.needs) - {Need.DATA} for name, method in METHODS.items()}
     assert {name: needs for name, needs in own.items() if needs} == {
+        "snnc-advanced": {Need.WEIGHTS},
         "reconstruction": {Need.WEIGHTS},
         "snm": {Need.NEGATIVE},
         "burst": {Need.SEVERAL},

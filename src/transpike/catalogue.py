@@ -158,6 +158,11 @@ _TABLE = (
         lambda steps: _mse(steps, PotentialCorrection(steps)),
     ),
     Method(
+        "snnc-advanced",
+        "Li et al. 2021 (SNNC advanced), by blocks: weights trained on the spiking network's mean inputs",
+        lambda steps: _mse(steps, PotentialCorrection(steps), BlockReconstruction(steps, mixing=0.0, together=True)),
+    ),
+    Method(
         "optimal-potential",
         "ours: initial potentials searched per channel",
         lambda steps: _mse(steps, OptimalPotential(steps)),

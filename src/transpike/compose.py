@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from transpike.calibration import CalibrationData, calibrate_thresholds, visit_blocks, visit_stages
+from transpike.calibration.sweep import batches_of, checked_inputs
 from transpike.errors import CalibrationError
 from transpike.graph.site import Site
 from transpike.methods import (
@@ -24,6 +26,7 @@ from transpike.methods import (
 )
 from transpike.network import SpikingNetwork
 from transpike.neurons import EventKind
+from transpike.schedules import AccumulateThenFire
 
 
 def apply_parts(
@@ -68,7 +71,12 @@ def apply_parts(
     for part in calibrations:
         assert data is not None
         if isinstance(part, BlockCalibration):
-            visit_blocks(snn.network, snn.plan, data, part.steps, part.update, progress=progress)
+            visit_blocks(
+                *(snn.network, snn.plan, data, part.steps, part.update),
+                emitted=None if part.schedule == AccumulateThenFire(part.steps) else partial(_emitted, snn, part, data),
+                finish=part.finish,
+                progress=progress,
+            )
         else:
             _visit(snn, part, data, part.update, progress)
         snn.record["schedule"] = part.schedule
@@ -125,6 +133,21 @@ def _set_potential(snn: SpikingNetwork, name: str, rule: PotentialRule | None) -
 def _visit(snn: SpikingNetwork, part: Calibration, data: CalibrationData, update: Any, progress: bool) -> None:
     for _ in range(part.rounds):
         visit_stages(*(snn.network, snn.plan, snn.neuron, data), part.schedule, part.steps, update, progress=progress)
+
+
+def _emitted(snn: SpikingNetwork, part: BlockCalibration, data: CalibrationData, node: str) -> Tensor:
+    """What a site sends on the average of the steps, ``[N, *]``."""
+    (name,) = [site.name for site in snn.sites if site.node == node]
+    means: list[Tensor] = []
+
+    def observe(site: str, _: Tensor, events: Tensor) -> None:
+        if site == name:
+            means.append(snn.site(name).theta * events.mean(0))
+
+    for index, batch in enumerate(batches_of(data)):
+        inputs = checked_inputs(snn.network, batch, index)
+        snn(*inputs, steps=part.steps, schedule=part.schedule, observe=observe)
+    return torch.cat(means)
 
 
 def _only(parts: Sequence[Part], kinds: tuple[type[Part], ...], name: str) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
 
 import transpike as tp
 from transpike.methods import BlockReconstruction, HalfThreshold, Maximum, PerChannel
-from transpike.schedules import AccumulateThenFire
+from transpike.schedules import AccumulateThenFire, Plain
 from transpike.testing import TOPOLOGIES
 
 RULES = [Maximum(PerChannel()), HalfThreshold()]
@@ -56,6 +57,19 @@ def test_every_block_gets_better_or_stays(topology):
     assert all(after <= before for before, after in losses)
 
 
+def test_all_blocks_trained_together_come_nearer_to_the_answer_of_the_source():
+    inputs = RESIDUAL.random_inputs(64)
+    source = RESIDUAL.model()(*inputs).detach()
+
+    def error(iterations: int) -> float:
+        part = BlockReconstruction(2, iterations=50, network_iterations=iterations)
+        snn = convert(RESIDUAL, [*RULES, part], inputs)
+        answer = snn(*inputs, steps=2, schedule=AccumulateThenFire(2))[-1]
+        return float((answer - source).square().mean())
+
+    assert error(100) < 0.9 * error(0)
+
+
 def test_what_does_not_help_is_taken_back_to_the_bit():
     inputs = RESIDUAL.random_inputs(16)
     before = convert(RESIDUAL, RULES, inputs)
@@ -75,6 +89,44 @@ def test_the_model_is_not_changed_and_gradients_are_off_again():
     for site in snn.sites:
         module = snn.site(site.name)
         torch.testing.assert_close(module.v_init, module.theta / 2)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+def test_where_all_layers_step_together_blocks_see_the_mean_of_the_spikes_that_come(topology):
+    inputs = topology.random_inputs(6)
+    halves = [tuple(x[:4] for x in inputs), tuple(x[4:] for x in inputs)]
+    seen: dict[str, torch.Tensor] = {}
+
+    class Look(BlockReconstruction):
+        def update(self, block):
+            order.append((block.name, block.inputs[0]))
+
+    order: list[tuple[str, torch.Tensor]] = []
+    snn = tp.convert(
+        *(topology.model(), [*RULES, Look(4, together=True)]),
+        example_inputs=inputs,
+        calibration=halves,
+        leave=topology.leave,
+    )
+    assert snn.recommended == Plain()
+    nodes = {site.name: site.node for site in snn.sites}
+
+    def observe(site, _, events):
+        seen[nodes[site]] = snn.site(site).theta * events.mean(0)
+
+    snn(*inputs, steps=4, observe=observe)
+    for (name, _), (_, received) in itertools.pairwise(order):
+        torch.testing.assert_close(received, seen[name])
+
+
+def test_trained_weights_bring_the_layers_that_step_together_nearer_to_the_source():
+    inputs = RESIDUAL.random_inputs(64)
+    source = RESIDUAL.model()(*inputs).detach()
+
+    def error(*parts) -> float:
+        return float((convert(RESIDUAL, [*RULES, *parts], inputs)(*inputs, steps=4)[-1] - source).square().mean())
+
+    assert error(BlockReconstruction(4, iterations=100, mixing=0.0, together=True)) < 0.9 * error()
 
 
 def test_the_same_seed_gives_the_same_network():

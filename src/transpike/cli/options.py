@@ -114,7 +114,7 @@ class Device(StrEnum):
 
 
 Model = Annotated[
-    str | None,
+    str,
     typer.Argument(metavar="MODEL", help="A built-in network, a checkpoint (*.safetensors) or package.module:factory."),
 ]
 Options = Annotated[

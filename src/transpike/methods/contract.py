@@ -222,12 +222,15 @@ class BlockCalibration(Part, ABC):
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule that runs what is computed here."""
+        """The schedule that is calibrated for; blocks are given what it sends on the average of the steps."""
         return AccumulateThenFire(self.steps)
 
     @abstractmethod
     def update(self, block: BlockView) -> None:
         """Sets what belongs to the block; gradients are recorded."""
+
+    def finish(self, network: BlockView) -> None:
+        """Sees the whole network as one block when all blocks are done."""
 
 
 def average(batches: Iterable[Tensor]) -> Tensor:

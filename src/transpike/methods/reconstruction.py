@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from transpike.methods.contract import BlockCalibration, BlockView
+from transpike.schedules import Plain, Schedule
 
 
 @dataclass(frozen=True)
 class BlockReconstruction(BlockCalibration):
     """Trains the weights, biases and inner thresholds of each block so that it says what the source's block says.
+
+    After the blocks, ``network_iterations`` more steps train all of them together towards the source's answer.
 
     Under a layer-after-layer schedule with T probe steps the spiking network is a network with quantised activations,
     so the reconstruction of the quantisation literature applies: blocks one after the other against the source
@@ -25,25 +28,34 @@ class BlockReconstruction(BlockCalibration):
     loss is the plain squared error. A block keeps its old weights where training does not lower that error on all
     samples.
 
+    With ``together`` the inputs are the means of the spikes that really come when all layers step together, as in SNNC
+    advanced (Li et al. 2021, section 4.3), which has no mixing and trains layer by layer with thresholds unchanged.
+
     Needs unlabelled data and short training, but no labels and no retraining of the network. Weights change, so `ann`
     of the converted network is no longer its source; it comes after all other parts. Binary, non-negative events.
 
     Attributes:
         steps: T.
         iterations: steps of Adam per block.
+        network_iterations: steps of Adam for the whole network at the end.
+        network_rate: the factor on both learning rates in these.
         batch_size: samples per step.
         weight_rate: learning rate of weights, relative to each layer's root mean square weight.
         threshold_rate: learning rate of the logarithm of the thresholds.
         mixing: probability that an input value comes from the source network while training.
+        together: for `Plain` in place of a layer-after-layer schedule.
         seed: of the order of samples and the mixing.
     """
 
     steps: int
     iterations: int = 400
+    network_iterations: int = 0
+    network_rate: float = 0.1
     batch_size: int = 64
     weight_rate: float = 1e-2
     threshold_rate: float = 2e-3
     mixing: float = 0.5
+    together: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -52,16 +64,31 @@ class BlockReconstruction(BlockCalibration):
         if not (self.weight_rate >= 0 and self.threshold_rate >= 0 and 0 <= self.mixing <= 1):
             raise ValueError(f"rates must not be negative, mixing must lie in [0, 1]; got {self}")
 
+    @property
+    def schedule(self) -> Schedule:
+        """`Plain` or, layer after layer, `AccumulateThenFire`."""
+        return Plain() if self.together else super().schedule
+
     def update(self, block: BlockView) -> None:
         """Trains one block, and takes it back where that did not help."""
+        self._improve(block, self.iterations, 1.0)
+
+    def finish(self, network: BlockView) -> None:
+        """Trains the network, and takes that back where it did not help."""
+        if self.network_iterations:
+            self._improve(network, self.network_iterations, self.network_rate)
+
+    def _improve(self, block: BlockView, iterations: int, rate: float) -> None:
         before = self._loss(block)
         groups = self._groups(block)
+        for group in groups:
+            group["lr"] *= rate
         parameters = [parameter for group in groups for parameter in group["params"]]
         old = [parameter.detach().clone() for parameter in parameters]
         shares = {name: site.v_init.detach() / site.theta.detach() for name, site in block.sites.items()}
         if parameters:
             with _trainable(parameters):
-                self._train(block, groups)
+                self._train(block, groups, iterations)
         self._set_potentials(block, shares)
         if not self._loss(block) < before:  # NaN included
             with torch.no_grad():
@@ -88,12 +115,12 @@ class BlockReconstruction(BlockCalibration):
         size = self.batch_size
         return [slice(begin, begin + size) for begin in range(0, len(block.target), size)]
 
-    def _train(self, block: BlockView, groups: list[dict[str, Any]]) -> None:
+    def _train(self, block: BlockView, groups: list[dict[str, Any]], iterations: int) -> None:
         optimizer = torch.optim.Adam(groups)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         generator = torch.Generator().manual_seed(self.seed)
         floors = {site: 0.01 * site.theta.detach() for site in block.sites.values()}
-        for _ in range(self.iterations):
+        for _ in range(iterations):
             rows = torch.randint(len(block.target), (self.batch_size,), generator=generator).to(block.target.device)
             inputs = [
                 torch.where(torch.rand(a[rows].shape, generator=generator).to(a) < self.mixing, a[rows], b[rows])
