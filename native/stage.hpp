@@ -49,11 +49,15 @@ inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
 }
 
 // Fires a block of neurons, all steps of a pixel while its potentials are in registers, and writes their spikes.
+// Currents of one step lie `step` behind those of the step before.
 template <int kVectors, bool kSoft, bool kWhole>
-void fire(const Stage &stage, int count, std::ptrdiff_t channel, std::ptrdiff_t bytes, const Scratch &scratch) {
+void fire(const Stage &stage, int count, std::ptrdiff_t step, std::ptrdiff_t channel, std::ptrdiff_t bytes,
+          const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
-  const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
   const bool started = stage.rule.schedule != Rule::kPlain; // whether scratch holds what the neurons start with
+  const int steps = stage.steps; // copies, since the bytes written might be those of the stage for all the compiler knows
+  const std::ptrdiff_t out_step = stage.out_step;
+  std::int64_t *spikes = scratch.spikes;
   Vec theta[kVectors];
   for (int k = 0; k < kVectors; ++k)
     theta[k] = load(stage.theta + channel + k * kWidth);
@@ -64,7 +68,7 @@ void fire(const Stage &stage, int count, std::ptrdiff_t channel, std::ptrdiff_t 
     Vec v[kVectors];
     for (int k = 0; k < kVectors; ++k)
       v[k] = load(start + k * kWidth);
-    for (int t = 0; t < stage.steps; ++t, current += step, out += stage.out_step) {
+    for (int t = 0; t < steps; ++t, current += step, out += out_step) {
       std::uint64_t word = 0;
       for (int k = 0; k < kVectors; ++k) {
         const std::uint64_t bits = spikes_of<kSoft>(v[k], current + k * kWidth, theta[k]);
@@ -74,7 +78,7 @@ void fire(const Stage &stage, int count, std::ptrdiff_t channel, std::ptrdiff_t 
         __builtin_memcpy(out, &word, kLanes / 8);
       else
         put(out, word, bytes);
-      scratch.spikes[t] += __builtin_popcountll(word);
+      spikes[t] += __builtin_popcountll(word);
     }
   }
 }
@@ -83,9 +87,11 @@ void fire(const Stage &stage, int count, std::ptrdiff_t channel, std::ptrdiff_t 
 template <int kVectors>
 void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
-  const int steps = stage.steps;
+  const bool spikes_in = stage.columns != nullptr || stage.gathers > 0 || stage.diagonals > 0;
+  const bool constant = !spikes_in && (stage.dense == nullptr || stage.dense_step == 0);
+  const int steps = constant ? 1 : stage.steps; // steps with currents of their own
   const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes;
-  const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
+  const std::ptrdiff_t step = constant ? 0 : static_cast<std::ptrdiff_t>(count) * kLanes;
   const Pixel *pixel = scratch.pixel;
   Vec bias[kVectors];
   for (int k = 0; k < kVectors; ++k)
@@ -149,9 +155,9 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   }
   if (stage.currents != nullptr) {
     for (int i = 0; i < count; ++i)
-      for (int t = 0; t < steps; ++t)
+      for (int t = 0; t < stage.steps; ++t)
         for (int k = 0; k < kVectors; ++k)
-          store(stage.currents + ((pixel[i].n * steps + t) * stage.pixels + pixel[i].place) * stage.padded_channels +
+          store(stage.currents + ((pixel[i].n * stage.steps + t) * stage.pixels + pixel[i].place) * stage.padded_channels +
                     channel + k * kWidth,
                 load(scratch.current + t * step + i * kLanes + k * kWidth));
     return;
@@ -167,11 +173,11 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
   const bool whole = bytes == kLanes / 8;
   if (stage.rule.soft_reset && whole)
-    fire<kVectors, true, true>(stage, count, channel, bytes, scratch);
+    fire<kVectors, true, true>(stage, count, step, channel, bytes, scratch);
   else if (stage.rule.soft_reset)
-    fire<kVectors, true, false>(stage, count, channel, bytes, scratch);
+    fire<kVectors, true, false>(stage, count, step, channel, bytes, scratch);
   else
-    fire<kVectors, false, false>(stage, count, channel, bytes, scratch);
+    fire<kVectors, false, false>(stage, count, step, channel, bytes, scratch);
 }
 
 void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {

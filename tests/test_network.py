@@ -396,6 +396,7 @@ def test_no_chunk(mlp):
 UNUSABLE = [
     (torch.full((2, 12), float("nan")), "24 values are NaN or infinite"),
     (torch.full((2, 12), float("inf")), "24 values are NaN or infinite"),
+    (torch.tensor([[float("inf")], [-float("inf")]]).expand(2, 12), "24 values are NaN or infinite"),
     (torch.ones(2, 12, dtype=torch.int32), "torch.int32 is not a floating type"),
     (torch.empty(0, 12), "the batch is empty"),
     (torch.ones(2, 12, dtype=torch.float64), "torch.float64 on cpu, the network torch.float32"),
@@ -417,6 +418,12 @@ def test_unusable_inputs(mlp, inputs, message):
         with pytest.raises(InputError, match=message) as caught:
             run()
         assert caught.value.fix
+
+
+def test_finite_values_with_an_infinite_sum_are_usable(mlp):
+    x = torch.full((2, 12), torch.finfo(torch.float32).max)
+    assert x.sum().isinf()
+    mlp[0].eval()(x, steps=1)
 
 
 def test_inputs_that_do_not_match():

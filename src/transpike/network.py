@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.encoding import Encoding
 from transpike.errors import StateError
-from transpike.graph.dispatch import Engines
+from transpike.graph.dispatch import Engines, Snapshot, snapshot
 from transpike.graph.engine import Count, Engine, StageReport
 from transpike.graph.execute import counting, run_passes
 from transpike.graph.lower import Lowered, lower
@@ -111,8 +111,9 @@ class SpikingNetwork(nn.Module):
             constant = tuple(value for value in inputs if isinstance(value, Tensor))
             compiled = kernel in (KernelPreference.AUTO, KernelPreference.NATIVE)
             recorded = torch.is_grad_enabled() and any(value.requires_grad for value in constant)
-            if compiled and not (moving or chunk or observe or recorded) and not self._refusal(schedule):
-                engine, rule = self._find_engine(schedule)
+            state = snapshot(self.network) if compiled else None
+            if compiled and not (moving or chunk or observe or recorded) and not self._refusal(schedule, state):
+                engine, rule = self._find_engine(schedule, state)
                 answer = engine.run(constant, batch, schedule.input_steps(steps), rule, count, rows=steps)
             else:
                 answer = run_passes(
@@ -335,14 +336,15 @@ class SpikingNetwork(nn.Module):
                 del self._lowered[next(old for old in self._lowered if old != _PLAIN)]
         return found
 
-    def _refusal(self, schedule: Schedule) -> str:
+    def _refusal(self, schedule: Schedule, state: Snapshot | None = None) -> str:
         if self.record.get("example_shapes") is None:
             return "the shape of its input is not known"
-        return self._engines.refusal(self.network, self.neuron, schedule)
+        return self._engines.refusal(state or snapshot(self.network), self.neuron, schedule)
 
-    def _find_engine(self, schedule: Schedule) -> tuple[Engine, Rule]:
+    def _find_engine(self, schedule: Schedule, state: Snapshot | None = None) -> tuple[Engine, Rule]:
         return self._engines.find(
             self.network,
+            state or snapshot(self.network),
             self.plan,
             self.neuron,
             schedule,

@@ -368,6 +368,8 @@ class Awkward(nn.Module):
         if self.kind == "linear over the last of four dimensions":
             wide = F.relu(self.one(a.flatten(1)))
             return self.last(F.relu(wide[:, :, None, None] - 0.125)).flatten(1)
+        if self.kind == "a view of an image before the first neurons":
+            return self.last(F.relu(self.one(self.a(x).view(-1, 256)) - 0.125))
         assert self.kind == "a sum with a size"
         return F.relu(self.b(a) + x.shape[1])
 
@@ -378,6 +380,7 @@ AWKWARD = [
     "a constant that is an operand and an addend",
     "a population without a channel",
     "linear over the last of four dimensions",
+    "a view of an image before the first neurons",
     "a sum with a size",
 ]
 

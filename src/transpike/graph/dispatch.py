@@ -29,22 +29,21 @@ class Engines:
 
     def __init__(self) -> None:
         self.dense: frozenset[str] = frozenset()
-        self._kept: dict[Schedule, tuple[_State, Engine]] = {}
-        self._usable: _State | None = None  # tensors whose type and place were found right
+        self._kept: dict[Schedule, tuple[Snapshot, Engine]] = {}
+        self._usable: Snapshot | None = None  # tensors whose type and place were found right
 
     def clear(self) -> None:
         """Forgets everything but the choice of dense sites."""
         self._kept.clear()
 
-    def refusal(self, network: fx.GraphModule, neuron: Neuron, schedule: Schedule) -> str:
-        """Why a network cannot run event by event under a schedule; empty if it can."""
+    def refusal(self, state: Snapshot, neuron: Neuron, schedule: Schedule) -> str:
+        """Why a network with this `Snapshot` cannot run event by event under a schedule; empty if it can."""
         if native.load()[0] is None:
             return f"the native kernels are not there: {native.load()[1]}"
         if schedule.rule(neuron) is None:
             return f"{schedule} with {neuron} has no compiled form"
         if torch.is_autocast_enabled("cpu"):
             return "autocast is on"
-        state = _state(network)
         if self._usable is None or not _same(self._usable, state):
             for tensor in state.tensors:
                 if tensor.device.type != "cpu":
@@ -59,6 +58,7 @@ class Engines:
     def find(
         self,
         network: fx.GraphModule,
+        state: Snapshot,
         plan: Plan,
         neuron: Neuron,
         schedule: Schedule,
@@ -69,6 +69,7 @@ class Engines:
 
         Args:
             network: the ANN graph with its sites.
+            state: of the network, as it is now.
             plan: its plan.
             neuron: the neuron model.
             schedule: one that is not refused.
@@ -77,7 +78,6 @@ class Engines:
         """
         rule = schedule.rule(neuron)
         assert rule is not None
-        state = _state(network)
         try:
             known = self._kept.get(schedule)
         except TypeError:  # it cannot be hashed, which lowering explains
@@ -94,7 +94,7 @@ class Engines:
         return engine, rule
 
 
-class _State(NamedTuple):
+class Snapshot(NamedTuple):
     """All parameters and buffers, with where their numbers lie and how often these changed in place."""
 
     tensors: list[Tensor]
@@ -102,7 +102,7 @@ class _State(NamedTuple):
     marks: list[int]
 
 
-def _state(network: nn.Module) -> _State:
+def snapshot(network: nn.Module) -> Snapshot:
     """Asked for before every run, so without the bookkeeping of ``network.parameters()``."""
     found: list[Tensor | None] = []
     modules: list[nn.Module | None] = [network]
@@ -115,8 +115,8 @@ def _state(network: nn.Module) -> _State:
     # tensors of inference mode do not count changes
     versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
     places = [tensor.data_ptr() for tensor in tensors]
-    return _State(tensors, [tensor.dtype for tensor in tensors], places + versions)
+    return Snapshot(tensors, [tensor.dtype for tensor in tensors], places + versions)
 
 
-def _same(old: _State, new: _State) -> bool:
+def _same(old: Snapshot, new: Snapshot) -> bool:
     return old[1:] == new[1:] and all(map(is_, old.tensors, new.tensors))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from transpike.graph.lower import Lowered, Readout, SiteRunner
@@ -27,6 +27,8 @@ _UNPACKED = 4 * 2**20  # spikes and currents stored as numbers at once, 16 MiB
 
 Count = Callable[[str, Tensor], None]
 """Called per site with its name and the spikes of each step, all samples together ``[S]``, whole numbers."""
+
+_KEEPING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
 
 READOUT = "readout"
 """Stands for the operators behind the last site where times are given by site."""
@@ -259,6 +261,7 @@ class _Program:
         self.answer = next(node for node in body.graph.nodes if node.op == "output").args[0][0]
         self.operations = self._demanded(body.graph)  # nodes to compute with torch, and sites to run
         self.forget = self._last_uses()
+        self.channels_last = _keeps_format(engine.lowered.prologue)
         sites = [operation for operation in self.operations if isinstance(operation, str)]
         self.only_answer = all(site in engine.values for site in sites)  # torch operators compute no site's drive
 
@@ -310,7 +313,7 @@ class _Program:
         engine = self.engine
         began = time.perf_counter()
         env: dict[fx.Node, Any] = {}
-        given = iter(engine.lowered.prologue(*inputs))
+        given = iter(engine.lowered.prologue(*(self._placed(tensor) for tensor in inputs)))
         scalars = {"batch": batch, "steps": read, "start": torch.zeros((), dtype=torch.int64)}
         for node in self.placeholders:
             name = str(node.target)
@@ -336,6 +339,11 @@ class _Program:
         if seconds is not None:
             seconds[READOUT] = seconds.get(READOUT, 0.0) + time.perf_counter() - began
         return mutable(fx.map_arg(self.answer, lambda node: env[node]))
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """Images with the channels of a pixel side by side, as stages read currents, where operators keep that."""
+        last = self.channels_last and tensor.dim() == 4
+        return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
 
     def _currents(self, name: str, env: Mapping[fx.Node, Any], batch: int, steps: int) -> Tensor | None:
         """Currents that are not made of spikes, or the whole drive of a dense stage, ``[N, 1 or S, H * W, padded]``."""
@@ -385,3 +393,10 @@ class _Program:
         for part in path.split("."):
             found = getattr(found, part)
         return found
+
+
+def _keeps_format(network: fx.GraphModule) -> bool:
+    """Whether all operators give images with channels last for such images; ``view`` for one would refuse them."""
+    modules = modules_of(network)
+    inner = [node for node in network.graph.nodes if node.op not in ("placeholder", "output")]
+    return all(node.op == "call_module" and isinstance(modules[str(node.target)], _KEEPING) for node in inner)
