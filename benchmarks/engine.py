@@ -26,6 +26,7 @@ from transpike.config import write_json
 from transpike.data import load_data, random_subset
 from transpike.graph.site import Site
 from transpike.report.bench import bench_table
+from transpike.resolve import schedule_for
 
 Call = Callable[[Tensor], Tensor]
 
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--batches", default="1,16,100")
     parser.add_argument("--steps", default="1,4,8")
+    parser.add_argument("--schedule", help="plain, residual, cos, exact or accumulate (default: the network's own)")
+    parser.add_argument("--probe-steps", type=int, help="rho of the schedule (default: 4)")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--images", type=int, default=1000, help="test images for accuracies")
     parser.add_argument("--calibration", type=int, default=300, help="training images that int8 is calibrated with")
@@ -90,6 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     snn = tp.load(options.file)
     assert isinstance(snn, tp.SpikingNetwork), "convert the network first"
+    schedule = schedule_for(snn, options.schedule, options.probe_steps, None, None)
     inputs = card_of(snn.network).inputs
     assert inputs is not None
     batches, steps = ([int(part) for part in text.split(",")] for text in (options.batches, options.steps))
@@ -127,6 +131,7 @@ def main() -> None:
         images,
         batches=batches,
         steps=steps,
+        schedule=schedule,
         repeats=options.repeats,
         compile_ann=options.compile,
         others=others,
@@ -135,7 +140,7 @@ def main() -> None:
     console = Console(highlight=False, width=120)
     console.print(bench_table(report))
     for t in steps:
-        answers[f"events, T={t}"] = lambda x, t=t: snn(x, steps=t)[-1]
+        answers[f"events, T={t}"] = lambda x, t=t: snn(x, steps=t, schedule=schedule)[-1]
     top1 = accuracies(answers, images[: options.images], labels[: options.images])
     console.print(f"top-1 in % on {options.images} test images: {', '.join(f'{n} {v:.2f}' for n, v in top1.items())}")
     if options.output is not None:

@@ -126,6 +126,26 @@ def resolve_schedule(name: str, *, probe_steps: int, iterations: int, waiting: i
     return cls(**{key: value for key, value in settings.items() if key in known})
 
 
+def schedule_for(
+    snn: SpikingNetwork, name: str | None, probe_steps: int | None, iterations: int | None, waiting: int | None
+) -> Schedule:
+    """The schedule that the user named, else the one that the network was converted for.
+
+    Raises:
+        ModelError: unknown name.
+        ValueError: settings without a name, or a setting that the schedule refuses.
+    """
+    given = {"probe_steps": probe_steps, "iterations": iterations, "waiting": waiting}
+    settings = {key: value for key, value in given.items() if value is not None}
+    if name is not None:
+        return resolve_schedule(name, **{"probe_steps": 4, "iterations": 1, "waiting": 1, **settings})
+    if settings:
+        raise ValueError(
+            f"--probe-steps, --iterations and --waiting belong to --schedule; without it {snn.recommended} runs"
+        )
+    return snn.recommended
+
+
 def search_schedule(snn: SpikingNetwork, data: Data, budget: int, *, progress: bool = False) -> LagSearch:
     """Lags of the staggered schedule for ``budget`` pipeline steps, searched on at most 1,024 training images.
 

@@ -13,6 +13,7 @@ from transpike.card import Card, card_of, set_card
 from transpike.cli import commands  # noqa: F401 - registers the commands
 from transpike.cli.bench import app
 from transpike.data import load_data
+from transpike.schedules import AccumulateThenFire
 
 pytest.importorskip("transpike.kernels._native")
 RUNNER = CliRunner()
@@ -24,6 +25,7 @@ def test_a_network_is_timed_and_written(tmp_path) -> None:
     set_card(model, Card(card_of(model).source, data.inputs))
     batch = data.test[0][0].unsqueeze(0)
     snn = tp.convert(model.eval(), [tp.Maximum()], calibration=batch, example_inputs=batch)
+    snn.record["schedule"] = AccumulateThenFire(2)
     tp.save(snn, tmp_path / "snn.safetensors", inputs=data.inputs)
     command = [
         "bench",
@@ -41,6 +43,13 @@ def test_a_network_is_timed_and_written(tmp_path) -> None:
     assert "events, T=2" in result.output
     record = json.loads((tmp_path / "speed" / "bench.json").read_text())
     assert record["network"]["file"] == "snn.safetensors"
+    assert record["network"]["schedule"] == repr(AccumulateThenFire(2))  # the network's own
     assert {row["batch"] for row in record["network"]["timings"]} == {1, 2}
     assert [row["site"] for row in record["stages"]["stages"]] == [*(site.name for site in snn.sites), "readout"]
     assert "layers" not in record
+    result = RUNNER.invoke(app, [*command, "--probe-steps", "4"])
+    assert result.exit_code == 1
+    assert "belong to --schedule" in str(result.exception)
+    result = RUNNER.invoke(app, [*command, "--schedule", "cos", "--probe-steps", "3"])
+    assert result.exit_code == 0, result.output
+    assert "OffsetSpike(probe_steps=3" in result.output

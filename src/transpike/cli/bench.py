@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transpike.network import SpikingNetwork
 
 from transpike.cli.main import app
-from transpike.cli.options import DataName, Factory, Iterations, ProbeSteps, Root, ScheduleName, Waiting
+from transpike.cli.options import DataName, Factory, OwnIterations, OwnProbeSteps, OwnWaiting, Root, ScheduleName
 from transpike.cli.output import out
 
 
@@ -26,10 +26,10 @@ def bench(
     data: Root = None,
     batches: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,16,100",
     steps: Annotated[str, typer.Option("--steps", "-T", help="Numbers of time-steps, comma-separated.")] = "1,4,8",
-    schedule: ScheduleName = "plain",
-    probe_steps: ProbeSteps = 4,
-    iterations: Iterations = 1,
-    waiting: Waiting = 1,
+    schedule: ScheduleName = None,
+    probe_steps: OwnProbeSteps = None,
+    iterations: OwnIterations = None,
+    waiting: OwnWaiting = None,
     repeats: Annotated[int, typer.Option(help="Calls per row; the fastest counts.")] = 9,
     compile_ann: Annotated[bool, typer.Option("--compile", help="Also time the ANN under torch.compile.")] = False,
     stages: Annotated[
@@ -53,13 +53,13 @@ def bench(
     from transpike.bench import cost_stages, sweep
     from transpike.config import write_json
     from transpike.report.bench import bench_table, plot_sweep, stages_table, sweep_table
-    from transpike.resolve import resolve_schedule
+    from transpike.resolve import schedule_for
 
     record = {}
     if file is not None:
         numbers, counts = ([int(part) for part in text.split(",")] for text in (batches, steps))
-        chosen = resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting)
         snn, images = _network_and_images(file, dataset, data, max(numbers), factory)
+        chosen = schedule_for(snn, schedule, probe_steps, iterations, waiting)
         report = run_bench(
             snn,
             images,

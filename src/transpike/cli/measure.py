@@ -17,10 +17,13 @@ from transpike.cli.options import (
     Device,
     Factory,
     InputCoding,
-    Iterations,
     Options,
+    OwnIterations,
+    OwnProbeSteps,
+    OwnWaiting,
     ProbeSteps,
     Root,
+    ScheduleName,
     Waiting,
     Weights,
 )
@@ -34,16 +37,10 @@ def evaluate(
     data: Root = None,
     steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T; all smaller ones come with it.")] = 32,
     images: Annotated[str, typer.Option(help="all, fixed (the committed 2,000 test images) or a number.")] = "all",
-    schedule: Annotated[
-        str | None,
-        typer.Option(
-            help="plain, residual, cos, exact, accumulate, staggered or srp (default: the one that the network was "
-            "converted for, else plain)."
-        ),
-    ] = None,
-    probe_steps: ProbeSteps = 4,
-    iterations: Iterations = 1,
-    waiting: Waiting = 1,
+    schedule: ScheduleName = None,
+    probe_steps: OwnProbeSteps = None,
+    iterations: OwnIterations = None,
+    waiting: OwnWaiting = None,
     budget_steps: Annotated[
         int | None, typer.Option(help="Of staggered: search lags for an answer after so many pipeline steps.")
     ] = None,
@@ -73,16 +70,14 @@ def evaluate(
     from transpike.evaluate import evaluate as evaluate_network
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
-    from transpike.resolve import dataset_for, resolve_converted, resolve_schedule, search_schedule
+    from transpike.resolve import dataset_for, resolve_converted, schedule_for, search_schedule
 
     snn = resolve_converted(file, factory)
     stored = card_of(snn.network).inputs
     name = dataset_for(snn.network, dataset)
     found = load_data(name, data, like=stored)
     test = loader(test_images(found, images), batch_size)
-    how = snn.recommended
-    if schedule is not None:
-        how = resolve_schedule(schedule, probe_steps=probe_steps, iterations=iterations, waiting=waiting)
+    how = schedule_for(snn, schedule, probe_steps, iterations, waiting)
     at = None
     if budget_steps is not None:
         if schedule != "staggered" or early_exit is not None:

@@ -95,13 +95,27 @@ class InputCoding(StrEnum):
 
 
 ScheduleName = Annotated[
-    str, typer.Option("--schedule", help="plain, residual, cos, exact, accumulate, staggered or srp.")
+    str | None,
+    typer.Option(
+        "--schedule",
+        help="plain, residual, cos, exact, accumulate, staggered or srp (default: the one that the network was "
+        "converted for, else plain).",
+    ),
+]
+OwnProbeSteps = Annotated[
+    int | None,
+    typer.Option("--probe-steps", help="Of --schedule: rho, steps a layer looks before it fires (default: 4)."),
+]
+OwnIterations = Annotated[
+    int | None, typer.Option("--iterations", help="Of --schedule cos: how often to probe and shift (default: 1).")
+]
+OwnWaiting = Annotated[
+    int | None, typer.Option("--waiting", help="Of --schedule staggered: steps every layer waits (default: 1).")
 ]
 ProbeSteps = Annotated[int, typer.Option(help="rho: steps a layer looks at its input before it fires.")]
 Methods = Annotated[
     str | None, typer.Option(help="Of --auto: all (default) methods of conversion, or names separated by commas.")
 ]
-Iterations = Annotated[int, typer.Option(help="Of cos: how often to probe and shift.")]
 Waiting = Annotated[int, typer.Option(help="Of staggered: steps every layer waits.")]
 
 
