@@ -173,17 +173,20 @@ template <typename Real> void exact_potential(Currents<Real> drive, Thresholds<R
 }
 
 template <typename Real>
-void accumulate(Currents<Real> drive, Thresholds<Real> thresholds, std::ptrdiff_t steps, const Real *v, Real *events) {
+void accumulate(Currents<Real> drive, Thresholds<Real> thresholds, std::ptrdiff_t steps, std::ptrdiff_t sample,
+                const Real *v, Real *events) {
   const std::ptrdiff_t blocks = (drive.neurons + kBlock - 1) / kBlock;
   const Real probe = static_cast<Real>(drive.steps);
 #pragma omp parallel for schedule(static)
   for (std::ptrdiff_t block = 0; block < blocks; ++block) {
     const std::ptrdiff_t begin = block * kBlock;
     const std::ptrdiff_t count = drive.neurons - begin < kBlock ? drive.neurons - begin : kBlock;
-    alignas(64) Real theta[kBlock], number[kBlock], sent[kBlock];
+    alignas(64) Real theta[kBlock], number[kBlock], sent[kBlock], start[kBlock];
     fill_thresholds(thresholds, begin, count, theta);
-    for (std::ptrdiff_t i = 0; i < count; ++i)
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
       number[i] = sent[i] = 0;
+      start[i] = probe - static_cast<Real>((begin + i) % sample % 2);
+    }
     for (std::ptrdiff_t t = 0; t < drive.steps; ++t) {
       const Real *current = drive.data + t * drive.stride + begin;
       for (std::ptrdiff_t i = 0; i < count; ++i)
@@ -195,7 +198,7 @@ void accumulate(Currents<Real> drive, Thresholds<Real> thresholds, std::ptrdiff_
       Real *event = events + t * drive.neurons + begin;
       const Real twice = static_cast<Real>(2 * (t + 1));
       for (std::ptrdiff_t i = 0; i < count; ++i) {
-        const Real total = round_down((number[i] * twice + probe) / (2 * probe));
+        const Real total = round_down((number[i] * twice + start[i]) / (2 * probe));
         event[i] = total - sent[i];
         sent[i] = total;
       }

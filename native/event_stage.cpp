@@ -353,16 +353,20 @@ void unpack_counts(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff
   const float *factor = factors.data();
   float *to = events.data();
   nb::gil_scoped_release release;
-  float sends[256] = {};
+  float sends[2][256] = {}; // of the even and the odd neurons of a sample
   for (std::ptrdiff_t t = 0; t < steps; ++t) {
-    for (std::ptrdiff_t k = 0; k <= probe; ++k)
-      sends[k] = static_cast<float>((2 * k * (t + 1) + probe) / (2 * probe) - (2 * k * t + probe) / (2 * probe));
+    for (std::ptrdiff_t odd = 0; odd < 2; ++odd)
+      for (std::ptrdiff_t k = 0; k <= probe; ++k) {
+        const std::ptrdiff_t start = probe - odd;
+        sends[odd][k] = static_cast<float>((2 * k * (t + 1) + start) / (2 * probe) - (2 * k * t + start) / (2 * probe));
+      }
     for (std::ptrdiff_t n = 0; n < samples; ++n)
       for (std::ptrdiff_t c = 0; c < channels; ++c)
         for (std::ptrdiff_t y = 0; y < rows; ++y) {
           const std::uint8_t *from = data + ((n * padded_rows + top + y) * padded_columns + left) * bytes + c;
+          const std::ptrdiff_t neuron = (c * rows + y) * columns;
           for (std::ptrdiff_t x = 0; x < columns; ++x)
-            *to++ = sends[from[x * bytes]] * factor[c];
+            *to++ = sends[(neuron + x) % 2][from[x * bytes]] * factor[c];
         }
   }
 }

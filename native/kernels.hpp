@@ -33,7 +33,9 @@ template <typename Real> struct Dense {
   // Replaces v by an initial potential with which the steps give the expected count (schedules/exact_potential.py).
   void (*exact_potential)(Currents<Real>, Thresholds<Real>, Real *v);
   // The expected count of the first `probe` steps, emitted evenly over `steps` steps (schedules/accumulate.py).
-  void (*accumulate)(Currents<Real>, Thresholds<Real>, std::ptrdiff_t steps, const Real *v, Real *events);
+  // `sample`: neurons of one.
+  void (*accumulate)(Currents<Real>, Thresholds<Real>, std::ptrdiff_t steps, std::ptrdiff_t sample, const Real *v,
+                     Real *events);
 };
 
 // A spike map (stage.hpp) as one reader sees it: `at` is the first byte of the window of output pixel (y, x).

@@ -83,15 +83,18 @@ template <typename Real> void bind(nb::module_ &m) {
       nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("v").noconvert());
   m.def(
       "accumulate",
-      [](Read<Real> drive, Vector<const Real> theta, std::ptrdiff_t inner, Vector<const Real> v, Matrix<Real> events) {
+      [](Read<Real> drive, Vector<const Real> theta, std::ptrdiff_t inner, std::ptrdiff_t sample, Vector<const Real> v,
+         Matrix<Real> events) {
         const auto c = currents<Real>(drive);
         const auto th = thresholds<Real>(theta, inner, c.neurons);
         expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
         expect(static_cast<std::ptrdiff_t>(events.shape(1)) == c.neurons, "events must have one column per neuron");
+        expect(sample >= 1, "a sample has at least one neuron");
         nb::gil_scoped_release release;
-        dense<Real>().accumulate(c, th, static_cast<std::ptrdiff_t>(events.shape(0)), v.data(), events.data());
+        dense<Real>().accumulate(c, th, static_cast<std::ptrdiff_t>(events.shape(0)), sample, v.data(), events.data());
       },
-      nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("v").noconvert(),
+      nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("sample"),
+      nb::arg("v").noconvert(),
       nb::arg("events").noconvert());
 }
 

@@ -33,14 +33,14 @@ def test_a_stage_by_hand() -> None:
 
 
 def test_counts_are_sent_evenly() -> None:
-    """k spikes in rho steps: 1 of 4 in the third step, 2 of 4 in the second and fourth, 3 of 4 not in the second."""
+    """1 of 4 in the second step, 2 of 4 in the second and fourth, 3 of 4 not in the third."""
     shape = MapShape(3, 1, 1, Halo(1, 0, 0, 1), probe=4)
     counts = shape.empty(1, 6)
     counts.bytes.view(2, 2, 8)[1, 0, :3] = torch.tensor([1, 2, 3])
     events = shape.unpack(counts, 1, 6, torch.tensor([1.0, 2.0, 0.5]))[:, 0, :, 0, 0]
-    # floor((2 k t + 4) / 8) at t = 1 .. 6: 0 1 1 1 1 2; 1 1 2 2 3 3; 1 2 2 3 4 5
-    assert events.T.tolist() == [[0, 1, 0, 0, 0, 1], [2, 0, 2, 0, 2, 0], [0.5, 0.5, 0, 0.5, 0.5, 0.5]]
-    assert shape.spikes_sent(counts, 6).tolist() == [2, 2, 1, 1, 2, 2]
+    # floor((2 k t + 4) / 8), 3 for the middle one, at t = 1 .. 6: 0 1 1 1 1 2; 0 1 1 2 2 3; 1 2 2 3 4 5
+    assert events.T.tolist() == [[0, 1, 0, 0, 0, 1], [0, 2, 0, 2, 0, 2], [0.5, 0.5, 0, 0.5, 0.5, 0.5]]
+    assert shape.spikes_sent(counts, 6).tolist() == [1, 3, 0, 2, 1, 3]
 
 
 @st.composite

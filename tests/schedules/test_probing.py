@@ -167,6 +167,13 @@ def test_accumulate_emits_evenly_by_hand() -> None:
     assert events.flatten().tolist() == [1, 1, 0, 1]
 
 
+def test_accumulate_rounds_halves_up_and_down_in_turn() -> None:
+    """k = 2 of 4: floor((4 t + 4) / 8) = 1, 1, 2, 2 and floor((4 t + 3) / 8) = 0, 1, 1, 2; the same in every sample."""
+    events, _ = run(AccumulateThenFire(4), torch.full((4, 2, 3), 0.5))
+    for sample in (0, 1):
+        assert events[:, sample].T.tolist() == [[1, 0, 1, 0], [0, 1, 0, 1], [1, 0, 1, 0]]
+
+
 def test_the_residual_variant_starts_where_the_probe_ended() -> None:
     drive = currents(5, 6)
     v, theta = np.full(400, 0.5), 1.0

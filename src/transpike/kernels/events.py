@@ -94,10 +94,16 @@ class MapShape:
 
     def spikes_sent(self, counts: Any, steps: int) -> Tensor:
         """Spikes of all neurons at each step ``[S]``, from a map of counts: ``k`` per rho steps, evenly."""
-        neurons = torch.bincount(counts.bytes, minlength=self.probe + 1)
-        number = torch.arange(self.probe + 1).unsqueeze(1)
-        sent = (2 * number * torch.arange(steps + 1) + self.probe) // (2 * self.probe)
-        return (neurons.unsqueeze(1) * sent.diff(dim=1)).sum(0)
+        maps = counts.bytes.view(-1, self.padded_rows, self.padded_columns, self.bytes)
+        top, left = self.halo.top, self.halo.left
+        inner = maps[:, top : top + self.rows, left : left + self.columns, : self.channels].permute(0, 3, 1, 2)
+        total = torch.zeros(steps, dtype=torch.int64)
+        for odd in (0, 1):  # neurons of a sample in turn, as schedules/accumulate.py emits
+            neurons = torch.bincount(inner.flatten(1)[:, odd::2].flatten(), minlength=self.probe + 1)
+            number = torch.arange(self.probe + 1).unsqueeze(1)
+            sent = (2 * number * torch.arange(steps + 1) + self.probe - odd) // (2 * self.probe)
+            total += (neurons.unsqueeze(1) * sent.diff(dim=1)).sum(0)
+        return total
 
 
 class Tap(NamedTuple):

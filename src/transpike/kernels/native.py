@@ -131,5 +131,5 @@ def accumulate(drive: Tensor, v: Tensor, theta: Tensor, steps: int) -> Tensor:
     if v.numel():
         thetas, inner = _thresholds(theta, v.shape)
         start = v.detach().contiguous().view(-1)
-        module().accumulate(_steps(drive), thetas, inner, start, events.flatten(1))
+        module().accumulate(_steps(drive), thetas, inner, v[0].numel(), start, events.flatten(1))
     return events

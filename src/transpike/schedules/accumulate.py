@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +20,10 @@ class AccumulateThenFire(Probing):
 
     With rho = L and v(0) = theta/2 every site computes the QCFS activation with L levels exactly, so after rho steps
     the answer is the QCFS network's. The emission is an integrate-and-fire neuron with the constant current
-    ``k theta / rho`` from theta/2, computed in whole numbers. Ours in this form; of the family of two-phase schemes
-    (TPP, PASCAL), without negative spikes. Nothing is emitted in the first phase. Binary, non-negative events.
+    ``k theta / rho`` from theta/2, computed in whole numbers. Every second neuron of a sample starts just below
+    theta/2, so that half a spike, which odd counts owe after rho/2 steps, is rounded up in one and down in the next,
+    and an answer after fewer than rho steps has no offset. Ours in this form; of the family of two-phase schemes (TPP,
+    PASCAL), without negative spikes. Nothing is emitted in the first phase. Binary, non-negative events.
     """
 
     def compiled(self) -> Rule | None:
@@ -37,5 +40,6 @@ class AccumulateThenFire(Probing):
         count = expected_count(drive[:rho].sum(0), theta, start, rho)
         steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=drive.dtype)
         steps = steps.view(-1, *[1] * count.dim())
-        sent = torch.floor((2 * count * steps + rho) / (2 * rho))
+        later = torch.arange(math.prod(count.shape[1:]), device=drive.device).view(count.shape[1:]) % 2
+        sent = torch.floor((2 * count * steps + rho - later) / (2 * rho))
         return sent[1:] - sent[:-1], ()
