@@ -269,32 +269,19 @@ bool run_counts(const Stage &stage) {
 #pragma omp for schedule(dynamic, chunk)
     for (std::ptrdiff_t index = 0; index < blocks.count; ++index) {
       const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
-      for (std::ptrdiff_t first = blocks.first(stage, index); first < end;) {
-        std::ptrdiff_t n = first / stage.pixels, y = first % stage.pixels / stage.row_pixels;
-        std::ptrdiff_t x = first % stage.row_pixels;
-        std::ptrdiff_t used = 0;
-        int count = 0;
-        while (first < end && used + per_pixel <= free) { // as many pixels as the lists have room for
-          const Pixel pixel{n, y, x, y * stage.row_pixels + x,
-                            n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes};
-          scratch.pixel[count] = pixel;
-          if (stage.gathers > 0)
-            used = note(scratch.window + 2 * count, used, list_window(stage, pixel, from(scratch.list, used)));
-          if (++x == stage.row_pixels) {
-            x = 0;
-            if (++y * stage.row_pixels == stage.pixels) {
-              y = 0;
-              ++n;
-            }
-          }
-          ++first;
-          ++count;
-        }
-        if (stage.columns != nullptr)
-          list_columns(stage, count, scratch, free);
-        for (int tile = 0; tile < stage.tiles; ++tile)
-          count_tile(stage, count, tile, scratch);
-      }
+      run_pixels(
+          stage, blocks.first(stage, index), end, per_pixel, free, scratch.pixel,
+          [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
+            if (stage.gathers == 0)
+              return used;
+            return note(scratch.window + 2 * number, used, list_window(stage, pixel, from(scratch.list, used)));
+          },
+          [&](int count) {
+            if (stage.columns != nullptr)
+              list_columns(stage, count, scratch, free);
+            for (int tile = 0; tile < stage.tiles; ++tile)
+              count_tile(stage, count, tile, scratch);
+          });
     }
   }
   return enough;

@@ -264,6 +264,31 @@ Blocks divide(const Stage &stage) {
   return {total / stage.row_pixels * segments, size, segments};
 }
 
+// Takes the output pixels from `first` to `end` in blocks, as many at once as have room for their lists:
+// `list(pixel, number, used)` lists the inputs of one and says how much is used then, `run(count)` runs a block.
+template <typename List, typename Run>
+void run_pixels(const Stage &stage, std::ptrdiff_t first, std::ptrdiff_t end, std::ptrdiff_t per_pixel,
+                std::ptrdiff_t room, Pixel *pixels, List list, Run run) {
+  std::ptrdiff_t n = first / stage.pixels, y = first % stage.pixels / stage.row_pixels, x = first % stage.row_pixels;
+  while (first < end) {
+    std::ptrdiff_t used = 0;
+    int count = 0;
+    for (; first < end && used + per_pixel <= room; ++first, ++count) {
+      pixels[count] = {n, y, x, y * stage.row_pixels + x,
+                       n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes};
+      used = list(pixels[count], count, used);
+      if (++x == stage.row_pixels) {
+        x = 0;
+        if (++y * stage.row_pixels == stage.pixels) {
+          y = 0;
+          ++n;
+        }
+      }
+    }
+    run(count);
+  }
+}
+
 bool run_stage(const Stage &stage, std::int64_t *spikes) {
   // Entries beyond the count of a list are written, too.
   const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (stage.inputs + 64) * stage.steps : 0;
@@ -299,34 +324,21 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
 #pragma omp for schedule(dynamic, chunk)
     for (std::ptrdiff_t index = 0; index < blocks.count; ++index) {
       const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
-      for (std::ptrdiff_t first = blocks.first(stage, index); first < end;) {
-        std::ptrdiff_t n = first / stage.pixels, y = first % stage.pixels / stage.row_pixels;
-        std::ptrdiff_t x = first % stage.row_pixels;
-        std::ptrdiff_t used = 0;
-        int count = 0;
-        while (first < end && used + per_pixel <= room) { // as many pixels as the lists have room for
-          scratch.pixel[count] = {n, y, x, y * stage.row_pixels + x,
-                                  n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes};
-          if (stage.gathers > 0)
-            for (int t = 0; t < stage.steps; ++t) {
-              std::int32_t *entry = scratch.begin + (count * stage.steps + t) * 2;
+      run_pixels(
+          stage, blocks.first(stage, index), end, per_pixel, room, scratch.pixel,
+          [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
+            for (int t = 0; stage.gathers > 0 && t < stage.steps; ++t) {
+              std::int32_t *entry = scratch.begin + (number * stage.steps + t) * 2;
               entry[0] = static_cast<std::int32_t>(used);
-              entry[1] = list_active(stage, n, t, y, x, scratch.list + used);
+              entry[1] = list_active(stage, pixel.n, t, pixel.y, pixel.x, scratch.list + used);
               used += entry[1];
             }
-          if (++x == stage.row_pixels) {
-            x = 0;
-            if (++y * stage.row_pixels == stage.pixels) {
-              y = 0;
-              ++n;
-            }
-          }
-          ++first;
-          ++count;
-        }
-        for (int tile = 0; tile < stage.tiles; ++tile)
-          run_tile(stage, count, tile, scratch);
-      }
+            return used;
+          },
+          [&](int count) {
+            for (int tile = 0; tile < stage.tiles; ++tile)
+              run_tile(stage, count, tile, scratch);
+          });
     }
 #pragma omp critical(transpike_spikes)
     for (int t = 0; ready && t < stage.steps; ++t)
