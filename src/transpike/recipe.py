@@ -45,6 +45,7 @@ class Training:
     learning_rate: float
     start: str | None = None
     batch_size: int = 128
+    warmup_steps: int = 0
     precision: str = "32-true"
     activation: SlipReLU | None = None
 
@@ -301,6 +302,7 @@ def _networks(
             data,
             epochs=training.epochs,
             learning_rate=training.learning_rate,
+            warmup_steps=training.warmup_steps,
             batch_size=training.batch_size,
             precision=training.precision,
             seed=recipe.seed,

@@ -48,16 +48,20 @@ def test_it_learns_and_reports() -> None:
     assert not net.training
 
 
-def test_the_arithmetic_is_sgd_with_cosine() -> None:
-    """Two epochs of one batch, written out: momentum, weight decay on everything, lr * (1 + cos(pi e / E)) / 2."""
+@pytest.mark.parametrize(("warmup", "rates"), [(0, (0.2, 0.1)), (3, (0.05, 0.05))])
+def test_the_arithmetic_is_sgd_with_cosine(warmup: int, rates: tuple[float, float]) -> None:
+    """Two epochs of one batch, written out: momentum, weight decay on everything, lr * (1 + cos(pi e / E)) / 2.
+
+    While warming up for W steps, step i of 1, 2, ... takes i / (W + 1) of it.
+    """
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(4, 3))
     by_hand = copy.deepcopy(model)
     data = blobs()
-    fit(model, data, epochs=2, learning_rate=0.2, batch_size=96)
+    fit(model, data, epochs=2, learning_rate=0.2, warmup_steps=warmup, batch_size=96)
     images, labels = data.train.tensors
     buffers = [torch.zeros_like(p) for p in by_hand.parameters()]
-    for rate in (0.2, 0.1):
+    for rate in rates:
         by_hand.zero_grad()
         nn.functional.cross_entropy(by_hand(images), labels).backward()
         with torch.no_grad():

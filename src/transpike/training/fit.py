@@ -82,6 +82,7 @@ def fit(
     *,
     epochs: int,
     learning_rate: float = 0.1,
+    warmup_steps: int = 0,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     batch_size: int = 128,
@@ -102,6 +103,8 @@ def fit(
         data: its training part is trained on, its validation part is reported.
         epochs: number of passes.
         learning_rate: initial learning rate; the paper falls back to 0.05 where 0.1 diverges.
+        warmup_steps: steps at the start in which the learning rate rises from 0; a deep network with fresh weights may
+            never learn without.
         momentum: of SGD.
         weight_decay: on all parameters, thresholds included unless their activation says otherwise.
         batch_size: samples per step; a last, smaller batch is used too.
@@ -120,6 +123,8 @@ def fit(
     """
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
     if not (0 < learning_rate < math.inf) or not 0 <= momentum < 1 or weight_decay < 0:
         raise ValueError(
             f"learning_rate must be positive, momentum in [0, 1), weight_decay not negative; got {learning_rate}, "
@@ -130,6 +135,7 @@ def fit(
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,
+        "warmup_steps": warmup_steps,
         "momentum": momentum,
         "weight_decay": weight_decay,
         "batch_size": batch_size,

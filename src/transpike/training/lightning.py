@@ -39,6 +39,16 @@ class _Classifier(LightningModule):  # type: ignore[misc]
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, s["epochs"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """One step; while warming up with a part of the epoch's learning rate."""
+        share = min(1.0, (self.trainer.global_step + 1) / (self.settings["warmup_steps"] + 1))
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = share * rate
+        optimizer.step(closure=optimizer_closure)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
     def on_train_epoch_start(self) -> None:
         torch.manual_seed(self.settings["seed"] * 1_000_003 + self.current_epoch)
 
