@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
 import transpike as tp
 from transpike.catalogue import METHODS, Composition, Method, Need, convert_by, find_methods
@@ -74,6 +75,19 @@ def test_converts_and_is_saved_with_its_schedule(name: str, tmp_path: Path):
     answers = [network(images, steps=3, schedule=schedule) for network in (snn, loaded)]
     assert torch.equal(*answers)
     assert snn.neuron.events is EventKind.BINARY or METHODS[name].needs != (Need.DATA,)
+
+
+@pytest.mark.parametrize("network", ["resnet18", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", METHODS)
+def test_runs_on_torchvision_networks(name: str, network: str):
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 32, 32)
+    model = getattr(torchvision.models, network)(weights=None, num_classes=5).eval()
+    snn = convert_by(quick(METHODS[name]), model, steps=2, calibration=images, example_inputs=images[:2])
+    with torch.no_grad():
+        answer = snn(images, steps=2, schedule=snn.recommended)
+    assert answer.shape == (2, 4, 5)
+    assert bool(torch.isfinite(answer).all())
 
 
 def test_a_plain_conversion_recommends_plain(tmp_path: Path):
