@@ -53,7 +53,8 @@ class Report:
 
     Attributes:
         images: number of test samples.
-        ann_top1: accuracy of the source network on the same samples, in percent.
+        ann_top1: accuracy of the source network on the same samples, in percent; where a reconstruction changed the
+            weights, with these.
         ann_top5: the same for the five largest outputs.
         rows: one per number of steps, ascending.
         sites: activity per site in the longest run.

@@ -49,3 +49,9 @@ def test_from_a_relu_network_to_the_best_method(transpike, tmp_path: Path) -> No
     assert "[16]" in out  # two probe steps at seven sites, and T = 2
     stored = json.loads((tmp_path / "m" / "accumulate.json").read_text())
     assert [(row["steps"], row["images"]) for row in stored["rows"]] == [(1, 30), (2, 30), (4, 20)]
+    written = ("--threshold", "maximum", "-T", "2", "--calibration-images", "40", "-o", "trained.safetensors")
+    code, _, err = transpike("convert", "relu.safetensors", "--calibrate", "reconstruction", *written)
+    assert (code, err) == (0, "")
+    code, out, err = transpike("evaluate", "trained.safetensors", "-T", "2", "--images", "20")
+    assert (code, err) == (0, "")
+    assert "the weights that BlockReconstruction changed" in " ".join(out.split())

@@ -68,6 +68,7 @@ def evaluate(
     from transpike.data import load_data, loader
     from transpike.encoding import Coding
     from transpike.evaluate import evaluate as evaluate_network
+    from transpike.methods import BlockCalibration
     from transpike.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
     from transpike.resolve import dataset_for, resolve_converted, schedule_for, search_schedule
@@ -112,6 +113,9 @@ def evaluate(
         progress=True,
     )
     out.print(report_table(report))
+    changed = [part for part in snn.record.get("parts", ()) if isinstance(part, BlockCalibration)]
+    if changed:
+        out.print(f"the ANN here has the weights that {type(changed[0]).__name__} changed, not the source's")
     if sites:
         out.print(sites_table(report))
     if plot is not None:
