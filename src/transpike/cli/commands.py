@@ -222,7 +222,14 @@ def convert(
     from transpike.convert import convert as convert_model
     from transpike.data import load_data, loader, random_subset
     from transpike.graph.operators import MaxPooling
-    from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, Part, RandomPotential
+    from transpike.methods import (
+        CALIBRATIONS,
+        POTENTIAL_RULES,
+        THRESHOLD_RULES,
+        BlockCalibration,
+        Part,
+        RandomPotential,
+    )
     from transpike.neurons import NEURONS
     from transpike.recipe import threshold_rule
     from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
@@ -282,7 +289,8 @@ def convert(
         max_pooling=pooling,
         progress=True,
     )
-    snn.verify(batches[0][0][:16], ann=None if max_pooling is Pooling.AVERAGE else network.eval())
+    other = max_pooling is Pooling.AVERAGE or any(isinstance(part, BlockCalibration) for part in parts)
+    snn.verify(batches[0][0][:16], ann=None if other else network.eval())
     checkpoint.save(snn, output, inputs=found.inputs)
     out.print(snn.summary(), markup=False)
     out.print(f"written: {output}")
