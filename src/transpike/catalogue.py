@@ -160,7 +160,9 @@ _TABLE = (
     Method(
         "snnc-advanced",
         "Li et al. 2021 (SNNC advanced), by blocks: weights trained on the spiking network's mean inputs",
-        lambda steps: _mse(steps, PotentialCorrection(steps), BlockReconstruction(steps, mixing=0.0, together=True)),
+        lambda steps: _mse(
+            steps, PotentialCorrection(steps), BlockReconstruction(steps, mixing=0.0, stepping_together=True)
+        ),
     ),
     Method(
         "optimal-potential",

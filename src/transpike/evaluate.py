@@ -25,8 +25,8 @@ from transpike.network import SpikingNetwork
 from transpike.results import VERSION, Report, Row, SiteActivity
 from transpike.schedules import Plain, Schedule
 
-_COUNTING = "all spikes sent"
-"""What is counted; a cache that counted otherwise is not read."""
+_MEANING = "all spikes sent; accumulate-then-fire rounds halves in turn"
+"""What is run and counted, beyond what names and settings say; a cache that meant otherwise is not read."""
 _SAVE_EVERY = 5.0  # seconds between two writes of an unfinished run
 
 
@@ -360,7 +360,7 @@ def _fingerprint(
     """Identifies network, settings and data (by their first batch and their length)."""
     tensors = snn.state_dict()
     network = [list(tensors), snn.network.code, str(snn.network), snn.plan.pools, to_json(snn.record)]
-    settings = [VERSION, _COUNTING, network, to_json(schedule), to_json(snn.neuron), coding.value, rows, size]
+    settings = [VERSION, _MEANING, network, to_json(schedule), to_json(snn.neuron), coding.value, rows, size]
     text = json.dumps(settings, sort_keys=True) + digest(tensors.values()) + digest(first_batch)
     return hashlib.sha256(text.encode()).hexdigest()
 

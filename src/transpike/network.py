@@ -111,8 +111,9 @@ class SpikingNetwork(nn.Module):
             constant = tuple(value for value in inputs if isinstance(value, Tensor))
             compiled = kernel in (KernelPreference.AUTO, KernelPreference.NATIVE)
             recorded = torch.is_grad_enabled() and any(value.requires_grad for value in constant)
-            state = snapshot(self.network) if compiled else None
-            if compiled and not (moving or chunk or observe or recorded) and not self._refusal(schedule, state):
+            eventful = compiled and not (moving or chunk or observe or recorded)
+            state = snapshot(self.network) if eventful else None
+            if state is not None and not self._refusal(schedule, state):
                 engine, rule = self._find_engine(schedule, state)
                 answer = engine.run(constant, batch, schedule.input_steps(steps), rule, count, rows=steps)
             else:

@@ -118,12 +118,15 @@ def resolve_schedule(name: str, *, probe_steps: int, iterations: int, waiting: i
         ModelError: unknown name.
         ValueError: a setting that the schedule refuses.
     """
-    if name not in SCHEDULES:
-        raise ModelError(f"there is no schedule {name!r}", fix=f"known: {', '.join(SCHEDULES)}")
     settings = {"probe_steps": probe_steps, "iterations": iterations, "waiting": waiting}
-    cls = SCHEDULES[name]
-    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    return cls(**{key: value for key, value in settings.items() if key in known})
+    known = _settings_of(name)
+    return SCHEDULES[name](**{key: value for key, value in settings.items() if key in known})
+
+
+def _settings_of(schedule: str) -> set[str]:
+    if schedule not in SCHEDULES:
+        raise ModelError(f"there is no schedule {schedule!r}", fix=f"known: {', '.join(SCHEDULES)}")
+    return {field.name for field in dataclasses.fields(SCHEDULES[schedule])}  # type: ignore[arg-type]
 
 
 def schedule_for(
@@ -138,6 +141,9 @@ def schedule_for(
     given = {"probe_steps": probe_steps, "iterations": iterations, "waiting": waiting}
     settings = {key: value for key, value in given.items() if value is not None}
     if name is not None:
+        strange = [f"--{key.replace('_', '-')}" for key in settings if key not in _settings_of(name)]
+        if strange:
+            raise ValueError(f"the schedule {name!r} has no {' and no '.join(strange)}")
         return resolve_schedule(name, **{"probe_steps": 4, "iterations": 1, "waiting": 1, **settings})
     if settings:
         raise ValueError(

@@ -50,6 +50,9 @@ def test_a_network_is_timed_and_written(tmp_path) -> None:
     result = RUNNER.invoke(app, [*command, "--probe-steps", "4"])
     assert result.exit_code == 1
     assert "belong to --schedule" in str(result.exception)
+    result = RUNNER.invoke(app, [*command, "--schedule", "accumulate", "--iterations", "3", "--waiting", "2"])
+    assert result.exit_code == 1
+    assert "'accumulate' has no --iterations and no --waiting" in str(result.exception)
     result = RUNNER.invoke(app, [*command, "--schedule", "cos", "--probe-steps", "3"])
     assert result.exit_code == 0, result.output
     assert "OffsetSpike(probe_steps=3" in result.output

@@ -32,9 +32,10 @@ def test_from_a_relu_network_to_the_best_method(transpike, tmp_path: Path) -> No
     code, _, err = transpike(*words, "--threshold", "maximum")
     assert code == 1
     assert "leave these options out" in err
-    code, _, err = transpike(*words, "--percentile", "99")
-    assert code == 1
-    assert "leave these options out" in err
+    for option in (("--percentile", "99"), ("--per", "layer")):
+        code, _, err = transpike(*words, *option)
+        assert code == 1
+        assert "leave these options out" in err
     code, _, err = transpike("convert", "relu.safetensors", "--budget-steps", "4", "-o", "snn.safetensors")
     assert code == 1
     assert "belong to --auto" in err

@@ -370,6 +370,9 @@ class Awkward(nn.Module):
             return self.last(F.relu(wide[:, :, None, None] - 0.125)).flatten(1)
         if self.kind == "a view of an image before the first neurons":
             return self.last(F.relu(self.one(self.a(x).view(-1, 256)) - 0.125))
+        if self.kind == "a view of a sum with the first currents":
+            z = self.a(x)
+            return self.last(self.one((z + self.b(F.relu(z))).view(-1, 256)))
         assert self.kind == "a sum with a size"
         return F.relu(self.b(a) + x.shape[1])
 
@@ -381,6 +384,7 @@ AWKWARD = [
     "a population without a channel",
     "linear over the last of four dimensions",
     "a view of an image before the first neurons",
+    "a view of a sum with the first currents",
     "a sum with a size",
 ]
 
@@ -391,6 +395,8 @@ def test_awkward_networks_run_like_the_reference(kind: str) -> None:
     x = dyadic_batch((3, 2, 8, 8))
     snn = convert(make_dyadic(Awkward(kind)), x)
     assert_engine_is_the_reference(snn, x, steps=5)
+    assert_engine_is_the_reference(snn, x, steps=1)
+    assert_engine_is_the_reference(snn, x[:1], steps=4)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(64, 33), (1, 91)])

@@ -100,10 +100,12 @@ def test_where_all_layers_step_together_blocks_see_the_mean_of_the_spikes_that_c
     class Look(BlockReconstruction):
         def update(self, block):
             order.append((block.name, block.inputs[0]))
+            for site in block.sites.values():
+                site.set_threshold(site.theta / 2)
 
     order: list[tuple[str, torch.Tensor]] = []
     snn = tp.convert(
-        *(topology.model(), [*RULES, Look(4, together=True)]),
+        *(topology.model(), [*RULES, Look(4, stepping_together=True)]),
         example_inputs=inputs,
         calibration=halves,
         leave=topology.leave,
@@ -126,7 +128,7 @@ def test_trained_weights_bring_the_layers_that_step_together_nearer_to_the_sourc
     def error(*parts) -> float:
         return float((convert(RESIDUAL, [*RULES, *parts], inputs)(*inputs, steps=4)[-1] - source).square().mean())
 
-    assert error(BlockReconstruction(4, iterations=100, mixing=0.0, together=True)) < 0.9 * error()
+    assert error(BlockReconstruction(4, iterations=100, mixing=0.0, stepping_together=True)) < 0.9 * error()
 
 
 def test_the_same_seed_gives_the_same_network():
@@ -140,7 +142,16 @@ def test_it_comes_last_and_its_settings_are_checked():
     inputs = RESIDUAL.random_inputs(4)
     with pytest.raises(ValueError, match="must come last"):
         convert(RESIDUAL, [*RULES, BlockReconstruction(2), BlockReconstruction(2)], inputs)
-    for wrong in ({"iterations": 0}, {"mixing": 1.5}, {"weight_rate": -1.0}, {"batch_size": 0}):
+    with pytest.raises(ValueError, match="leave stepping_together out"):
+        BlockReconstruction(4, stepping_together=True, network_iterations=5)
+    for wrong in (
+        {"iterations": 0},
+        {"network_iterations": -1},
+        {"network_rate": -1.0},
+        {"mixing": 1.5},
+        {"weight_rate": -1.0},
+        {"batch_size": 0},
+    ):
         with pytest.raises(ValueError, match="must"):
             BlockReconstruction(4, **wrong)
 

@@ -74,7 +74,8 @@ def test_the_arithmetic_is_sgd_with_cosine(warmup: int, rates: tuple[float, floa
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight, killed, resumed = network(), network(), network()
-    history = fit(straight, blobs(), epochs=4, batch_size=16)
+    settings = {"epochs": 4, "warmup_steps": 20, "batch_size": 16}  # of six steps per epoch
+    history = fit(straight, blobs(), **settings)
     from transpike.training import lightning
 
     begin = lightning._Classifier.on_train_epoch_start
@@ -87,10 +88,10 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(lightning._Classifier, "on_train_epoch_start", die)
     file = tmp_path / "state.ckpt"
     with pytest.raises(MemoryError):
-        fit(killed, blobs(), epochs=4, batch_size=16, checkpoint=file)
+        fit(killed, blobs(), **settings, checkpoint=file)
     monkeypatch.undo()
     assert read_container(file)[1]["kind"] == "training"
-    assert fit(resumed, blobs(), epochs=4, batch_size=16, checkpoint=file) == history
+    assert fit(resumed, blobs(), **settings, checkpoint=file) == history
     assert same(straight, resumed)
     assert not same(straight, killed)
     assert [p.name for p in tmp_path.iterdir()] == ["state.ckpt"]

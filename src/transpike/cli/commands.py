@@ -175,7 +175,9 @@ def convert(
     ] = None,
     fraction: Annotated[float | None, typer.Option(help="Of spike-norm: of the largest drive (default: 1).")] = None,
     iterations: Annotated[int | None, typer.Option(help="Of local-balancing (default: 4000).")] = None,
-    per: Annotated[Per, typer.Option(help="One threshold per layer or per channel.")] = Per.CHANNEL,
+    per: Annotated[
+        Per | None, typer.Option(help="Of --threshold: one per layer or per channel (default: channel).")
+    ] = None,
     potential: Annotated[
         Potential | None, typer.Option(help="v(0): 0, theta/2 (default for ReLU), or random (by --seed).")
     ] = None,
@@ -242,7 +244,7 @@ def convert(
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
     pooling = MaxPooling(max_pooling.value)
     if auto:
-        chosen = (threshold, percentile, fraction, iterations, steps, potential, calibrate)
+        chosen = (threshold, per, percentile, fraction, iterations, steps, potential, calibrate)
         if neuron is not NeuronName.IF or any(word is not None for word in chosen):
             raise ValueError("--auto chooses threshold, potential, calibrations, neuron and T: leave these options out")
         snn = choose_network(
@@ -271,7 +273,7 @@ def convert(
         if threshold is None or "steps" not in signature(THRESHOLD_RULES[threshold.value]).parameters:
             del settings["steps"]
     if threshold is not None:
-        parts.append(threshold_rule(threshold.value, per.value, **settings))
+        parts.append(threshold_rule(threshold.value, (per or Per.CHANNEL).value, **settings))
     elif settings:
         raise ValueError(f"--{next(iter(settings))} belongs to a threshold rule; choose one by --threshold")
     if potential is not None:

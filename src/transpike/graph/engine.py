@@ -261,7 +261,7 @@ class _Program:
         self.answer = next(node for node in body.graph.nodes if node.op == "output").args[0][0]
         self.operations = self._demanded(body.graph)  # nodes to compute with torch, and sites to run
         self.forget = self._last_uses()
-        self.channels_last = _keeps_format(engine.lowered.prologue)
+        self.channels_last = _keeps_format(engine.lowered.prologue) and not self._torch_reads_statics()
         sites = [operation for operation in self.operations if isinstance(operation, str)]
         self.only_answer = all(site in engine.values for site in sites)  # torch operators compute no site's drive
 
@@ -287,6 +287,12 @@ class _Program:
             return [self.engine.runners[operation].args[0]]
         others = [self.statics[f"static_{node.name}"] for node in value.others]
         return [*(term.site for term in value.terms), *others]
+
+    def _torch_reads_statics(self) -> bool:
+        """Whether torch operators of the body read values of the prologue, which they may want contiguous."""
+        dense = [operation for operation in self.operations if operation not in self.engine.values]
+        sources = {source for operation in dense for source in self._needs(operation)}
+        return any(source in sources for source in self.statics.values() if str(source.target).startswith("static_"))
 
     def _last_uses(self) -> list[list[fx.Node | str]]:
         """After each operation, what nobody needs any more."""

@@ -193,7 +193,8 @@ class BlockView:
         end: the site that ends it, None for the block that ends with the answer.
         layers: its convolutions and linear layers that no other call shares; they belong to the converted network.
         source: the block's inputs in the source network, each ``[N, *]``.
-        inputs: the same from the quantised blocks before it.
+        inputs: the same as the spiking network sends it, by the schedule's formula or from a run; of the whole network
+            seen as one block, its own inputs.
         target: the source network's output of the block, ``[N, *]``; an answer of several tensors is one row.
         run: the block with quantised sites, as it is set now, on any inputs.
         run_open: the same, but ``end`` is the source's activation of its drive; differentiable in weights and in

@@ -18,7 +18,7 @@ from transpike.schedules import Plain, Schedule
 class BlockReconstruction(BlockCalibration):
     """Trains the weights, biases and inner thresholds of each block so that it says what the source's block says.
 
-    After the blocks, ``network_iterations`` more steps train all of them together towards the source's answer.
+    With ``network_iterations`` all blocks are then trained jointly towards the source's answer.
 
     Under a layer-after-layer schedule with T probe steps the spiking network is a network with quantised activations,
     so the reconstruction of the quantisation literature applies: blocks one after the other against the source
@@ -28,8 +28,8 @@ class BlockReconstruction(BlockCalibration):
     loss is the plain squared error. A block keeps its old weights where training does not lower that error on all
     samples.
 
-    With ``together`` the inputs are the means of the spikes that really come when all layers step together, as in SNNC
-    advanced (Li et al. 2021, section 4.3), which has no mixing and trains layer by layer with thresholds unchanged.
+    With ``stepping_together`` the inputs are the means of the spikes that really come when all layers step together, as
+    in SNNC advanced (Li et al. 2021), which has no mixing and trains layer by layer with thresholds unchanged.
 
     Needs unlabelled data and short training, but no labels and no retraining of the network. Weights change, so `ann`
     of the converted network is no longer its source; it comes after all other parts. Binary, non-negative events.
@@ -43,7 +43,8 @@ class BlockReconstruction(BlockCalibration):
         weight_rate: learning rate of weights, relative to each layer's root mean square weight.
         threshold_rate: learning rate of the logarithm of the thresholds.
         mixing: probability that an input value comes from the source network while training.
-        together: for `Plain` in place of a layer-after-layer schedule.
+        stepping_together: calibrate for `Plain`, where all layers step at once, in place of `AccumulateThenFire`. Every
+            block then costs one run of the network over the data.
         seed: of the order of samples and the mixing.
     """
 
@@ -55,19 +56,23 @@ class BlockReconstruction(BlockCalibration):
     weight_rate: float = 1e-2
     threshold_rate: float = 2e-3
     mixing: float = 0.5
-    together: bool = False
+    stepping_together: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         if min(self.steps, self.iterations, self.batch_size) < 1:
             raise ValueError(f"steps, iterations and batch_size must be at least 1, got {self}")
+        if self.network_iterations < 0 or not self.network_rate >= 0:
+            raise ValueError(f"network_iterations and network_rate must not be negative, got {self}")
+        if self.stepping_together and self.network_iterations:
+            raise ValueError("network_iterations trains the layer-after-layer network: leave stepping_together out")
         if not (self.weight_rate >= 0 and self.threshold_rate >= 0 and 0 <= self.mixing <= 1):
             raise ValueError(f"rates must not be negative, mixing must lie in [0, 1]; got {self}")
 
     @property
     def schedule(self) -> Schedule:
         """`Plain` or, layer after layer, `AccumulateThenFire`."""
-        return Plain() if self.together else super().schedule
+        return Plain() if self.stepping_together else super().schedule
 
     def update(self, block: BlockView) -> None:
         """Trains one block, and takes it back where that did not help."""

@@ -25,7 +25,7 @@ def plot_latency(reports: Mapping[str, Report], path: Path, title: str) -> None:
     for index, (label, report) in enumerate(reports.items()):
         steps = [row.latency.pipeline_steps for row in report.rows]
         axes.plot(steps, [row.top1 for row in report.rows], color=f"C{index}", marker="o", markersize=3, label=label)
-    axes.axhline(next(iter(reports.values())).ann_top1, color="black", linestyle="--", linewidth=1, label="source ANN")
+    axes.axhline(next(iter(reports.values())).ann_top1, color="black", linestyle="--", linewidth=1, label="ANN")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("time-steps from the first input to the answer, all layers stepping at once (pipeline)")
@@ -64,5 +64,5 @@ def plot_accuracy(reports: Mapping[str, Report], path: Path, title: str) -> None
     axes.set_ylim(0, 102)
     axes.grid(alpha=0.3)
     axes.set_title("\n".join(textwrap.wrap(title, 80)), fontsize=10)
-    figure.legend(title="dashed: the source ANN", fontsize=8, title_fontsize=8, loc="outside lower center", ncols=2)
+    figure.legend(title="dashed: the ANN", fontsize=8, title_fontsize=8, loc="outside lower center", ncols=2)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format=path.suffix.lstrip(".")))

@@ -21,9 +21,9 @@ class AccumulateThenFire(Probing):
     With rho = L and v(0) = theta/2 every site computes the QCFS activation with L levels exactly, so after rho steps
     the answer is the QCFS network's. The emission is an integrate-and-fire neuron with the constant current
     ``k theta / rho`` from theta/2, computed in whole numbers. Every second neuron of a sample starts just below
-    theta/2, so that half a spike, which odd counts owe after rho/2 steps, is rounded up in one and down in the next,
-    and an answer after fewer than rho steps has no offset. Ours in this form; of the family of two-phase schemes (TPP,
-    PASCAL), without negative spikes. Nothing is emitted in the first phase. Binary, non-negative events.
+    theta/2, so that where k t / rho ends in one half it is rounded up in one and down in the next, and answers after
+    fewer than rho steps have no offset on the average of many neurons. Ours in this form; of the family of two-phase
+    schemes (TPP, PASCAL), without negative spikes. Nothing is emitted in the first phase. Binary, non-negative events.
     """
 
     def compiled(self) -> Rule | None:
