@@ -6,9 +6,22 @@
 #include <stdexcept>
 #include <vector>
 
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
 #include "kernels.hpp"
 
 namespace transpike {
+
+// As many as the kernels take, the calling one included.
+inline int threads() {
+#ifdef _OPENMP
+  return omp_get_max_threads();
+#else
+  return 1;
+#endif
+}
 
 // Those that this CPU can run, the best last.
 std::vector<const Kernels *> runnable_kernels();

@@ -246,7 +246,7 @@ bool run_counts(const Stage &stage) {
   const std::ptrdiff_t chunk = blocks.count / kChunks + 1;
   const std::ptrdiff_t columns = stage.columns != nullptr ? blocks.size + 2 : 0;
   const std::ptrdiff_t fixed = columns * per_column;
-  const std::ptrdiff_t free = per_pixel == 0 || per_pixel > kListEntries ? per_pixel : kListEntries;
+  const std::ptrdiff_t free = per_pixel == 0 || per_pixel > stage.list_entries ? per_pixel : stage.list_entries;
   bool enough = true;
 #pragma omp parallel
   {

@@ -20,6 +20,8 @@ namespace nb = nanobind;
 namespace transpike {
 namespace {
 
+constexpr std::ptrdiff_t kCachedWeights = 1 << 20; // bytes, of a usual second-level cache
+
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Factors = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Events = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
@@ -280,7 +282,12 @@ private:
     }
     stage.bias = bias_.data();
     stage.theta = theta_.data();
-    stage.block = std::clamp<std::ptrdiff_t>(samples * stage.pixels / 16, 1, 64);
+    // Every block reads all weights: where they do not stay in the cache, one large block per thread.
+    const bool streamed = (weight_rows_ + 1) * padded() * 4 > kCachedWeights;
+    const std::ptrdiff_t total = samples * stage.pixels;
+    stage.block = streamed ? std::clamp<std::ptrdiff_t>((total + threads() - 1) / threads(), 1, 512)
+                           : std::clamp<std::ptrdiff_t>(total / 16, 1, 64);
+    stage.list_entries = streamed ? 1 << 19 : 1 << 16;
   }
 
   void compute(const Stage &stage, std::vector<std::int64_t> &spikes) const {

@@ -112,7 +112,8 @@ struct Stage {
   float *currents; // where neurons do not fire: [samples][steps][pixels][padded channels] for the currents; or null
   std::uint8_t *out;
   std::ptrdiff_t out_sample, out_step, out_row, out_channel_bytes;
-  std::ptrdiff_t block; // output pixels that one thread takes at a time
+  std::ptrdiff_t block; // output pixels that one thread takes at a time, as far as their lists of inputs have room:
+  std::ptrdiff_t list_entries;
 };
 
 struct Kernels {

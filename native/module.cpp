@@ -6,10 +6,6 @@
 
 #include <string>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "binding.hpp"
 
 namespace nb = nanobind;
@@ -105,13 +101,7 @@ NB_MODULE(_native, m) {
   bind<float>(m);
   bind<double>(m);
   bind_event_stage(m);
-  m.def("threads", [] { // as many as the kernels take, the calling one included
-#ifdef _OPENMP
-    return omp_get_max_threads();
-#else
-    return 1;
-#endif
-  });
+  m.def("threads", &threads);
   m.def(
       "add_up", // rows [threads, count] -> the sum of each row, added up `passes` times
       [](Matrix<const float> rows, std::ptrdiff_t passes) {

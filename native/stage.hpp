@@ -17,8 +17,6 @@ namespace transpike {
 namespace {
 
 constexpr std::ptrdiff_t kCurrents = 1 << 14;    // currents of a block: stay in the second cache
-constexpr std::ptrdiff_t kListEntries = 1 << 16; // room for the lists of a block
-
 constexpr std::ptrdiff_t kChunks = 64;           // parts that the threads take in turn
 
 struct Pixel {
@@ -292,7 +290,7 @@ void run_pixels(const Stage &stage, std::ptrdiff_t first, std::ptrdiff_t end, st
 bool run_stage(const Stage &stage, std::int64_t *spikes) {
   // Entries beyond the count of a list are written, too.
   const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (stage.inputs + 64) * stage.steps : 0;
-  const std::ptrdiff_t room = stage.gathers == 0 ? 0 : (per_pixel > kListEntries ? per_pixel : kListEntries);
+  const std::ptrdiff_t room = stage.gathers == 0 ? 0 : (per_pixel > stage.list_entries ? per_pixel : stage.list_entries);
   const std::ptrdiff_t column = stage.columns != nullptr ? stage.columns->rows + 64 : 0;
   const Blocks blocks = divide(stage);
   const std::ptrdiff_t chunk = blocks.count / kChunks + 1; // fewer turns at the counter that the threads share

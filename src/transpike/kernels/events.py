@@ -18,7 +18,7 @@ from torch import Tensor
 from transpike.kernels.native import module
 
 LARGEST_COUNT = 255  # one byte
-_WEIGHT_BYTES = 512 * 1024  # of one tile of channels: half of a usual second-level cache
+_WEIGHT_BYTES = 640 * 1024  # of one tile of channels: what a usual second-level cache holds beside the lists of inputs
 _COLUMN_BYTES = 256 * 1024  # of all weights of a convolution by columns
 _TABLE_BYTES = 320 * 1024
 _MOST_ROWS = 65_535  # numbers of 16 bits
