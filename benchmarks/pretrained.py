@@ -51,8 +51,29 @@ def calibrations(steps: int) -> dict[str, tuple[Part, ...]]:
     return {"bias": (tp.BiasCorrection(steps),)}
 
 
+ITERATIONS = 800
+"""Steps of Adam per block in the rows that train."""
+
 PROBE_STEPS = (4, 8)
 """rho of the rows that run layer after layer."""
+
+
+VIEWS = 4
+"""Randomly shifted and mirrored copies of every calibration image where weights, biases or thresholds are trained."""
+
+
+def augmented(calibration: Batches) -> list[tuple[Tensor, Tensor]]:
+    """The images and `VIEWS` random views of each, made as training makes them, with edges mirrored; seed 0."""
+    generator = torch.Generator().manual_seed(0)
+    found = list(calibration)
+    for images, labels in [*calibration] * VIEWS:
+        padded = nn.functional.pad(images, (4, 4, 4, 4), mode="reflect")
+        places = torch.randint(9, (len(images), 2), generator=generator).tolist()
+        cut = [padded[n, :, y : y + 32, x : x + 32] for n, (y, x) in enumerate(places)]
+        mirrored = (torch.rand(len(images), generator=generator) < 0.5).tolist()
+        views = [view.flip(-1) if flip else view for view, flip in zip(cut, mirrored, strict=True)]
+        found.append((torch.stack(views), labels))
+    return found
 
 
 @dataclass(frozen=True)
@@ -189,9 +210,13 @@ def jobs(ann: zoo.CifarResNet20, steps: tuple[int, ...], calibration: Batches, t
     except ImportError as error:
         print(f"SpikingJelly's recipes cannot be imported ({error}), their rows are left out")
 
+    seen = augmented(calibration)
+
     def add(label: str, parts: tuple[Part, ...], schedule: Schedule, at: tuple[int, ...]) -> None:
-        run = partial(ours, ann, parts, schedule, at, calibration, test)
-        found.append(Job(f"transpike, {label}", repr((parts, schedule)), at, run))
+        trains = any(isinstance(part, tp.BlockReconstruction) for part in parts)
+        run = partial(ours, ann, parts, schedule, at, seen if trains else calibration, test)
+        settings = repr((parts, schedule)) + (f", {VIEWS} views of each image" if trains else "")
+        found.append(Job(f"transpike, {label}", settings, at, run))
 
     half, per_channel = tp.HalfThreshold(), tp.PerChannel()
     control = (tp.Percentile(99.9, per_channel), half)
@@ -204,11 +229,11 @@ def jobs(ann: zoo.CifarResNet20, steps: tuple[int, ...], calibration: Batches, t
         schedule = AccumulateThenFire(rho)
         parts = (tp.MinimumMSE(rho, per_channel), half, tp.BiasCorrection(rho, schedule))
         add(f"layer after layer: minimum MSE, bias, rho = {rho}", parts, schedule, steps)
-        still = tp.BlockReconstruction(rho, weight_rate=0.0, threshold_rate=5e-3)
+        still = tp.BlockReconstruction(rho, iterations=ITERATIONS, weight_rate=0.0, threshold_rate=5e-3)
         add(
             f"layer after layer: the same, thresholds and biases trained, rho = {rho}", (*parts, still), schedule, steps
         )
-        trained = tp.BlockReconstruction(rho)
+        trained = tp.BlockReconstruction(rho, iterations=ITERATIONS)
         add(f"layer after layer: the same, weights trained too, rho = {rho}", (*parts, trained), schedule, steps)
     return found
 

@@ -74,7 +74,6 @@ def apply_parts(
             visit_blocks(
                 *(snn.network, snn.plan, data, part.steps, part.update),
                 emitted=None if part.schedule == AccumulateThenFire(part.steps) else partial(_emitted, snn, part, data),
-                finish=part.finish,
                 progress=progress,
             )
         else:

@@ -84,29 +84,6 @@ def test_what_one_block_sets_reaches_the_next():
         assert block.source[0].abs().sum() > 0
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
-def test_at_the_end_the_network_is_seen_as_one_block_with_the_first_answer_as_target(topology):
-    inputs = topology.dyadic_inputs(3)
-    model = topology.dyadic_model()
-    snn = tp.convert(model, [Maximum()], example_inputs=inputs, calibration=[inputs], leave=topology.leave)
-    set_dyadic_thresholds(snn)
-    answer = torch.cat([leaf.flatten(1) for leaf in tree_leaves(snn.ann(*inputs))], 1)
-
-    def update(block: BlockView) -> None:
-        for layer in block.layers:
-            layer.weight.mul_(0.5)
-
-    seen: list[BlockView] = []
-    visit_blocks(snn.network, snn.plan, [inputs], STEPS, update, finish=seen.append)
-    (whole,) = seen
-    torch.testing.assert_close(whole.target, answer)
-    assert set(whole.sites) == {site.name for site in snn.sites}
-    means = snn(*inputs, steps=STEPS, schedule=AccumulateThenFire(STEPS))
-    spiking = torch.cat([leaf[-1].flatten(1) for leaf in tree_leaves(means)], 1)
-    if not snn.plan.pools:  # max-pooling of spikes is not max-pooling of their mean
-        torch.testing.assert_close(whole.run(*inputs), spiking)
-
-
 def test_quantised_sites_by_formula_and_their_gradient():
     model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
     x = torch.linspace(-1, 2, 301).unsqueeze(1)

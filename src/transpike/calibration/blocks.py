@@ -54,12 +54,9 @@ def visit_blocks(
     update: Callable[[BlockView], None],
     *,
     emitted: Callable[[str], Tensor] | None = None,
-    finish: Callable[[BlockView], None] | None = None,
     progress: bool = False,
 ) -> None:
     """Calls ``update`` for every block in execution order, with what the blocks before it give as they are set by then.
-
-    ``finish`` then sees the whole network as one block.
 
     Args:
         network: the ANN graph with its sites, which ``update`` may change.
@@ -69,7 +66,6 @@ def visit_blocks(
         update: sees each block once.
         emitted: gives what a site, by its node, sends on the average of the steps, ``[N, *]``; for schedules under
             which this is not the quantised output.
-        finish: sees the network; the target there is the answer of the source network, before any update.
         progress: show a progress bar.
 
     Raises:
@@ -91,36 +87,26 @@ def visit_blocks(
     entry: fx.Node | None = None
     source: Any = inputs
     spiking: Any = inputs
-
-    def view(block: _Block, target: Tensor) -> BlockView:
-        own = [str(node.target) for node in block.nodes if node.op == "call_module"]
-        layers = [
-            module
-            for name in own
-            if isinstance(module := modules[name], Layer)
-            and all(uses[id(parameter)] == 1 for parameter in module.parameters())
-        ]
-        sites = {name: site for name in own if isinstance(site := modules[name], Site)}
-        forms = block.quantised, block.opened
-        return BlockView(block.nodes[-1].name, sites, block.end, layers, source, spiking, target, *forms)
-
     with Progress(transient=True, disable=not progress) as bar:
-        task = bar.add_task("calibrating blocks", total=len(blocks) + 1)
+        task = bar.add_task("calibrating blocks", total=len(blocks))
         for nodes in blocks:
+            own = [str(node.target) for node in nodes if node.op == "call_module"]
+            layers = [
+                module
+                for name in own
+                if isinstance(module := modules[name], Layer)
+                and all(uses[id(parameter)] == 1 for parameter in module.parameters())
+            ]
+            sites = {name: site for name in own if isinstance(site := modules[name], Site)}
             block = _Block(network, nodes, names if entry is None else [entry], constants, per_batch, steps)
             with torch.no_grad():
                 target = block.source(*source)
-            update(view(block, target))
+            forms = block.quantised, block.opened
+            update(BlockView(nodes[-1].name, sites, block.end, layers, source, spiking, target, *forms))
             with torch.no_grad():
                 sent = emitted(nodes[-1].name) if emitted and block.end is not None else block.quantised(*spiking)
             source, spiking, entry = (target,), (sent,), nodes[-1]
             bar.advance(task)
-        (answer,) = source
-        source = spiking = inputs
-        whole = tuple(node for nodes in blocks for node in nodes)
-        if finish is not None:
-            finish(view(_Block(network, whole, names, constants, per_batch, steps), answer))
-        bar.advance(task)
 
 
 def _constants(network: fx.GraphModule, plan: Plan, inputs: tuple[Tensor, ...]) -> dict[fx.Node, Any]:

@@ -193,8 +193,7 @@ class BlockView:
         end: the site that ends it, None for the block that ends with the answer.
         layers: its convolutions and linear layers that no other call shares; they belong to the converted network.
         source: the block's inputs in the source network, each ``[N, *]``.
-        inputs: the same as the spiking network sends it, by the schedule's formula or from a run; of the whole network
-            seen as one block, its own inputs.
+        inputs: the same as the spiking network sends it, by the schedule's formula or from a run.
         target: the source network's output of the block, ``[N, *]``; an answer of several tensors is one row.
         run: the block with quantised sites, as it is set now, on any inputs.
         run_open: the same, but ``end`` is the source's activation of its drive; differentiable in weights and in
@@ -229,9 +228,6 @@ class BlockCalibration(Part, ABC):
     @abstractmethod
     def update(self, block: BlockView) -> None:
         """Sets what belongs to the block; gradients are recorded."""
-
-    def finish(self, network: BlockView) -> None:
-        """Sees the whole network as one block when all blocks are done."""
 
 
 def average(batches: Iterable[Tensor]) -> Tensor:

@@ -18,8 +18,6 @@ from transpike.schedules import Plain, Schedule
 class BlockReconstruction(BlockCalibration):
     """Trains the weights, biases and inner thresholds of each block so that it says what the source's block says.
 
-    With ``network_iterations`` all blocks are then trained jointly towards the source's answer.
-
     Under a layer-after-layer schedule with T probe steps the spiking network is a network with quantised activations,
     so the reconstruction of the quantisation literature applies: blocks one after the other against the source
     network's output, which is compared before it is quantised (BRECQ, Li et al. 2021), thresholds inside learned as
@@ -37,8 +35,6 @@ class BlockReconstruction(BlockCalibration):
     Attributes:
         steps: T.
         iterations: steps of Adam per block.
-        network_iterations: steps of Adam for the whole network at the end.
-        network_rate: the factor on both learning rates in these.
         batch_size: samples per step.
         weight_rate: learning rate of weights, relative to each layer's root mean square weight.
         threshold_rate: learning rate of the logarithm of the thresholds.
@@ -50,8 +46,6 @@ class BlockReconstruction(BlockCalibration):
 
     steps: int
     iterations: int = 400
-    network_iterations: int = 0
-    network_rate: float = 0.1
     batch_size: int = 64
     weight_rate: float = 1e-2
     threshold_rate: float = 2e-3
@@ -62,10 +56,6 @@ class BlockReconstruction(BlockCalibration):
     def __post_init__(self) -> None:
         if min(self.steps, self.iterations, self.batch_size) < 1:
             raise ValueError(f"steps, iterations and batch_size must be at least 1, got {self}")
-        if self.network_iterations < 0 or not self.network_rate >= 0:
-            raise ValueError(f"network_iterations and network_rate must not be negative, got {self}")
-        if self.stepping_together and self.network_iterations:
-            raise ValueError("network_iterations trains the layer-after-layer network: leave stepping_together out")
         if not (self.weight_rate >= 0 and self.threshold_rate >= 0 and 0 <= self.mixing <= 1):
             raise ValueError(f"rates must not be negative, mixing must lie in [0, 1]; got {self}")
 
@@ -76,24 +66,14 @@ class BlockReconstruction(BlockCalibration):
 
     def update(self, block: BlockView) -> None:
         """Trains one block, and takes it back where that did not help."""
-        self._improve(block, self.iterations, 1.0)
-
-    def finish(self, network: BlockView) -> None:
-        """Trains the network, and takes that back where it did not help."""
-        if self.network_iterations:
-            self._improve(network, self.network_iterations, self.network_rate)
-
-    def _improve(self, block: BlockView, iterations: int, rate: float) -> None:
         before = self._loss(block)
         groups = self._groups(block)
-        for group in groups:
-            group["lr"] *= rate
         parameters = [parameter for group in groups for parameter in group["params"]]
         old = [parameter.detach().clone() for parameter in parameters]
         shares = {name: site.v_init.detach() / site.theta.detach() for name, site in block.sites.items()}
         if parameters:
             with _trainable(parameters):
-                self._train(block, groups, iterations)
+                self._train(block, groups)
         self._set_potentials(block, shares)
         if not self._loss(block) < before:  # NaN included
             with torch.no_grad():
@@ -120,12 +100,12 @@ class BlockReconstruction(BlockCalibration):
         size = self.batch_size
         return [slice(begin, begin + size) for begin in range(0, len(block.target), size)]
 
-    def _train(self, block: BlockView, groups: list[dict[str, Any]], iterations: int) -> None:
+    def _train(self, block: BlockView, groups: list[dict[str, Any]]) -> None:
         optimizer = torch.optim.Adam(groups)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.iterations)
         generator = torch.Generator().manual_seed(self.seed)
         floors = {site: 0.01 * site.theta.detach() for site in block.sites.values()}
-        for _ in range(iterations):
+        for _ in range(self.iterations):
             rows = torch.randint(len(block.target), (self.batch_size,), generator=generator).to(block.target.device)
             inputs = [
                 torch.where(torch.rand(a[rows].shape, generator=generator).to(a) < self.mixing, a[rows], b[rows])
