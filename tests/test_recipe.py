@@ -44,7 +44,7 @@ published = { source = "a table", top1 = { 2 = 12.5 } }
 
 def test_built_in_recipes_parse() -> None:
     found = recipes()
-    assert set(found) == {"digits", "cifar10-resnet20-qcfs", "cifar10-resnet20-relu"}
+    assert set(found) == {"digits", "cifar10-resnet20-qcfs", "cifar10-resnet20-relu", "cifar10-vgg16-qcfs"}
     for recipe in found.values():
         assert recipe.variants
 

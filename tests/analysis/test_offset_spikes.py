@@ -98,10 +98,9 @@ def test_by_hand_with_constraint(feed, right: int) -> None:
     assert found["plain"].sites[2].right_inputs == right
     assert found["plain"].answer_mse is None
     assert found["plain"].constrained
-    evenly = isinstance(
-        feed, AccumulateThenFire
-    )  # 1010, 0100 and 0100: what came too late for rows 3 and 4 comes early
-    second = psi(minus1=2, zero=3) if evenly else psi(minus1=2, zero=1, plus1=2)
+    # Evenly fed, 1010, 0010 and 0100, only row 1 errs: -2 0 2 0 is too late for row 2, 2 and 4 are early for rows 3, 4.
+    evenly = isinstance(feed, AccumulateThenFire)
+    second = psi(minus1=1, zero=4) if evenly else psi(minus1=2, zero=1, plus1=2)
     assert found["plain"].sites[1].counts == second
     assert all(site.exact == 1 for site in found["cos"].sites)
 

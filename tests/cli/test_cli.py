@@ -222,7 +222,7 @@ def test_own_factory_in_the_current_folder(transpike, tmp_path: Path) -> None:
         (("convert", "digits-resnet", "-o", "x.safetensors"), "a plain ReLU has no threshold"),
         (("evaluate", "absent.safetensors"), "no such file"),
         (("train", "digits-resnet", "-o", "/proc/nowhere/x.safetensors"), "the output cannot be written"),
-        (("run", "nothing"), "cifar10-resnet20-relu, digits; or a"),
+        (("run", "nothing"), "cifar10-vgg16-qcfs, digits; or a"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--dataset", "cifar10"), "TRANSPIKE_DATA"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--activation", "slip", "--levels", "0"), "levels (N)"),
     ],

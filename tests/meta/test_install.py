@@ -72,7 +72,7 @@ def test_installed_alone(built: dict[str, Path], kind: str, tmp_path: Path) -> N
     assert result.returncode == 0, result.stderr
     file, names, shape = result.stdout.splitlines()
     assert file.startswith(str(site))
-    assert names == "['cifar10-resnet20-qcfs', 'cifar10-resnet20-relu', 'digits']"
+    assert names == "['cifar10-resnet20-qcfs', 'cifar10-resnet20-relu', 'cifar10-vgg16-qcfs', 'digits']"
     assert shape == "(2, 2, 10)"
     module = subprocess.run([python, "-m", "transpike", "run", "--list"], capture_output=True, text=True, cwd=tmp_path)
     assert module.returncode == 0, module.stderr
