@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import sys
 import tempfile
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def resolve_schedule(name: str, *, probe_steps: int, iterations: int, waiting: i
 def _settings_of(schedule: str) -> set[str]:
     if schedule not in SCHEDULES:
         raise ModelError(f"there is no schedule {schedule!r}", fix=f"known: {', '.join(SCHEDULES)}")
-    return {field.name for field in dataclasses.fields(SCHEDULES[schedule])}  # type: ignore[arg-type]
+    return set(signature(SCHEDULES[schedule]).parameters)
 
 
 def schedule_for(

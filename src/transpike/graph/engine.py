@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from transpike.graph.lower import Lowered, Readout, SiteRunner
 from transpike.graph.normalize import modules_of
+from transpike.graph.operators import keeps_channels_last
 from transpike.graph.plan import Plan
 from transpike.graph.site import Site
 from transpike.graph.terms import NotEventsError, Terms, Value, map_shape
@@ -27,8 +28,6 @@ _UNPACKED = 4 * 2**20  # spikes and currents stored as numbers at once, 16 MiB
 
 Count = Callable[[str, Tensor], None]
 """Called per site with its name and the spikes of each step, all samples together ``[S]``, whole numbers."""
-
-_KEEPING = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
 
 READOUT = "readout"
 """Stands for the operators behind the last site where times are given by site."""
@@ -261,7 +260,7 @@ class _Program:
         self.answer = next(node for node in body.graph.nodes if node.op == "output").args[0][0]
         self.operations = self._demanded(body.graph)  # nodes to compute with torch, and sites to run
         self.forget = self._last_uses()
-        self.channels_last = _keeps_format(engine.lowered.prologue) and not self._torch_reads_statics()
+        self.channels_last = keeps_channels_last(engine.lowered.prologue) and not self._torch_reads_statics()
         sites = [operation for operation in self.operations if isinstance(operation, str)]
         self.only_answer = all(site in engine.values for site in sites)  # torch operators compute no site's drive
 
@@ -399,10 +398,3 @@ class _Program:
         for part in path.split("."):
             found = getattr(found, part)
         return found
-
-
-def _keeps_format(network: fx.GraphModule) -> bool:
-    """Whether all operators give images with channels last for such images; ``view`` for one would refuse them."""
-    modules = modules_of(network)
-    inner = [node for node in network.graph.nodes if node.op not in ("placeholder", "output")]
-    return all(node.op == "call_module" and isinstance(modules[str(node.target)], _KEEPING) for node in inner)

@@ -81,6 +81,7 @@ class FixedBatchNorm(nn.modules.batchnorm._BatchNorm):
         """Any ``[N, C, *]``."""
 
 
+_KEEP_CHANNELS_LAST = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
 _LINEAR_MODULES: tuple[type[nn.Module], ...] = (
     nn.modules.conv._ConvNd,
     nn.Linear,
@@ -375,3 +376,12 @@ def _clipped(low: Any, high: Any) -> nn.Module | None:
     if high is None:
         return nn.ReLU()
     return nn.Hardtanh(0.0, float(high)) if isinstance(high, int | float) and high > 0 else None
+
+
+def keeps_channels_last(network: fx.GraphModule) -> bool:
+    """Whether all operators give images with channels last for such images; ``view`` for one would refuse them."""
+    inner = [node for node in network.graph.nodes if node.op not in ("placeholder", "output")]
+    return all(
+        node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), _KEEP_CHANNELS_LAST)
+        for node in inner
+    )

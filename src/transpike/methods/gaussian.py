@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from transpike.methods.contract import Granularity, PerLayer, Statistic, ThresholdRule
-from transpike.methods.least_squares import check_levels, least_squares_threshold
+from transpike.methods.contract import Statistic
+from transpike.methods.least_squares import LeastSquaresRule, least_squares_threshold
 
 DEVIATIONS = 8.0
 """How many standard deviations above the mean the search begins; no T up to 1024 wants a threshold as large."""
 
 
 @dataclass(frozen=True)
-class GaussianMSE(ThresholdRule):
+class GaussianMSE(LeastSquaresRule):
     """The threshold that minimises `MinimumMSE`'s error for a normal distribution with the data's mean and variance.
 
     Only two moments are taken from the data, so few images are enough. At the minimum theta is the fixed point of
@@ -31,12 +31,6 @@ class GaussianMSE(ThresholdRule):
         steps: T, for which the threshold is best.
         granularity: one threshold per layer or per channel.
     """
-
-    steps: int
-    granularity: Granularity = field(default_factory=PerLayer)
-
-    def __post_init__(self) -> None:
-        check_levels(self.steps)
 
     def statistic(self) -> Statistic:
         """Mean and variance per row."""

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from transpike.methods.contract import Granularity, PerLayer, ThresholdRule
 
 Above = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Number (or probability) and sum (or expectation) of the values above places ``[rows, K]``, each ``[rows, K]``."""
 
 
-def check_levels(steps: int) -> None:
-    """Refuses numbers of steps whose levels a histogram could not tell apart.
+@dataclass(frozen=True)
+class LeastSquaresRule(ThresholdRule):
+    """A rule that is tuned for T steps.
 
-    Raises:
-        ValueError: the number lies outside 1 to 1024.
+    Attributes:
+        steps: T, from 1 to 1024: a histogram could not tell more levels apart.
+        granularity: one threshold per layer or per channel.
     """
-    if not 1 <= steps <= 1024:
-        raise ValueError(f"steps must lie in 1 to 1024, got {steps}; for more steps use Maximum()")
+
+    steps: int
+    granularity: Granularity = field(default_factory=PerLayer)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.steps <= 1024:
+            raise ValueError(f"steps must lie in 1 to 1024, got {self.steps}; for more steps use Maximum()")
 
 
 def least_squares_threshold(above: Above, largest: Tensor, steps: int) -> Tensor:

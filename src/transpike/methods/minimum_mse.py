@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from transpike.methods.contract import Granularity, PerLayer, Statistic, ThresholdRule
+from transpike.methods.contract import Statistic
 from transpike.methods.histogram import BINS, GrowingHistogram, HistogramStatistic, Tails
-from transpike.methods.least_squares import check_levels, least_squares_threshold
+from transpike.methods.least_squares import LeastSquaresRule, least_squares_threshold
 
 
 @dataclass(frozen=True)
-class MinimumMSE(ThresholdRule):
+class MinimumMSE(LeastSquaresRule):
     """The threshold that minimises ``sum (max(z, 0) - (theta/T) clip(floor(T z/theta + 1/2), 0, T))^2`` over the data.
 
     Needs data, no labels, no retraining; binary events. Differs from the paper (MMSE) in that the +1/2, which the
@@ -24,12 +24,6 @@ class MinimumMSE(ThresholdRule):
         steps: T, for which the threshold is best; it tends to the maximum as T grows.
         granularity: one threshold per layer or per channel.
     """
-
-    steps: int
-    granularity: Granularity = field(default_factory=PerLayer)
-
-    def __post_init__(self) -> None:
-        check_levels(self.steps)
 
     def statistic(self) -> Statistic:
         """A histogram per row."""
