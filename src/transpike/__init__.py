@@ -59,6 +59,7 @@ from transpike.methods import (
 )
 from transpike.network import SpikingNetwork
 from transpike.neurons import IF, Burst, Reset, SignedIF
+from transpike.readout import delayed_readout, readout_delay
 from transpike.results import Report
 from transpike.schedules import Plain, Schedule
 from transpike.search import LagSearch, search_lags
@@ -130,12 +131,14 @@ __all__ = [
     "convert",
     "convert_by",
     "data",
+    "delayed_readout",
     "describe",
     "evaluate",
     "evaluate_early",
     "fit",
     "inspect",
     "load",
+    "readout_delay",
     "save",
     "search_lags",
     "tailor",

@@ -22,6 +22,7 @@ from transpike.encoding import Coding
 from transpike.errors import DataError, InputError
 from transpike.graph.plan import steps_sent
 from transpike.network import SpikingNetwork
+from transpike.readout import delayed_readout
 from transpike.results import VERSION, Report, Row, SiteActivity
 from transpike.schedules import Plain, Schedule
 
@@ -52,6 +53,7 @@ def evaluate(
     schedule: Schedule | None = None,
     coding: Coding = Coding.CONSTANT,
     at: Sequence[int] | None = None,
+    readout_delay: int = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     chunk: int | None = None,
@@ -71,6 +73,8 @@ def evaluate(
         schedule: how the network runs; None is `Plain`.
         coding: constant current, or Poisson spikes (seeded by the number of the image).
         at: the rows wanted; None gives all T (prefix-consistent) or the powers of two.
+        readout_delay: steps at the start whose output is left out (`transpike.delayed_readout`); spikes and latency
+            are those of all steps.
         device: None leaves the network where it is.
         dtype: None leaves the network's type.
         chunk: steps per stage; None chooses by ``memory_mib``. Results do not depend on it.
@@ -80,14 +84,15 @@ def evaluate(
         progress: show a progress bar.
 
     Raises:
-        ValueError: steps below 1, or rows outside 1 .. steps.
+        ValueError: steps below 1, rows outside 1 .. steps, or a negative delay.
         InputError, DataError: unusable batches or labels, or other data than in the unfinished run.
     """
     schedule = Plain() if schedule is None else schedule
     rows = _rows(steps, schedule, at)
+    if readout_delay < 0:
+        raise ValueError(f"readout_delay must not be negative, got {readout_delay}")
     if device is not None or dtype is not None:
         snn = snn.to(device=device, dtype=dtype)
-    reference = next(snn.parameters())
     for site in snn.sites:
         if snn.site(site.name).v_init.dim() > max(1, len(site.shape)):
             raise InputError(
@@ -100,7 +105,7 @@ def evaluate(
     first = next(remaining, None)
     if first is None:
         raise DataError("there is nothing to evaluate: the batches are empty", fix="a used-up iterator gives none")
-    key = _fingerprint(snn, schedule, coding, rows, _pair(first, 0), size)
+    key = _fingerprint(snn, schedule, coding, rows, readout_delay, _pair(first, 0), size)
     state = _read_cache(cache, key)
     if isinstance(state, Report) and size is not None:  # what has no length might be longer now
         return state
@@ -111,12 +116,10 @@ def evaluate(
         events: dict[str, list[float]] = {site.name: [0.0] * len(rows) for site in snn.sites}
         state = _Progress(0, 0, [0, 0], zeros[:], zeros[:], events, 0.0, "")
     sent = [steps_sent(snn.network, schedule, t) for t in rows]
-    counter = _Counter(snn, schedule, coding, rows, sent, chunk, memory_mib, state)
+    counter = _Counter(snn, schedule, coding, rows, sent, readout_delay, chunk, memory_mib, state)
     counted = _count(counter, chain([first], remaining), size[0] if size else None, cache, key, progress)
     busy = {name: n + _earlier_steps(schedule, rows[-1]) for name, n in sent[-1].items()}
-    report = _report(
-        snn, counted, schedule, rows, busy, str(reference.dtype).removeprefix("torch."), str(reference.device)
-    )
+    report = _report(snn, counted, schedule, rows, busy, readout_delay)
     if cache is not None:
         write_json(cache, {"key": key, "report": report.to_json()})
     return report
@@ -174,6 +177,7 @@ class _Counter:
     coding: Coding
     rows: list[int]
     sent: list[dict[str, int]]  # per row and site: steps to count
+    readout_delay: int
     chunk: int | None
     memory_mib: int
     state: _Progress
@@ -200,7 +204,7 @@ class _Counter:
         began = time.perf_counter()
         for length in [self.rows[-1]] if self.schedule.prefix_consistent else self.rows:
             wanted = [(i, t) for i, t in enumerate(self.rows) if self.schedule.prefix_consistent or t == length]
-            answer = self._run(images, length, wanted)
+            answer = delayed_readout(self._run(images, length, wanted), self.readout_delay)
             for index, t in wanted:
                 top1, top5 = _hits(answer[t - 1], labels)
                 self.state.hits1[index] += int(top1)
@@ -299,10 +303,9 @@ def _report(
     schedule: Schedule,
     rows: list[int],
     busy: dict[str, int],
-    dtype: str,
-    device: str,
+    readout_delay: int,
 ) -> Report:
-    images = counted.images
+    images, reference = counted.images, next(snn.parameters())
     found = tuple(
         Row(
             steps=t,
@@ -330,8 +333,9 @@ def _report(
         sites=sites,
         seconds=counted.seconds,
         schedule=repr(schedule),
-        dtype=dtype,
-        device=device,
+        dtype=str(reference.dtype).removeprefix("torch."),
+        device=str(reference.device),
+        readout_delay=readout_delay,
     )
 
 
@@ -354,6 +358,7 @@ def _fingerprint(
     schedule: Schedule,
     coding: Coding,
     rows: list[int],
+    readout_delay: int,
     first_batch: tuple[Tensor, Tensor],
     size: list[int] | None,
 ) -> str:
@@ -361,6 +366,7 @@ def _fingerprint(
     tensors = snn.state_dict()
     network = [list(tensors), snn.network.code, str(snn.network), snn.plan.pools, to_json(snn.record)]
     settings = [VERSION, _MEANING, network, to_json(schedule), to_json(snn.neuron), coding.value, rows, size]
+    settings += [readout_delay] if readout_delay else []
     text = json.dumps(settings, sort_keys=True) + digest(tensors.values()) + digest(first_batch)
     return hashlib.sha256(text.encode()).hexdigest()
 

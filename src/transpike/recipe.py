@@ -46,6 +46,7 @@ class Training:
     start: str | None = None
     batch_size: int = 128
     warmup_steps: int = 0
+    spike_penalty: float = 0.0
     precision: str = "32-true"
     activation: SlipReLU | None = None
 
@@ -303,6 +304,7 @@ def _networks(
             epochs=training.epochs,
             learning_rate=training.learning_rate,
             warmup_steps=training.warmup_steps,
+            spike_penalty=training.spike_penalty,
             batch_size=training.batch_size,
             precision=training.precision,
             seed=recipe.seed,

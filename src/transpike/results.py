@@ -62,6 +62,7 @@ class Report:
         schedule: how the network ran.
         dtype: floating type.
         device: where it ran.
+        readout_delay: steps at the start whose output does not count for the answer.
     """
 
     images: int
@@ -73,6 +74,7 @@ class Report:
     schedule: str
     dtype: str
     device: str
+    readout_delay: int = 0
 
     def row(self, steps: int) -> Row:
         """The row of T = ``steps``.

@@ -150,10 +150,18 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
         (("surely",), "a confidence in [0, 1] or auto, not 'surely'"),
         (("1.5",), "a probability in [0, 1], got 1.5"),
         (("0.5", "--sites"), "leave them out with --early-exit"),
+        (("0.5", "--readout-delay", "2"), "leave them out with --early-exit"),
     ):
         code, _, err = transpike("evaluate", "snn.safetensors", *few, *words)
         assert code == 1
         assert message in err
+    late = ("evaluate", "snn.safetensors", "-T", "8", "--images", "60", "--readout-delay")
+    code, out, _ = transpike(*late, "auto", "--calibration-images", "80")
+    assert code == 0
+    assert "readout after" in out
+    code, _, err = transpike(*late, "soon")
+    assert code == 1
+    assert "--readout-delay takes a number of steps or auto, not 'soon'" in err
 
 
 def test_inspect(transpike) -> None:

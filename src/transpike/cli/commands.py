@@ -94,6 +94,9 @@ def train(
     learning_rate: float = 0.1,
     warmup_steps: Annotated[int, typer.Option(help="Steps in which the learning rate rises from 0.")] = 0,
     weight_decay: float = 5e-4,
+    spike_penalty: Annotated[
+        float, typer.Option(help="Train for fewer spikes: weight of the share of synaptic operations in the loss.")
+    ] = 0.0,
     batch_size: int = 128,
     seed: int = 0,
     weights: Weights = None,
@@ -150,6 +153,7 @@ def train(
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,
+        spike_penalty=spike_penalty,
         batch_size=batch_size,
         seed=seed,
         checkpoint=output.with_suffix(".ckpt"),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from transpike.data import Data
+    from transpike.network import SpikingNetwork
     from transpike.results import Report
     from transpike.schedules import Schedule
 
@@ -44,6 +46,9 @@ def evaluate(
     budget_steps: Annotated[
         int | None, typer.Option(help="Of staggered: search lags for an answer after so many pipeline steps.")
     ] = None,
+    readout_delay: Annotated[
+        str, typer.Option(help="Steps at the start whose output is left out; auto (LTB): till the last layer fires.")
+    ] = "0",
     coding: Annotated[InputCoding, typer.Option(help="Constant current, or Poisson spikes.")] = InputCoding.CONSTANT,
     batch_size: int = 100,
     device: Device = Device.AUTO,
@@ -53,7 +58,9 @@ def evaluate(
     early_exit: Annotated[
         str | None, typer.Option(help="Stop an image at this confidence in [0, 1]; auto chooses it on training images.")
     ] = None,
-    calibration_images: Annotated[int, typer.Option(help="Held-back training images for --early-exit auto.")] = 512,
+    calibration_images: Annotated[
+        int, typer.Option(help="Training images for auto; those for --early-exit are held back from training.")
+    ] = 512,
     factory: Factory = None,
 ) -> None:
     """Print accuracy, spikes and latency at every T on test images; or accuracy and mean T with early exit.
@@ -62,6 +69,7 @@ def evaluate(
     * `transpike evaluate snn.safetensors --steps 8 --plot accuracy.png`
     * `transpike evaluate snn.safetensors --steps 4 --schedule cos --probe-steps 4`
     * `transpike evaluate snn.safetensors --steps 16 --early-exit auto`
+    * `transpike evaluate snn.safetensors --steps 32 --readout-delay auto`
     """
     from transpike.card import card_of
     from transpike.cli.early_exit import print_early_exit
@@ -86,8 +94,11 @@ def evaluate(
         lags = search_schedule(snn.to(torch_device(device.value)), found, budget_steps, progress=True)
         how, steps, at = lags.schedule, lags.steps, [lags.steps]
     if early_exit is not None:
-        if sites or cache is not None or plot is not None:
-            raise ValueError("--sites, --cache and --plot show every T; leave them out with --early-exit")
+        if sites or cache is not None or plot is not None or readout_delay != "0":
+            raise ValueError(
+                "--sites, --cache and --plot show every T, and --readout-delay changes what is confident: leave them "
+                "out with --early-exit"
+            )
         print_early_exit(
             out,
             snn,
@@ -108,6 +119,7 @@ def evaluate(
         schedule=how,
         coding=Coding(coding.value),
         at=at,
+        readout_delay=_delay(snn, readout_delay, found, calibration_images),
         device=torch_device(device.value),
         cache=cache,
         progress=True,
@@ -121,6 +133,19 @@ def evaluate(
     if plot is not None:
         plot_accuracy({Path(file).name: report}, plot, f"{Path(file).name} on {report.images:,} images of {name}")
         out.print(f"written: {plot}")
+
+
+def _delay(snn: SpikingNetwork, wanted: str, data: Data, images: int) -> int:
+    """A number of steps, or that of `transpike.readout_delay` on training images."""
+    from transpike.data import loader, random_subset
+    from transpike.readout import readout_delay
+
+    if wanted != "auto" and not wanted.isdecimal():
+        raise ValueError(f"--readout-delay takes a number of steps or auto, not {wanted!r}")
+    if wanted != "auto":
+        return int(wanted)
+    images = min(images, len(data.calibration))  # type: ignore[arg-type]
+    return readout_delay(snn, loader(random_subset(data.calibration, images, 0)), progress=True)
 
 
 @app.command()

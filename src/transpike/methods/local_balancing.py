@@ -23,7 +23,7 @@ class LocalThresholdBalancing(ThresholdRule):
     Differs from the paper in that the mean of an iteration is that of all calibration data, from a histogram, not of
     one batch, so that data is read once; in that z comes from the source network, not from one whose earlier layers are
     clipped at their thresholds so far; and in that theta stays below the largest value, where the first iteration
-    would exceed it (a row that always is active). Its delayed readout is not part of this rule.
+    would exceed it (a row that always is active). Its delayed readout is `transpike.delayed_readout`.
 
     Attributes:
         iterations: how often theta grows; the released code's number.

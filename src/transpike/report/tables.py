@@ -23,6 +23,7 @@ def interesting_steps(report: Report) -> list[int]:
 def report_table(report: Report, steps: Sequence[int] | None = None) -> Table:
     """Accuracy, events and the four latency figures at several T."""
     title = f"{report.images:,} images, ANN {report.ann_top1:.2f} %, {report.schedule}"
+    title += f", readout after {report.readout_delay} steps" if report.readout_delay else ""
     table = plain_table(title, "T", "top-1 %", "top-5 %", "to ANN", "events/image", "claimed", "pipeline", "interval")
     for t in steps or interesting_steps(report):
         row = report.row(t)
@@ -77,12 +78,13 @@ def schedules_table(reports: Mapping[str, Report]) -> Table:
 
 
 def training_table(history: Sequence[Epoch]) -> Table:
-    """Loss and accuracy of the last epochs."""
-    table = plain_table("training", "epoch", "loss", "train %", "validation %")
+    """Loss and accuracy of the last epochs; where spikes were penalised, what they will cost."""
+    penalised = any(epoch.operations is not None for epoch in history)
+    table = plain_table("training", "epoch", "loss", "train %", "validation %", *["operations %"] * penalised)
     for epoch in history[-5:]:
-        table.add_row(
-            str(epoch.epoch), f"{epoch.loss:.4f}", f"{epoch.train_accuracy:.2f}", f"{epoch.validation_accuracy:.2f}"
-        )
+        row = [f"{epoch.loss:.4f}", f"{epoch.train_accuracy:.2f}", f"{epoch.validation_accuracy:.2f}"]
+        row += [] if epoch.operations is None else [f"{100 * epoch.operations:.1f}"]
+        table.add_row(str(epoch.epoch), *row)
     return table
 
 

@@ -32,12 +32,14 @@ class Epoch:
         loss: mean training loss.
         train_accuracy: percent, on the augmented training samples while the weights changed.
         validation_accuracy: percent, on the held-back part of the training set.
+        operations: mean share of synaptic operations on the training samples, in [0, 1], where spikes are penalised.
     """
 
     epoch: int
     loss: float
     train_accuracy: float
     validation_accuracy: float
+    operations: float | None = None
 
 
 class EpochShuffle(Sampler[int]):
@@ -85,6 +87,7 @@ def fit(
     warmup_steps: int = 0,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
+    spike_penalty: float = 0.0,
     batch_size: int = 128,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -107,6 +110,8 @@ def fit(
             never learn without.
         momentum: of SGD.
         weight_decay: on all parameters, thresholds included unless their activation says otherwise.
+        spike_penalty: how much the expected share of synaptic operations adds to the loss
+            (`transpike.training.spike_cost`): fewer spikes make the spiking network faster. About 1 is usual.
         batch_size: samples per step; a last, smaller batch is used too.
         seed: of order and augmentation.
         checkpoint: a file written after every epoch, without pickle; if it is there, training goes on from it. With
@@ -119,7 +124,8 @@ def fit(
 
     Raises:
         ValueError: a setting out of range.
-        TrainingError: the loss is not finite, or the checkpoint belongs to another network.
+        TrainingError: the loss is not finite, the checkpoint belongs to another network, or spikes are penalised in a
+            network that `transpike.tailor` did not make.
     """
     if epochs < 1 or batch_size < 1:
         raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
@@ -130,6 +136,8 @@ def fit(
             f"learning_rate must be positive, momentum in [0, 1), weight_decay not negative; got {learning_rate}, "
             f"{momentum}, {weight_decay}"
         )
+    if not 0 <= spike_penalty < math.inf:
+        raise ValueError(f"spike_penalty must be a number that is not negative, got {spike_penalty}")
     from transpike.training.lightning import run  # Lightning takes seconds to import
 
     settings = {
@@ -138,6 +146,7 @@ def fit(
         "warmup_steps": warmup_steps,
         "momentum": momentum,
         "weight_decay": weight_decay,
+        "spike_penalty": spike_penalty,
         "batch_size": batch_size,
         "seed": seed,
         "precision": precision,

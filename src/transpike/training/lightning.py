@@ -18,13 +18,18 @@ from torchmetrics.classification import MulticlassAccuracy
 from transpike.container import pack, read_container, unpack, write_container
 from transpike.errors import CheckpointError
 from transpike.training.fit import Epoch, TrainingError, parameter_groups
+from transpike.training.spike_cost import SpikeCost
 
 
 class _Classifier(LightningModule):  # type: ignore[misc]
-    """Cross-entropy, SGD, cosine."""
+    """Cross-entropy, with what spikes cost if they are penalised; SGD, cosine."""
 
-    def __init__(self, network: nn.Module, settings: dict[str, Any], classes: int) -> None:
+    def __init__(
+        self, network: nn.Module, settings: dict[str, Any], classes: int, spike_cost: SpikeCost | None
+    ) -> None:
         super().__init__()
+        self.spike_cost = spike_cost
+        self.operations = MeanMetric()
         self.network = network
         self.settings = settings
         self.history: list[list[float]] = []
@@ -55,7 +60,7 @@ class _Classifier(LightningModule):  # type: ignore[misc]
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
         logits = self.network(images).float()
-        loss = F.cross_entropy(logits, labels)
+        loss: Tensor = F.cross_entropy(logits, labels)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
                 f"the loss became {loss.item()}",
@@ -64,7 +69,12 @@ class _Classifier(LightningModule):  # type: ignore[misc]
             )
         self.loss.update(loss.detach())
         self.train_hits.update(logits.detach(), labels)
-        return loss
+        if self.spike_cost is None:
+            return loss
+        operations = self.spike_cost.take()
+        self.operations.update(operations.detach())
+        penalty: float = self.settings["spike_penalty"]
+        return loss + penalty * operations
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         images, labels = batch
@@ -72,8 +82,10 @@ class _Classifier(LightningModule):  # type: ignore[misc]
 
     def on_train_epoch_end(self) -> None:
         row = [self.loss.compute(), 100 * self.train_hits.compute(), 100 * self.validation_hits.compute()]
+        if self.spike_cost is not None:
+            row.append(self.operations.compute())
         self.history.append([float(value) for value in row])
-        for metric in (self.loss, self.train_hits, self.validation_hits):
+        for metric in (self.loss, self.train_hits, self.validation_hits, self.operations):
             metric.reset()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -134,12 +146,13 @@ def run(
 ) -> list[Epoch]:
     """Trains; see `transpike.training.fit`."""
     images, _ = next(iter(validation))
+    example = images[:1].to(next(network.parameters()).device)
     with torch.no_grad():
         was = network.training
-        reference = next(network.parameters())
-        classes = network.eval()(images[:1].to(reference.device)).shape[-1]
+        classes = network.eval()(example).shape[-1]
         network.train(was)
-    module = _Classifier(network, settings, classes)
+    spike_cost = SpikeCost(network, example) if settings["spike_penalty"] else None
+    module = _Classifier(network, settings, classes, spike_cost)
     callbacks: list[Callback] = []
     if checkpoint is not None:
         if checkpoint.suffix != ".ckpt":
@@ -174,5 +187,8 @@ def run(
                 "the training state belongs to another network", where=str(checkpoint), fix="remove the file"
             ) from error
         raise
+    finally:
+        if spike_cost is not None:
+            spike_cost.remove()
     network.eval().to(memory_format=torch.contiguous_format)  # so that a stored copy computes the same to the bit
     return [Epoch(index, *row) for index, row in enumerate(module.history, start=1)]
