@@ -23,7 +23,7 @@ GROUPS = [
     ["calibration"],
     ["network", "tailor", "compose", "convert"],
     ["catalogue"],
-    ["results"],
+    ["results", "readout"],
     ["evaluate", "search", "choose"],
     ["early_exit", "bench", "comparison"],
     ["analysis", "data", "zoo", "training"],
