@@ -32,10 +32,11 @@ class Residual(nn.Module):
         return self.head(F.avg_pool2d(y, 2).flatten(1))
 
 
-def test_operations_are_the_multiplications_behind_each_site() -> None:
+def test_operations_are_the_weights_that_spikes_meet() -> None:
     found = fan_out(tp.tailor(Residual(), tp.QCFS(4)), torch.zeros(3, 1, 4, 4))
     # The first site is read by the second convolution, 2 x 4 x 4 values of 2 x 9 products, and by the sum, without any.
-    assert list(found.values()) == [2 * 4 * 4 * 2 * 9, 5 * 8]
+    # Each of the 8 values behind the pooling gathers the spikes of 4 neurons, and each spike meets 5 weights.
+    assert list(found.values()) == [2 * 4 * 4 * 2 * 9, 5 * 2 * 4 * 4]
 
 
 def test_groups_strides_and_transposed_convolutions_count_their_own_products() -> None:
@@ -49,6 +50,22 @@ def test_groups_strides_and_transposed_convolutions_count_their_own_products() -
     found = fan_out(tp.tailor(model, tp.QCFS(4)), torch.zeros(1, 4, 8, 8))
     # 4 x 4 x 4 outputs of (4 / 2) x 9 products; 4 x 4 x 4 inputs that each reach 6 x 2 x 2 outputs. The last is unread.
     assert list(found.values()) == [4 * 4 * 4 * 2 * 9, 4 * 4 * 4 * 6 * 2 * 2]
+
+
+class Concatenation(nn.Module):
+    """One channel and two, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.cat([F.relu(x[:, :1]), F.relu(x - 1)], 1))
+
+
+def test_sites_share_a_layer_that_reads_them_together() -> None:
+    found = fan_out(tp.tailor(Concatenation(), tp.QCFS(4)), torch.zeros(1, 2, 3, 3))
+    assert list(found.values()) == [1 * 9 * 5, 2 * 9 * 5]  # neurons times weights that each spike meets
 
 
 @pytest.mark.parametrize(("drive", "share"), [(-9.0, 0.0), (0.5, 0.5), (99.0, 1.0)])
@@ -105,8 +122,8 @@ def test_one_step_descends_on_the_loss_with_the_penalty() -> None:
             parameter -= 0.1 * parameter.grad
     for ours, theirs in zip(net.parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
-    assert history[0].operations == pytest.approx(float(share), abs=1e-6)
-    assert history[0].loss == pytest.approx(float(F.cross_entropy(values, labels)), abs=1e-5)
+    assert history[0].operations == pytest.approx(share.item(), abs=1e-6)
+    assert history[0].loss == pytest.approx(F.cross_entropy(values, labels).item(), abs=1e-5)
 
 
 def test_spikes_become_fewer_at_equal_accuracy(tmp_path: Path) -> None:

@@ -66,15 +66,16 @@ class SpikeCost:
 def fan_out(network: nn.Module, example: Tensor) -> dict[str, int]:
     """Synaptic operations per sample that each site's spikes ask for if all its neurons fire once.
 
-    Those are the multiplications of every layer with weights that its output reaches without another activation in
-    between; normalisation, pooling and sums in between are not counted.
+    A spike costs one operation for every weight that it meets in the layers that its site's output reaches without
+    another activation in between. Average pooling hands every spike on: behind one of 2 x 2, a layer costs four times
+    its multiplications. Normalisation, pooling and sums themselves are not counted.
 
     Args:
         network: a tailored network.
         example: one batch ``[N, *]`` on the network's device.
 
     Returns:
-        Operations by the name of the activation, in order of the graph, without those that reach no weights.
+        Operations by the name of the activation, without those that reach no weights.
 
     Raises:
         TrainingError: there is none.
@@ -102,18 +103,22 @@ class _Count(fx.Interpreter):
         self.found = found
         self.modules = modules_of(network)
         self.sources: dict[fx.Node, frozenset[str]] = {}
+        self.neurons: dict[str, int] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Runs one node; a layer with weights adds its multiplications to every activation that it reads."""
+        """Runs one node; a layer with weights adds its operations to every activation that it reads."""
         result = super().run_node(n)
         sources = frozenset[str]().union(*(self.sources[node] for node in n.all_input_nodes))
         if n.op == "call_module" and isinstance(self.modules[str(n.target)], TrainedActivation):
             sources = frozenset([str(n.target)])
+            self.neurons[str(n.target)] = result[0].numel()
         elif sources:
-            operations = self._multiplications(n, result)
-            for name in sources if operations else ():
-                self.found[name] = self.found.get(name, 0) + operations
-            sources = frozenset() if operations else sources
+            products = self._multiplications(n, result)
+            if products:
+                values = self.env[n.all_input_nodes[0]][0].numel()
+                for name in sorted(sources):  # a value may stand for many neurons, or for those of another site
+                    self.found[name] = self.found.get(name, 0) + products * self.neurons[name] // values
+                sources = frozenset()
         self.sources[n] = sources
         return result
 
