@@ -111,7 +111,8 @@ def fit(
         momentum: of SGD.
         weight_decay: on all parameters, thresholds included unless their activation says otherwise.
         spike_penalty: how much the expected share of synaptic operations adds to the loss
-            (`transpike.training.spike_cost`): fewer spikes make the spiking network faster. About 1 is usual.
+            (`transpike.training.spike_cost`): fewer spikes make the spiking network faster. Start with 3; more may cost
+            accuracy, first at T = 1 and 2.
         batch_size: samples per step; a last, smaller batch is used too.
         seed: of order and augmentation.
         checkpoint: a file written after every epoch, without pickle; if it is there, training goes on from it. With
