@@ -14,18 +14,19 @@ from transpike.data import load_data, loader
 from transpike.schedules import AccumulateThenFire
 
 ROOT = Path(__file__).parents[1]
-FILE = ROOT / "checkpoints" / "cifar-resnet20-qcfs4.safetensors"
+NAMES = ("cifar-resnet20-qcfs4", "cifar-resnet20-qcfs4-sparse")  # in the order of the rows of the record
 
 
-def spiking() -> tuple[torch.nn.Module, tp.SpikingNetwork]:
-    ann = tp.load(FILE).eval()
+def spiking(name: str = NAMES[0]) -> tuple[torch.nn.Module, tp.SpikingNetwork]:
+    ann = tp.load(ROOT / "checkpoints" / f"{name}.safetensors").eval()
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return ann, tp.convert(ann, example_inputs=images)
 
 
-def test_it_loads_converts_and_runs_event_by_event() -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_it_loads_converts_and_runs_event_by_event(name: str) -> None:
     pytest.importorskip("transpike.kernels._native")
-    ann, snn = spiking()
+    ann, snn = spiking(name)
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert len(snn.sites) == 19
@@ -35,12 +36,14 @@ def test_it_loads_converts_and_runs_event_by_event() -> None:
 
 
 @pytest.mark.data
-def test_its_accuracy_is_the_recorded_one(data_root: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_its_accuracy_is_the_recorded_one(data_root: Path, name: str) -> None:
     """The first 1,000 test images; the record has all 10,000."""
-    _, snn = spiking()
+    _, snn = spiking(name)
     data = load_data("cifar10", data_root)
     report = tp.evaluate(snn, loader(Subset(data.test, range(1000))), steps=8)
-    record = json.loads((ROOT / "results" / "cifar10-resnet20-qcfs.json").read_text())["rows"][0]["report"]
+    record = json.loads((ROOT / "results" / "cifar10-resnet20-qcfs.json").read_text())["rows"]
+    record = record[NAMES.index(name)]["report"]
     assert report.ann_top1 == pytest.approx(record["ann_top1"], abs=2.5)  # 95 % of such samples lie within 2.1 points
     assert report.row(8).top1 == pytest.approx(record["rows"][7]["top1"], abs=2.5)
 
