@@ -109,13 +109,11 @@ def test_one_step_descends_on_the_loss_with_the_penalty() -> None:
     settings = {"learning_rate": 0.1, "momentum": 0.0, "weight_decay": 0.0, "batch_size": 96}
     history = fit(net, data, epochs=1, spike_penalty=2.0, **settings)
     images, labels = data.train.tensors
-    layers = list(by_hand.children())
-    values, share = images, torch.zeros(())
-    for layer in layers:
-        values = layer(values)
-        if hasattr(layer, "threshold"):
-            weight = {1: 16 * 16, 3: 16 * 3}[layers.index(layer)] / (16 * 16 + 16 * 3)
-            share = share + weight * (values / layer.threshold).mean()
+    first, one, second, two, last = by_hand.children()
+    a = one(first(images))
+    b = two(second(a))
+    values = last(b)
+    share = (16 * 16 * (a / one.theta).mean() + 16 * 3 * (b / two.theta).mean()) / (16 * 16 + 16 * 3)
     (F.cross_entropy(values, labels) + 2.0 * share).backward()
     with torch.no_grad():
         for parameter in by_hand.parameters():
@@ -158,3 +156,11 @@ def test_networks_without_trained_activations_are_refused() -> None:
     for net in (model, tp.tailor(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), tp.QCFS(4))):
         with pytest.raises(TrainingError, match=r"transpike\.tailor"):
             fit(net, blobs(), epochs=1, spike_penalty=1.0)
+
+
+def test_nothing_stays_on_the_network_after_training_or_an_error(tmp_path: Path) -> None:
+    net = network()
+    fit(net, blobs(), epochs=1, spike_penalty=1.0)
+    with pytest.raises(ValueError, match=r"\.ckpt"):
+        fit(net, blobs(), epochs=1, spike_penalty=1.0, checkpoint=tmp_path / "state.bin")
+    assert not any(module._forward_hooks for module in net.modules())

@@ -144,7 +144,6 @@ def _delay(snn: SpikingNetwork, wanted: str, data: Data, images: int) -> int:
         raise ValueError(f"--readout-delay takes a number of steps or auto, not {wanted!r}")
     if wanted != "auto":
         return int(wanted)
-    images = min(images, len(data.calibration))  # type: ignore[arg-type]
     return readout_delay(snn, loader(random_subset(data.calibration, images, 0)), progress=True)
 
 

@@ -151,8 +151,6 @@ def run(
         was = network.training
         classes = network.eval()(example).shape[-1]
         network.train(was)
-    spike_cost = SpikeCost(network, example) if settings["spike_penalty"] else None
-    module = _Classifier(network, settings, classes, spike_cost)
     callbacks: list[Callback] = []
     if checkpoint is not None:
         if checkpoint.suffix != ".ckpt":
@@ -179,6 +177,8 @@ def run(
     )
     resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
     network.train().to(memory_format=torch.channels_last)
+    spike_cost = SpikeCost(network, example) if settings["spike_penalty"] else None
+    module = _Classifier(network, settings, classes, spike_cost)
     try:
         trainer.fit(module, train, validation, ckpt_path=resume)
     except RuntimeError as error:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from transpike.activations import TrainedActivation
 from transpike.graph.normalize import modules_of
 from transpike.graph.operators import argument
+from transpike.graph.trace import evaluation_mode
 from transpike.training.fit import TrainingError
 
 _GATHERING = {F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
@@ -37,10 +38,9 @@ class SpikeCost:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self.fan_out = fan_out(network, example)
         total = sum(self.fan_out.values())
-        modules = dict(network.named_modules())
         self._rates: list[Tensor] = []
         self._hooks = [
-            modules[name].register_forward_hook(self._keep(operations / total))
+            network.get_submodule(name).register_forward_hook(self._keep(operations / total))
             for name, operations in self.fan_out.items()
         ]
 
@@ -82,10 +82,8 @@ def fan_out(network: nn.Module, example: Tensor) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     if isinstance(network, fx.GraphModule):
-        was = network.training
-        with torch.no_grad():
-            _Count(network.eval(), found).run(example)
-        network.train(was)
+        with torch.no_grad(), evaluation_mode(network):
+            _Count(network, found).run(example)
     if not found:
         raise TrainingError(
             "spikes are penalised at trained activations in front of layers with weights, and there are none",
