@@ -35,6 +35,7 @@ inline void expect(bool condition, const char *what) {
     throw std::invalid_argument(what);
 }
 
+void bind_spike_map(nanobind::module_ &m);
 void bind_event_stage(nanobind::module_ &m);
 
 } // namespace transpike

@@ -1,7 +1,7 @@
 // Currents from active inputs: rows of weights added up in registers.
 #pragma once
 
-#include "active.hpp"
+#include "pairs.hpp"
 
 namespace transpike {
 namespace {
@@ -30,57 +30,88 @@ inline void add_rows(const std::uint16_t *list, int count, const float *rows, Ve
     sum[k] = part[0][k];
 }
 
-// Three output pixels at once see a column; their sums stay in registers while the column moves along the row.
-// Writes the currents of `count` output pixels from column x on to out[pixel][lanes]. Looks up sums of weights by the
-// kBytes bytes of a pixel; 0: adds the weights of a list instead.
+// Adds three neighbouring weight rows, of kVectors vectors out of `lanes` each, of every input of a column's list.
+template <int kVectors, bool kTimes>
+inline void add_column(Senders list, const std::int32_t *entry, const float *weights, std::ptrdiff_t lanes,
+                       Vec (*sum)[kVectors]) {
+  for (std::ptrdiff_t i = entry[0], end = i + entry[1]; i < end; ++i) {
+    const float *row = weights + list.row[i] * 3 * lanes;
+    const float times = kTimes ? list.times[i] : 1;
+#pragma GCC unroll 3
+    for (int r = 0; r < 3; ++r)
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k)
+        sum[r][k] += kTimes ? times * load(row + r * lanes + k * kWidth) : load(row + r * lanes + k * kWidth);
+  }
+}
+
+// Three output pixels at once see a column; their sums move along the row with it. Writes the currents of `count` pixels
+// to out[step][pixel][lanes], of one step or of two that have a list in common; `entry` says where the lists of each
+// column are: the common one first.
+template <int kVectors, bool kTimes, int kSteps>
+void run_columns(Senders list, const std::int32_t *entry, int count, const float *weights, std::ptrdiff_t lanes,
+                 const Vec *bias, float *const *out) {
+  Vec sum[kSteps][3][kVectors]; // of the output pixels that the column is the first, second and third column of
+  for (int s = 0; s < kSteps; ++s)
+    for (int r = 0; r < 3; ++r)
+      for (int k = 0; k < kVectors; ++k)
+        sum[s][r][k] = bias[k];
+  for (int c = 0; c < count + 2; ++c, entry += 2 * kLists) {
+    Vec both[3][kVectors] = {};
+    if (kSteps == 2)
+      add_column<kVectors, kTimes>(list, entry, weights, lanes, both);
+    for (int s = 0; s < kSteps; ++s) {
+      Vec own[3][kVectors]; // in registers
+      for (int r = 0; r < 3; ++r)
+        for (int k = 0; k < kVectors; ++k)
+          own[r][k] = kSteps == 2 ? sum[s][r][k] + both[r][k] : sum[s][r][k];
+      add_column<kVectors, kTimes>(list, entry + 2 * (s + kSteps - 1), weights, lanes, own);
+      for (int k = 0; k < kVectors; ++k) {
+        if (c >= 2)
+          store(out[s] + (c - 2) * lanes + k * kWidth, own[2][k]);
+        sum[s][2][k] = own[1][k];
+        sum[s][1][k] = own[0][k];
+        sum[s][0][k] = bias[k];
+      }
+    }
+  }
+}
+
+// The same for one step, with sums of weights looked up by the kBytes bytes of a pixel: nothing is listed.
 template <int kVectors, int kBytes>
-inline void run_columns(const Columns &columns, const std::uint8_t *base, int count, const float *weights,
-                        const Vec *bias, std::uint16_t *list, float *out) {
+inline void look_up_columns(const Columns &columns, const std::uint8_t *base, int count, const float *weights,
+                            const Vec *bias, float *out) {
   constexpr std::ptrdiff_t kLanes = kVectors * kWidth, kRow = 3 * kLanes;
   constexpr int kAll = 3 * kVectors;
   // One table lookup after the other would wait for the addition before it: two sums where registers allow.
   constexpr bool kTwoSums = kBytes == 2 && kAll <= 6;
   const std::ptrdiff_t pixel = columns.map.column;
-  Vec sum[3][kVectors]; // of the output pixels that the column is the first, second and third column of
+  Vec sum[3][kVectors];
   for (int k = 0; k < kVectors; ++k)
     sum[0][k] = sum[1][k] = sum[2][k] = bias[k];
   for (int c = 0; c < count + 2; ++c, base += pixel) {
-    if (kBytes > 0) {
-      Vec other[kAll] = {};
-      const float *table = weights;
-      for (int r = 0; r < columns.runs; ++r, table += kBytes * 256 * kRow) {
-        const std::uint8_t *bits = base + columns.run[r].offset;
-        const float *row = table + bits[0] * kRow;
+    Vec other[kAll] = {};
+    const float *table = weights;
+    for (int r = 0; r < columns.runs; ++r, table += kBytes * 256 * kRow) {
+      const std::uint8_t *bits = base + columns.run[r].offset;
+      const float *row = table + bits[0] * kRow;
 #pragma GCC unroll 16
-        for (int k = 0; k < kAll; ++k)
-          sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
-        if (kBytes == 2) {
-          row = table + (256 + bits[1]) * kRow;
+      for (int k = 0; k < kAll; ++k)
+        sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
+      if (kBytes == 2) {
+        row = table + (256 + bits[1]) * kRow;
 #pragma GCC unroll 16
-          for (int k = 0; k < kAll; ++k) {
-            if (kTwoSums)
-              other[k] += load(row + k * kWidth);
-            else
-              sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
-          }
+        for (int k = 0; k < kAll; ++k) {
+          if (kTwoSums)
+            other[k] += load(row + k * kWidth);
+          else
+            sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
         }
       }
-      if (kTwoSums)
-        for (int k = 0; k < kAll; ++k)
-          sum[k / kVectors][k % kVectors] += other[k];
-    } else {
-      const int active = append_runs(base, columns.run, columns.runs, list);
-      round_up(list, active, columns.rows);
-      for (int i = 0; i < active; i += 2) {
-        const float *first = weights + list[i] * kRow, *second = weights + list[i + 1] * kRow;
-#pragma GCC unroll 16
-        for (int k = 0; k < kAll; ++k)
-          sum[k / kVectors][k % kVectors] += load(first + k * kWidth);
-#pragma GCC unroll 16
-        for (int k = 0; k < kAll; ++k)
-          sum[k / kVectors][k % kVectors] += load(second + k * kWidth);
-      }
     }
+    if (kTwoSums)
+      for (int k = 0; k < kAll; ++k)
+        sum[k / kVectors][k % kVectors] += other[k];
     for (int k = 0; k < kVectors; ++k) {
       if (c >= 2)
         store(out + (c - 2) * kLanes + k * kWidth, sum[2][k]);

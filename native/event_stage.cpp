@@ -23,8 +23,6 @@ namespace {
 constexpr std::ptrdiff_t kCachedWeights = 1 << 20; // bytes, of a usual second-level cache
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
-using Factors = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Events = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 
 // What a source does to an output pixel (y, x): windows begin at row top + y * stride_y of its map, halo included.
 struct Reader {
@@ -45,7 +43,7 @@ struct Reader {
 
   Map map(const std::uint8_t *data, std::ptrdiff_t steps) const {
     const std::ptrdiff_t step = rows * columns * channel_bytes;
-    return {data + (top * columns + left) * channel_bytes, step * steps, step,
+    return {data + (top * columns + left) * channel_bytes, data, step * steps, step,
             stride_y * columns * channel_bytes, stride_x * channel_bytes};
   }
 };
@@ -64,11 +62,13 @@ Reader reader(const Geometry &g) {
 struct GatherSource {
   Reader reader;
   std::vector<Run> runs;
+  bool counts;
 };
 
 struct ColumnsSource {
   Reader reader;
   std::vector<Run> runs;
+  bool counts;
   std::ptrdiff_t rows;
   Floats weights;
   std::optional<Floats> table;
@@ -82,7 +82,8 @@ struct DiagonalSource {
 
 class EventStage {
 public:
-  // Its maps hold spikes, one bit per step, or counts, one byte (counts.hpp).
+  // It writes spikes, one bit per step, or counts, one byte (counts.hpp). Sources that hold counts say so: where it
+  // writes spikes those of a window at one step (pool.hpp).
   EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, int lanes,
              Floats weights, Floats bias, Floats theta, bool counts)
       : rows_(rows), columns_(columns), channels_(channels), per_byte_(counts ? 1 : 8), lanes_(lanes),
@@ -100,10 +101,12 @@ public:
   }
 
   void add_gather(const Geometry &geometry,
-                  const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>> &runs) {
-    GatherSource source{reader(geometry), {}};
+                  const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>> &runs,
+                  bool of_counts) {
+    check_kind(of_counts);
+    GatherSource source{reader(geometry), {}, of_counts};
     for (const auto &[dy, dx, bits, row] : runs) {
-      source.reader.check(dy, dx, bits, per_byte_, rows_, columns_);
+      source.reader.check(dy, dx, bits, of_counts ? 1 : 8, rows_, columns_);
       expect(row >= 0 && row + bits <= weight_rows_, "a run leaves the weight rows");
       source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
                              static_cast<std::int32_t>(row)});
@@ -114,13 +117,14 @@ public:
 
   // Taps of the first column of windows three columns wide.
   void set_columns(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
-                   Floats weights, std::optional<Floats> table) {
-    ColumnsSource source{reader(geometry), {}, 0, weights, table};
-    const std::ptrdiff_t bits = source.reader.channel_bytes * per_byte_;
-    expect(!table || !counts(), "counts have no table of columns");
+                   Floats weights, std::optional<Floats> table, bool of_counts) {
+    check_kind(of_counts);
+    ColumnsSource source{reader(geometry), {}, of_counts, 0, weights, table};
+    const std::ptrdiff_t per_byte = of_counts ? 1 : 8, bits = source.reader.channel_bytes * per_byte;
+    expect(!table || !of_counts, "counts have no table of columns");
     expect(source.reader.stride_x == 1, "windows must move by one column");
     for (const auto &[dy, dx] : taps) {
-      source.reader.check(dy, dx, bits, per_byte_, rows_, columns_ + 2);
+      source.reader.check(dy, dx, bits, per_byte, rows_, columns_ + 2);
       source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
                              static_cast<std::int32_t>(source.rows)});
       source.rows += bits;
@@ -237,7 +241,8 @@ private:
       const auto &source = gathers_[i];
       check_map(source.reader, *gathers[i], samples, kept);
       gather.push_back({source.reader.map(gathers[i]->data(), kept), source.runs.data(),
-                        static_cast<int>(source.runs.size())});
+                        static_cast<int>(source.runs.size()), source.counts});
+      stage.times = stage.times || source.counts;
     }
     for (std::size_t i = 0; i < diagonals_.size(); ++i) {
       const auto &source = diagonals_[i];
@@ -251,7 +256,8 @@ private:
       const auto &source = *columns_source_;
       check_map(source.reader, *columns, samples, kept);
       column = {source.reader.map(columns->data(), kept), source.runs.data(), static_cast<int>(source.runs.size()),
-                static_cast<int>(source.rows), source.weights.data(), source.table ? source.table->data() : nullptr};
+                static_cast<int>(source.rows), source.counts, source.weights.data(),
+                source.table ? source.table->data() : nullptr};
     }
 
     stage.columns = columns ? &column : nullptr;
@@ -284,9 +290,11 @@ private:
     stage.theta = theta_.data();
     // Every block reads all weights: where they do not stay in the cache, one large block per thread.
     const bool streamed = (weight_rows_ + 1) * padded() * 4 > kCachedWeights;
+    stage.streamed = streamed;
     const std::ptrdiff_t total = samples * stage.pixels;
-    stage.block = streamed ? std::clamp<std::ptrdiff_t>((total + threads() - 1) / threads(), 1, 512)
-                           : std::clamp<std::ptrdiff_t>(total / 16, 1, 64);
+    stage.groups = streamed ? groups(total, (kept + 1) / 2) : 1;
+    const std::ptrdiff_t share = (total * stage.groups + threads() - 1) / threads();
+    stage.block = std::clamp<std::ptrdiff_t>(streamed ? share : total / 16, 1, streamed ? 512 : 64);
     stage.list_entries = streamed ? 1 << 19 : 1 << 16;
   }
 
@@ -298,7 +306,25 @@ private:
       throw std::bad_alloc();
   }
 
+  // Threads may share the weights, a group of tiles each, instead of the `pixels`: then each lists the inputs of all.
+  std::ptrdiff_t groups(std::ptrdiff_t pixels, std::ptrdiff_t pairs) const {
+    constexpr double kReading = 5, kListing = 0.2; // bytes of weights per cycle, cycles per input and pair of steps
+    std::ptrdiff_t best = 1;
+    double least = std::numeric_limits<double>::infinity();
+    for (std::ptrdiff_t count = 1; count <= std::min<std::ptrdiff_t>(tiles_, threads()); count *= 2) {
+      const double weights = static_cast<double>(weight_rows_ * padded() * 4) / static_cast<double>(count);
+      const double inputs = static_cast<double>(pixels * inputs_ * pairs * count) / threads();
+      const double cycles = weights / kReading + inputs * kListing;
+      if (cycles < least) {
+        least = cycles;
+        best = count;
+      }
+    }
+    return best;
+  }
+
   bool counts() const { return per_byte_ == 1; }
+  void check_kind(bool of_counts) const { expect(of_counts || !counts(), "a stage of counts cannot read spikes"); }
   std::ptrdiff_t kept_steps(std::ptrdiff_t steps) const { return counts() ? 1 : steps; } // of a map
   std::ptrdiff_t channel_bytes() const { return (channels_ + 7) / 8 * (8 / per_byte_); }
   std::ptrdiff_t pixels() const { return rows_ * columns_; }
@@ -320,85 +346,17 @@ private:
   std::vector<DiagonalSource> diagonals_;
 };
 
-// Events [steps, samples, channels, rows, columns] of a map with a halo, times one factor per channel.
-void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padded_columns, std::ptrdiff_t top,
-            std::ptrdiff_t left, Factors factors, Events events) {
-  const auto steps = static_cast<std::ptrdiff_t>(events.shape(0)), samples = static_cast<std::ptrdiff_t>(events.shape(1));
-  const auto channels = static_cast<std::ptrdiff_t>(events.shape(2)), rows = static_cast<std::ptrdiff_t>(events.shape(3));
-  const auto columns = static_cast<std::ptrdiff_t>(events.shape(4));
-  const std::ptrdiff_t bytes = (channels + 7) / 8;
-  expect(top >= 0 && left >= 0 && top + rows <= padded_rows && left + columns <= padded_columns,
-         "the events do not fit into the spike map");
-  expect(map.size() == MapShape{samples, steps, padded_rows, padded_columns, bytes}.size(),
-         "the spike map has another size");
-  expect(static_cast<std::ptrdiff_t>(factors.size()) == channels, "factors must have one number per channel");
-  const std::uint8_t *data = map.data();
-  const float *factor = factors.data();
-  float *to = events.data();
-  nb::gil_scoped_release release;
-#pragma omp parallel for collapse(2)
-  for (std::ptrdiff_t t = 0; t < steps; ++t)
-    for (std::ptrdiff_t n = 0; n < samples; ++n)
-      for (std::ptrdiff_t y = 0; y < rows; ++y)
-        unpack_row(data + (((n * steps + t) * padded_rows + top + y) * padded_columns + left) * bytes, columns, channels,
-                   factor, to + (t * samples + n) * channels * rows * columns + y * columns, rows * columns);
-}
-
-// The same from a map of counts: k spikes per `probe` steps, sent as evenly as possible (schedules/accumulate.py).
-void unpack_counts(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padded_columns, std::ptrdiff_t top,
-                   std::ptrdiff_t left, std::ptrdiff_t probe, Factors factors, Events events) {
-  const auto steps = static_cast<std::ptrdiff_t>(events.shape(0)), samples = static_cast<std::ptrdiff_t>(events.shape(1));
-  const auto channels = static_cast<std::ptrdiff_t>(events.shape(2)), rows = static_cast<std::ptrdiff_t>(events.shape(3));
-  const auto columns = static_cast<std::ptrdiff_t>(events.shape(4));
-  const std::ptrdiff_t bytes = (channels + 7) / 8 * 8;
-  expect(probe >= 1 && probe <= 255, "counts have one byte: the probe must lie in 1 .. 255");
-  expect(top >= 0 && left >= 0 && top + rows <= padded_rows && left + columns <= padded_columns,
-         "the events do not fit into the map");
-  expect(map.size() == MapShape{samples, 1, padded_rows, padded_columns, bytes}.size(), "the map has another size");
-  expect(static_cast<std::ptrdiff_t>(factors.size()) == channels, "factors must have one number per channel");
-  const std::uint8_t *data = map.data();
-  const float *factor = factors.data();
-  float *to = events.data();
-  nb::gil_scoped_release release;
-  float sends[2][256] = {}; // of the even and the odd neurons of a sample
-  for (std::ptrdiff_t t = 0; t < steps; ++t) {
-    for (std::ptrdiff_t odd = 0; odd < 2; ++odd)
-      for (std::ptrdiff_t k = 0; k <= probe; ++k) {
-        const std::ptrdiff_t start = probe - odd;
-        sends[odd][k] = static_cast<float>((2 * k * (t + 1) + start) / (2 * probe) - (2 * k * t + start) / (2 * probe));
-      }
-    for (std::ptrdiff_t n = 0; n < samples; ++n)
-      for (std::ptrdiff_t c = 0; c < channels; ++c)
-        for (std::ptrdiff_t y = 0; y < rows; ++y) {
-          const std::uint8_t *from = data + ((n * padded_rows + top + y) * padded_columns + left) * bytes + c;
-          const std::ptrdiff_t neuron = (c * rows + y) * columns;
-          for (std::ptrdiff_t x = 0; x < columns; ++x)
-            *to++ = sends[(neuron + x) % 2][from[x * bytes]] * factor[c];
-        }
-  }
-}
-
 } // namespace
 
 void bind_event_stage(nb::module_ &m) {
-  nb::class_<SpikeMap>(m, "SpikeMap")
-      .def(nb::init<std::ptrdiff_t>(), nb::arg("size"))
-      .def_prop_ro(
-          "bytes", [](SpikeMap &map) { return nb::ndarray<nb::pytorch, std::uint8_t, nb::ndim<1>>(
-                         map.data(), {static_cast<std::size_t>(map.size())}); },
-          nb::rv_policy::reference_internal);
-  m.def("unpack", &unpack, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"), nb::arg("top"),
-        nb::arg("left"), nb::arg("factors").noconvert(), nb::arg("events").noconvert());
-  m.def("unpack_counts", &unpack_counts, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"),
-        nb::arg("top"), nb::arg("left"), nb::arg("probe"), nb::arg("factors").noconvert(),
-        nb::arg("events").noconvert());
   nb::class_<EventStage>(m, "EventStage")
       .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats, bool>(),
            nb::arg("rows"), nb::arg("columns"), nb::arg("channels"), nb::arg("lanes"), nb::arg("weights").noconvert(),
            nb::arg("bias").noconvert(), nb::arg("theta").noconvert(), nb::arg("counts") = false)
-      .def("add_gather", &EventStage::add_gather, nb::arg("geometry"), nb::arg("runs"))
+      .def("add_gather", &EventStage::add_gather, nb::arg("geometry"), nb::arg("runs"),
+           nb::arg("counts") = false)
       .def("set_columns", &EventStage::set_columns, nb::arg("geometry"), nb::arg("taps"),
-           nb::arg("weights").noconvert(), nb::arg("table").none().noconvert())
+           nb::arg("weights").noconvert(), nb::arg("table").none().noconvert(), nb::arg("counts") = false)
       .def("add_diagonal", &EventStage::add_diagonal, nb::arg("geometry"), nb::arg("taps"),
            nb::arg("weights").noconvert())
       .def("run", &EventStage::run, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"),

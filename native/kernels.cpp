@@ -6,6 +6,7 @@
 #include "counts.hpp"
 #include "dense.hpp"
 #include "peak.hpp"
+#include "pool.hpp"
 
 #define TRANSPIKE_JOIN2(a, b) a##b
 #define TRANSPIKE_JOIN(a, b) TRANSPIKE_JOIN2(a, b)
@@ -15,8 +16,8 @@
 namespace transpike {
 
 const Kernels &TRANSPIKE_JOIN(kernels_, TRANSPIKE_ISA)() {
-  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_stage, run_counts, add_up, dense_table<float>(),
-                             dense_table<double>()};
+  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_stage, run_counts, run_pool, add_up,
+                             dense_table<float>(), dense_table<double>()};
   return table;
 }
 

@@ -40,7 +40,7 @@ template <typename Real> struct Dense {
 
 // A spike map (stage.hpp) as one reader sees it: `at` is the first byte of the window of output pixel (y, x).
 struct Map {
-  const std::uint8_t *first;
+  const std::uint8_t *first, *data; // of the first window, of the first sample's halo
   std::ptrdiff_t sample, step, row, column; // bytes from one to the next output sample, step, row, column
   const std::uint8_t *at(std::ptrdiff_t n, std::ptrdiff_t t, std::ptrdiff_t y, std::ptrdiff_t x) const {
     return first + n * sample + t * step + y * row + x * column;
@@ -59,6 +59,7 @@ struct Gather {
   Map map;
   const Run *run;
   int runs;
+  bool counts; // whether the map has a byte per input, how many spikes it stands for: adds that multiple of its row
 };
 
 // A convolution with kernels three columns wide and stride 1, in windows of one column: an active input of a column adds
@@ -67,7 +68,8 @@ struct Columns {
   Map map;        // of the windows' first column
   const Run *run; // of one column, `row` counted within it
   int runs;
-  int rows;       // bits of one column
+  int rows;       // inputs of one column
+  bool counts;    // as above
   const float *weights; // [tiles][rows + 1][3][lanes]; the last row is zero
   const float *table;   // [tiles][rows / 8][256][3][lanes]: the sums of all rows of a byte; or null
 };
@@ -98,11 +100,12 @@ struct Stage {
   const Columns *columns; // at most one, or null
   const Gather *gather;
   int gathers;
+  bool times;             // whether a gather reads counts
   const Diagonal *diagonal;
   int diagonals;
   const float *weights; // [tiles][rows + 1][lanes]; the last row is zero
   std::ptrdiff_t rows;
-  std::ptrdiff_t inputs; // bits of all windows of one output pixel
+  std::ptrdiff_t inputs; // of all windows of one output pixel
   const float *dense;   // currents in memory [samples][steps][pixels][padded channels], by strides; or null
   std::ptrdiff_t dense_sample, dense_step, dense_pixel;
   const float *bias, *theta; // [padded channels]
@@ -114,6 +117,19 @@ struct Stage {
   std::ptrdiff_t out_sample, out_step, out_row, out_channel_bytes;
   std::ptrdiff_t block; // output pixels that one thread takes at a time, as far as their lists of inputs have room:
   std::ptrdiff_t list_entries;
+  bool streamed;         // whether its weights do not stay in the cache from one block to the next
+  std::ptrdiff_t groups; // of tiles, which the threads share among them
+};
+
+// Sums over windows of a map: how often the pixels at `offset` bytes spike, or the sum of their counts, by channel.
+struct Pool {
+  const std::uint8_t *from;
+  std::ptrdiff_t image, row, column; // bytes from one to the next image, row and column of windows
+  const std::ptrdiff_t *offset;
+  std::ptrdiff_t pixels, bytes; // of a window; of a pixel
+  bool counts;                  // whether a channel has a byte, not a bit
+  std::ptrdiff_t images, rows, columns;
+  std::uint8_t *to; // [images][rows][columns][channels]
 };
 
 struct Kernels {
@@ -122,6 +138,7 @@ struct Kernels {
   bool (*run_stage)(const Stage &, std::int64_t *spikes);
   // The same for maps of counts (counts.hpp): one step, and a run's bits are bytes.
   bool (*run_counts)(const Stage &);
+  void (*run_pool)(const Pool &);
   // Adds up each row of data [threads][count] `passes` times, a row per thread (peak.hpp); count % 128 == 0.
   void (*add_up)(const float *data, std::ptrdiff_t threads, std::ptrdiff_t count, std::ptrdiff_t passes, float *totals);
   Dense<float> dense_float;

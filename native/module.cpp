@@ -100,6 +100,7 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false); // objects that Python keeps until it ends are no leaks
   bind<float>(m);
   bind<double>(m);
+  bind_spike_map(m);
   bind_event_stage(m);
   m.def("threads", &threads);
   m.def(

@@ -92,6 +92,12 @@ inline Vec round_down(Vec x) {
 #endif
 }
 
+inline std::uint64_t load64(const std::uint8_t *from) {
+  std::uint64_t value;
+  __builtin_memcpy(&value, from, sizeof value);
+  return value;
+}
+
 inline std::uint32_t load32(const std::uint8_t *from) {
   std::uint32_t value;
   __builtin_memcpy(&value, from, sizeof value);

@@ -4,31 +4,20 @@
 // map lies a halo of zeros as wide as any reader needs, so that no window needs a check.
 #pragma once
 
-#include <cstdlib>
-
+#include "arena.hpp"
 #include "currents.hpp"
 #include "neurons.hpp"
-
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#endif
 
 namespace transpike {
 namespace {
 
-constexpr std::ptrdiff_t kCurrents = 1 << 14;    // currents of a block: stay in the second cache
-constexpr std::ptrdiff_t kChunks = 64;           // parts that the threads take in turn
-
-struct Pixel {
-  std::ptrdiff_t n, y, x;
-  std::ptrdiff_t place; // y * columns + x
-  std::ptrdiff_t out;   // of its first spikes in the map that the stage writes
-};
+constexpr std::ptrdiff_t kLine = 16; // floats in a line of the cache
 
 struct Scratch {
-  std::uint16_t *column;  // active rows of one column
-  std::uint16_t *list;    // active rows of the pixels of a block, one list per pixel and step
-  std::int32_t *begin;    // where each list begins, and its length
+  Senders list;           // active rows of a block, and, where a source has counts, how often
+  std::int32_t *window;   // where the lists of each pixel begin, and their lengths, kLists per pair of steps
+  std::int32_t *column;   // the same of each column
+  bool together;          // whether the steps of a pair have lists in common that columns are on
   Pixel *pixel;           // the output pixels of a block
   float *current;         // [steps][pixels of a block][lanes]
   float *v;               // [pixels of a block][lanes]
@@ -81,6 +70,137 @@ void fire(const Stage &stage, int count, std::ptrdiff_t step, std::ptrdiff_t cha
   }
 }
 
+// Currents of one tile of channels for a segment of one row, from columns.
+template <int kVectors>
+void column_currents(const Stage &stage, int count, int tile, const Vec *bias, const Scratch &scratch) {
+  constexpr int kLanes = kVectors * kWidth, kPart = kVectors < 4 ? kVectors : 4; // three sums each fit into registers
+  const Columns &source = *stage.columns;
+  const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
+  if (source.table != nullptr) {
+    const float *table = source.table + tile * (source.rows / 8) * 256 * 3 * kLanes;
+    for (int t = 0; t < stage.steps; ++t) {
+      const std::uint8_t *base = source.map.at(scratch.pixel->n, t, scratch.pixel->y, scratch.pixel->x);
+      if (source.run->bits == 8)
+        look_up_columns<kVectors, 1>(source, base, count, table, bias, scratch.current + t * step);
+      else
+        look_up_columns<kVectors, 2>(source, base, count, table, bias, scratch.current + t * step);
+    }
+    return;
+  }
+  for (int part = 0; part < kVectors; part += kPart) {
+    const float *weights = source.weights + tile * (source.rows + 1) * 3 * kLanes + part * kWidth;
+    float *out = scratch.current + part * kWidth;
+    const std::int32_t *entry = scratch.column;
+    for (int p = 0; p < pairs_of(stage.steps); ++p, entry += 2 * kLists * (count + 2)) {
+      const Pair pair = pair_of(p, stage.steps);
+      float *const outs[2] = {out + pair.first * step, out + (pair.alone() ? 0 : pair.second * step)};
+      if (scratch.together && !pair.alone()) {
+        const auto run = source.counts ? run_columns<kPart, true, 2> : run_columns<kPart, false, 2>;
+        run(scratch.list, entry, count, weights, kLanes, bias + part, outs);
+      } else {
+        const auto run = source.counts ? run_columns<kPart, true, 1> : run_columns<kPart, false, 1>;
+        for (int s = 0; s < (pair.alone() ? 1 : 2); ++s)
+          run(scratch.list, entry + 2 + 2 * s, count, weights, kLanes, bias + part, outs + s);
+      }
+    }
+  }
+}
+
+// How many cache lines of the next tile's weights to fetch at each pixel of a block, since each line that comes from
+// memory would be waited for. None where the block does not use each row about once.
+inline std::ptrdiff_t lines_ahead(const Stage &stage, int count, int tile, const Scratch &scratch) {
+  if (!stage.streamed || tile + 1 == stage.tiles || stage.gathers == 0)
+    return 0;
+  std::ptrdiff_t uses = 0;
+  const std::ptrdiff_t lists = static_cast<std::ptrdiff_t>(count) * pairs_of(stage.steps) * kLists;
+  for (std::ptrdiff_t i = 0; i < lists; ++i)
+    uses += scratch.window[2 * i + 1];
+  return uses < stage.rows ? 0 : (stage.rows + 1) * stage.lanes / kLine / count + 1;
+}
+
+// Currents of one tile of channels for a block of pixels from windows and from memory, on top of those from columns.
+template <int kVectors>
+void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t step, int tile, const Vec *bias,
+                     const Scratch &scratch) {
+  constexpr int kLanes = kVectors * kWidth;
+  const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes, *next = rows + (stage.rows + 1) * kLanes;
+  const std::ptrdiff_t ahead = lines_ahead(stage, count, tile, scratch);
+  const std::int32_t *entry = scratch.window;
+  const auto add = [&](const std::int32_t *at, Vec(&sum)[kVectors]) {
+    if (stage.times)
+      add_senders<1, kVectors>(from(scratch.list, at[0]), at[1], rows, kLanes, &sum);
+    else
+      add_rows<kVectors>(scratch.list.row + at[0], at[1], rows, sum);
+  };
+  for (int i = 0; i < count; ++i) {
+    const Pixel &pixel = scratch.pixel[i];
+    const float *dense = nullptr;
+    if (stage.dense != nullptr)
+      dense = stage.dense + pixel.n * stage.dense_sample + pixel.place * stage.dense_pixel +
+              static_cast<std::ptrdiff_t>(tile) * kLanes;
+    for (std::ptrdiff_t line = 0; line < ahead; ++line, next += kLine)
+      __builtin_prefetch(next, 0, 2);
+    // What arrives at one step: `both` from the common list of a pair, and the rows of the list at `own`; or null.
+    const auto sum_up = [&](int t, const Vec *both, const std::int32_t *own) {
+      float *current = scratch.current + t * step + i * kLanes;
+      Vec sum[kVectors];
+      for (int k = 0; k < kVectors; ++k) {
+        sum[k] = stage.columns != nullptr ? load(current + k * kWidth) : bias[k];
+        if (dense != nullptr)
+          sum[k] += load(dense + t * stage.dense_step + k * kWidth);
+        if (both != nullptr)
+          sum[k] += both[k];
+      }
+      if (own != nullptr)
+        add(own, sum);
+      for (int k = 0; k < kVectors; ++k)
+        store(current + k * kWidth, sum[k]);
+    };
+    if (stage.gathers == 0) {
+      for (int t = 0; t < steps; ++t)
+        sum_up(t, nullptr, nullptr);
+      continue;
+    }
+    for (int p = 0; p < pairs_of(steps); ++p, entry += 2 * kLists) {
+      const Pair pair = pair_of(p, steps);
+      Vec both[kVectors] = {};
+      if (entry[1] > 0)
+        add(entry, both);
+      const Vec *common = entry[1] > 0 ? both : nullptr;
+      sum_up(pair.first, common, entry + 2);
+      if (!pair.alone())
+        sum_up(pair.second, common, entry + 4);
+    }
+  }
+}
+
+// Adds currents of channel-wise maps.
+template <int kVectors>
+void diagonal_currents(const Stage &stage, int count, int tile, const Scratch &scratch) {
+  constexpr int kLanes = kVectors * kWidth;
+  const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes;
+  const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
+  for (int s = 0; s < stage.diagonals; ++s) {
+    const Diagonal &source = stage.diagonal[s];
+    for (int tap = 0; tap < source.taps; ++tap) {
+      Vec weights[kVectors];
+      for (int k = 0; k < kVectors; ++k)
+        weights[k] = load(source.weights + tap * stage.padded_channels + channel + k * kWidth);
+      const std::ptrdiff_t offset = source.offset[tap] + channel / 8;
+      for (int i = 0; i < count; ++i) {
+        const Pixel &pixel = scratch.pixel[i];
+        const std::uint8_t *bits = source.map.at(pixel.n, 0, pixel.y, pixel.x) + offset;
+        float *current = scratch.current + i * kLanes;
+        for (int t = 0; t < stage.steps; ++t, bits += source.map.step, current += step)
+          for (int k = 0; k < kVectors; ++k) {
+            const std::uint32_t word = load32(bits + k * kWidth / 8) >> (k * kWidth % 8);
+            store(current + k * kWidth, add_where(word, load(current + k * kWidth), weights[k]));
+          }
+      }
+    }
+  }
+}
+
 // Currents of one tile of channels for a block of pixels, then their neurons.
 template <int kVectors>
 void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
@@ -94,63 +214,11 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   Vec bias[kVectors];
   for (int k = 0; k < kVectors; ++k)
     bias[k] = load(stage.bias + channel + k * kWidth);
-
-  if (stage.columns != nullptr) { // the block is a segment of one row
-    const Columns &source = *stage.columns;
-    for (int t = 0; t < steps; ++t) {
-      const std::uint8_t *base = source.map.at(pixel->n, t, pixel->y, pixel->x);
-      float *out = scratch.current + t * step;
-      if (source.table == nullptr)
-        run_columns<kVectors, 0>(source, base, count, source.weights + tile * (source.rows + 1) * 3 * kLanes, bias,
-                                 scratch.column, out);
-      else if (source.run->bits == 8)
-        run_columns<kVectors, 1>(source, base, count, source.table + tile * (source.rows / 8) * 256 * 3 * kLanes,
-                                 bias, scratch.column, out);
-      else
-        run_columns<kVectors, 2>(source, base, count, source.table + tile * (source.rows / 8) * 256 * 3 * kLanes,
-                                 bias, scratch.column, out);
-    }
-  }
-  if (stage.gathers > 0 || stage.dense != nullptr || stage.columns == nullptr) {
-    const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes;
-    const std::int32_t *entry = scratch.begin;
-    for (int i = 0; i < count; ++i) {
-      const float *dense = nullptr;
-      if (stage.dense != nullptr)
-        dense = stage.dense + pixel[i].n * stage.dense_sample + pixel[i].place * stage.dense_pixel + channel;
-      for (int t = 0; t < steps; ++t, entry += 2) {
-        float *current = scratch.current + t * step + i * kLanes;
-        Vec sum[kVectors];
-        for (int k = 0; k < kVectors; ++k)
-          sum[k] = stage.columns != nullptr ? load(current + k * kWidth) : bias[k];
-        if (dense != nullptr)
-          for (int k = 0; k < kVectors; ++k)
-            sum[k] += load(dense + t * stage.dense_step + k * kWidth);
-        if (stage.gathers > 0)
-          add_rows<kVectors>(scratch.list + entry[0], entry[1], rows, sum);
-        for (int k = 0; k < kVectors; ++k)
-          store(current + k * kWidth, sum[k]);
-      }
-    }
-  }
-  for (int s = 0; s < stage.diagonals; ++s) {
-    const Diagonal &source = stage.diagonal[s];
-    for (int tap = 0; tap < source.taps; ++tap) {
-      Vec weights[kVectors];
-      for (int k = 0; k < kVectors; ++k)
-        weights[k] = load(source.weights + tap * stage.padded_channels + channel + k * kWidth);
-      const std::ptrdiff_t offset = source.offset[tap] + channel / 8;
-      for (int i = 0; i < count; ++i) {
-        const std::uint8_t *bits = source.map.at(pixel[i].n, 0, pixel[i].y, pixel[i].x) + offset;
-        float *current = scratch.current + i * kLanes;
-        for (int t = 0; t < steps; ++t, bits += source.map.step, current += step)
-          for (int k = 0; k < kVectors; ++k) {
-            const std::uint32_t word = load32(bits + k * kWidth / 8) >> (k * kWidth % 8);
-            store(current + k * kWidth, add_where(word, load(current + k * kWidth), weights[k]));
-          }
-      }
-    }
-  }
+  if (stage.columns != nullptr)
+    column_currents<kVectors>(stage, count, tile, bias, scratch);
+  if (stage.gathers > 0 || stage.dense != nullptr || stage.columns == nullptr)
+    window_currents<kVectors>(stage, count, steps, step, tile, bias, scratch);
+  diagonal_currents<kVectors>(stage, count, tile, scratch);
   if (stage.currents != nullptr) {
     for (int i = 0; i < count; ++i)
       for (int t = 0; t < stage.steps; ++t)
@@ -189,125 +257,51 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   }
 }
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr std::size_t kGap = 64; // behind every buffer of an arena, for the sanitizer to see who writes beyond its end
-#else
-constexpr std::size_t kGap = 0;
-#endif
-
-// Memory of one thread that stays from stage to stage: fresh pages would cost more than a small stage.
-class Arena {
-public:
-  ~Arena() { std::free(memory_); }
-
-  // Makes room, or returns false; earlier contents are lost.
-  bool reserve(std::size_t bytes) {
-    used_ = 0;
-    if (bytes > size_) {
-      std::free(memory_);
-      size_ = bytes / 64 * 64 + 64;
-      memory_ = static_cast<char *>(aligned_alloc(64, size_));
-      if (memory_ == nullptr) {
-        size_ = 0;
-        return false;
-      }
-    }
-#ifdef __SANITIZE_ADDRESS__
-    ASAN_UNPOISON_MEMORY_REGION(memory_, size_);
-#endif
-    return true;
-  }
-  template <typename T> static std::size_t bytes(std::ptrdiff_t count) {
-    return (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64 + kGap;
-  }
-  template <typename T> T *take(std::ptrdiff_t count) {
-    T *found = reinterpret_cast<T *>(memory_ + used_);
-    used_ += bytes<T>(count);
-#ifdef __SANITIZE_ADDRESS__
-    const char *end = reinterpret_cast<const char *>(found + count);
-    ASAN_POISON_MEMORY_REGION(end, static_cast<std::size_t>(memory_ + used_ - end));
-#endif
-    return found;
-  }
-
-private:
-  char *memory_ = nullptr;
-  std::size_t size_ = 0, used_ = 0;
-};
-
-// How the output pixels are dealt to the threads: in blocks, or in segments of rows where columns move along rows.
-struct Blocks {
-  std::ptrdiff_t count, size, per_row;
-  std::ptrdiff_t first(const Stage &stage, std::ptrdiff_t index) const {
-    return per_row == 0 ? index * size : index / per_row * stage.row_pixels + index % per_row * size;
-  }
-  std::ptrdiff_t last(const Stage &stage, std::ptrdiff_t index) const {
-    const std::ptrdiff_t end = first(stage, index) + size;
-    const std::ptrdiff_t limit =
-        per_row == 0 ? stage.samples * stage.pixels : (index / per_row + 1) * stage.row_pixels;
-    return end < limit ? end : limit;
-  }
-};
-
-Blocks divide(const Stage &stage) {
-  const std::ptrdiff_t total = stage.samples * stage.pixels;
-  std::ptrdiff_t most = kCurrents / (static_cast<std::ptrdiff_t>(stage.steps) * stage.lanes);
-  most = most < 1 ? 1 : most;
-  if (stage.columns == nullptr) {
-    const std::ptrdiff_t size = stage.block < most ? stage.block : most;
-    return {(total + size - 1) / size, size, 0};
-  }
-  const std::ptrdiff_t segments = (stage.row_pixels + most - 1) / most;
-  const std::ptrdiff_t size = (stage.row_pixels + segments - 1) / segments;
-  return {total / stage.row_pixels * segments, size, segments};
+// Lists the inputs of one output pixel at all steps, from entry `used` of the list on; returns where the lists end.
+inline std::ptrdiff_t list_pixel(const Stage &stage, const Pixel &pixel, int number, std::ptrdiff_t used,
+                                 bool together, const Scratch &scratch) {
+  const int pairs = pairs_of(stage.steps);
+  std::int32_t *entry = scratch.window + static_cast<std::ptrdiff_t>(number) * pairs * 2 * kLists;
+  for (int p = 0; stage.gathers > 0 && p < pairs; ++p, entry += 2 * kLists)
+    used = list_window(stage, pixel, pair_of(p, stage.steps), together, scratch.list, entry, used);
+  return used;
 }
 
-// Takes the output pixels from `first` to `end` in blocks, as many at once as have room for their lists:
-// `list(pixel, number, used)` lists the inputs of one and says how much is used then, `run(count)` runs a block.
-template <typename List, typename Run>
-void run_pixels(const Stage &stage, std::ptrdiff_t first, std::ptrdiff_t end, std::ptrdiff_t per_pixel,
-                std::ptrdiff_t room, Pixel *pixels, List list, Run run) {
-  std::ptrdiff_t n = first / stage.pixels, y = first % stage.pixels / stage.row_pixels, x = first % stage.row_pixels;
-  while (first < end) {
-    std::ptrdiff_t used = 0;
-    int count = 0;
-    for (; first < end && used + per_pixel <= room; ++first, ++count) {
-      pixels[count] = {n, y, x, y * stage.row_pixels + x,
-                       n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes};
-      used = list(pixels[count], count, used);
-      if (++x == stage.row_pixels) {
-        x = 0;
-        if (++y * stage.row_pixels == stage.pixels) {
-          y = 0;
-          ++n;
-        }
-      }
-    }
-    run(count);
-  }
+// The same for all columns that a segment of a row sees.
+inline void list_segment(const Stage &stage, int count, std::ptrdiff_t used, const Scratch &scratch) {
+  std::int32_t *entry = scratch.column;
+  for (int p = 0; p < pairs_of(stage.steps); ++p, entry += 2 * kLists * (count + 2))
+    used = list_columns(*stage.columns, *scratch.pixel, count, pair_of(p, stage.steps), scratch.together, scratch.list,
+                        entry, used);
 }
 
 bool run_stage(const Stage &stage, std::int64_t *spikes) {
-  // Entries beyond the count of a list are written, too.
-  const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (stage.inputs + 64) * stage.steps : 0;
-  const std::ptrdiff_t room = stage.gathers == 0 ? 0 : (per_pixel > stage.list_entries ? per_pixel : stage.list_entries);
-  const std::ptrdiff_t column = stage.columns != nullptr ? stage.columns->rows + 64 : 0;
   const Blocks blocks = divide(stage);
-  const std::ptrdiff_t chunk = blocks.count / kChunks + 1; // fewer turns at the counter that the threads share
-  const std::ptrdiff_t entries = 2 * blocks.size * stage.steps, currents = blocks.size * stage.steps * stage.lanes;
+  // What a pixel, or a column, lists at a pair of steps: entries beyond the end of a list are written, too.
+  const std::ptrdiff_t pairs = pairs_of(stage.steps);
+  const bool listed = stage.columns != nullptr && stage.columns->table == nullptr;
+  const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (stage.inputs + 64) * pairs : 0;
+  const std::ptrdiff_t free = per_pixel == 0 || per_pixel > stage.list_entries ? per_pixel : stage.list_entries;
+  const std::ptrdiff_t columns = listed ? blocks.size + 2 : 0;
+  const std::ptrdiff_t room = free + (listed ? columns * (stage.columns->rows + 64) * pairs : 0);
+  const std::ptrdiff_t times = stage.times || (listed && stage.columns->counts) ? room : 0;
+  const std::ptrdiff_t windows = 2 * kLists * pairs * blocks.size, entries = 2 * kLists * pairs * columns;
+  const std::ptrdiff_t currents = blocks.size * stage.steps * stage.lanes;
   bool enough = true;
 #pragma omp parallel
   {
     static thread_local Arena arena;
-    const bool ready = arena.reserve(Arena::bytes<std::uint16_t>(column) + Arena::bytes<std::uint16_t>(room) +
-                  Arena::bytes<std::int32_t>(entries) + Arena::bytes<Pixel>(blocks.size) +
-                  Arena::bytes<float>(currents) + Arena::bytes<float>(blocks.size * stage.lanes) +
-                  Arena::bytes<std::int64_t>(stage.steps) + Arena::bytes<Vec>(stage.rule.probe + 2));
+    const bool ready = arena.reserve(
+        Arena::bytes<std::uint16_t>(room) + Arena::bytes<float>(times) + Arena::bytes<std::int32_t>(windows) +
+        Arena::bytes<std::int32_t>(entries) + Arena::bytes<Pixel>(blocks.size) + Arena::bytes<float>(currents) +
+        Arena::bytes<float>(blocks.size * stage.lanes) + Arena::bytes<std::int64_t>(stage.steps) +
+        Arena::bytes<Vec>(stage.rule.probe + 2));
+    Together together{-1, false, false};
     Scratch scratch{};
     if (ready) {
-      scratch.column = arena.take<std::uint16_t>(column);
-      scratch.list = arena.take<std::uint16_t>(room);
-      scratch.begin = arena.take<std::int32_t>(entries);
+      scratch.list = {arena.take<std::uint16_t>(room), arena.take<float>(times)};
+      scratch.window = arena.take<std::int32_t>(windows);
+      scratch.column = arena.take<std::int32_t>(entries);
       scratch.pixel = arena.take<Pixel>(blocks.size);
       scratch.current = arena.take<float>(currents);
       scratch.v = arena.take<float>(blocks.size * stage.lanes);
@@ -319,22 +313,21 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
 #pragma omp atomic write
       enough = false;
     }
-#pragma omp for schedule(dynamic, chunk)
-    for (std::ptrdiff_t index = 0; index < blocks.count; ++index) {
+#pragma omp for schedule(dynamic, blocks.chunk())
+    for (std::ptrdiff_t turn = 0; turn < blocks.count * blocks.groups; ++turn) {
+      const std::ptrdiff_t index = turn % blocks.count;
       const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
       run_pixels(
-          stage, blocks.first(stage, index), end, per_pixel, room, scratch.pixel,
+          stage, blocks.first(stage, index), end, per_pixel, free, scratch.pixel,
           [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
-            for (int t = 0; stage.gathers > 0 && t < stage.steps; ++t) {
-              std::int32_t *entry = scratch.begin + (number * stage.steps + t) * 2;
-              entry[0] = static_cast<std::int32_t>(used);
-              entry[1] = list_active(stage, pixel.n, t, pixel.y, pixel.x, scratch.list + used);
-              used += entry[1];
-            }
-            return used;
+            together.look(stage, pixel.n);
+            return list_pixel(stage, pixel, number, used, together.windows, scratch);
           },
           [&](int count) {
-            for (int tile = 0; tile < stage.tiles; ++tile)
+            scratch.together = together.columns;
+            if (listed)
+              list_segment(stage, count, free, scratch);
+            for (int tile = blocks.tile(stage, turn); tile < blocks.tile(stage, turn + blocks.count); ++tile)
               run_tile(stage, count, tile, scratch);
           });
     }

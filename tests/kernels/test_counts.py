@@ -126,14 +126,16 @@ def test_a_run_with_wrong_arguments_raises(change: dict, message: str) -> None:
 def test_windows_and_sizes_are_checked() -> None:
     layer = stage().compiled
     geometry = (3, 4, 16, 0, 0, 1, 1)  # rows, columns, bytes, top, left, strides
-    layer.add_gather(geometry, [(0, 0, 16, 0)])
+    layer.add_gather(geometry, [(0, 0, 16, 0)], True)
     for run in ((-1, 0, 16, 0), (0, 1, 16, 0), (0, 0, 17, 0)):
         with pytest.raises(ValueError, match="leaves"):
-            layer.add_gather(geometry, [run])
+            layer.add_gather(geometry, [run], True)
     with pytest.raises(ValueError, match="too few channels"):
         layer.add_diagonal((3, 4, 1, 0, 0, 1, 1), [(0, 0)], torch.zeros(1, 16))
     with pytest.raises(ValueError, match="no table"):
-        layer.set_columns(geometry, [(0, -2)], torch.zeros(1, 17, 3, 16), torch.zeros(1, 2, 256, 3, 16))
+        layer.set_columns(geometry, [(0, -2)], torch.zeros(1, 17, 3, 16), torch.zeros(1, 2, 256, 3, 16), True)
+    with pytest.raises(ValueError, match="cannot read spikes"):
+        layer.add_gather(geometry, [(0, 0, 16, 0)])
     shape, factors = MapShape(11, 3, 4, NONE, 4), torch.ones(11)
     counts = shape.empty(1, 4)
     for place, probe, events, message in (

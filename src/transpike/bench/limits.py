@@ -98,7 +98,8 @@ def _seconds(rows: Tensor, passes: int) -> float:
 def count_additions(source: Source, spikes: Tensor, population: tuple[int, int, int]) -> int:
     """Additions that spikes ask for: each adds one weight, unless it is zero, to every neuron whose window it is in.
 
-    Spikes near a border are in fewer windows. A kernel may need fewer additions, where it looks up sums.
+    Spikes near a border are in fewer windows. A kernel may need fewer additions, where it looks up
+    sums, shares those of two steps, or counts the spikes of a pooled window.
 
     Args:
         source: the window.

@@ -36,7 +36,8 @@ class StageCost:
             compute, and the neurons' own arithmetic, are not counted.
         bytes: that must move: packed spikes in and out, weights and initial potentials once, currents that torch
             operators computed; 0 for the readout.
-        limit: the least time for both (`Peaks.seconds`) over the measured one; None where torch operators compute.
+        limit: the least time for both (`Peaks.seconds`) over the measured one, more than 1 where a kernel needs far
+            fewer additions; None where torch operators compute.
     """
 
     site: str

@@ -19,7 +19,7 @@ from transpike.kernels.native import module
 
 LARGEST_COUNT = 255  # one byte
 _WEIGHT_BYTES = 640 * 1024  # of one tile of channels: what a usual second-level cache holds beside the lists of inputs
-_COLUMN_BYTES = 256 * 1024  # of all weights of a convolution by columns
+_COLUMN_BYTES = 640 * 1024  # of all weights of a convolution by columns
 _TABLE_BYTES = 320 * 1024
 _MOST_ROWS = 65_535  # numbers of 16 bits
 _MOST_INPUTS = 1 << 17  # the lists of active ones take 2 T bytes each, per thread
@@ -154,6 +154,68 @@ def excess(sources: Sequence[Source], channels: Mapping[str, int]) -> str:
     return f"its windows have {inputs:,} inputs, more than {_MOST_INPUTS:,}" if inputs > _MOST_INPUTS else ""
 
 
+@dataclass(frozen=True)
+class Pooling:
+    """Counts how many spikes a window of pixels has in each channel, so that its pixels share their weight rows.
+
+    Attributes:
+        places: row and column of the window's pixels, for the first window, from the first pixel of the map's halo on.
+        stride: rows and columns from one window to the next.
+        source: the map that is read.
+        shape: the map of counts, one for each step of the map that is read.
+    """
+
+    places: tuple[tuple[int, int], ...]
+    stride: tuple[int, int]
+    source: MapShape
+    shape: MapShape
+
+    def counts(self, spikes: Any, batch: int, steps: int) -> Any:
+        """The compiled map of counts."""
+        found, images = self.source, batch * (1 if self.source.probe else steps)
+        size = (self.shape.rows, self.shape.columns)
+        out = module().SpikeMap(images * math.prod(size) * self.shape.bytes)
+        shape = (found.padded_rows, found.padded_columns, found.bytes, found.probe > 0)
+        module().pool(spikes, shape, self.places, self.stride, (images, *size), out)
+        return out
+
+
+def pooled(source: Source, found: MapShape, out: tuple[int, int]) -> tuple[Source, Pooling] | None:
+    """A source whose weights each belong to a window of the same form, as windows of counts; None for others.
+
+    Average pooling in front of a convolution makes such windows.
+
+    Args:
+        source: moving windows of spikes.
+        found: the map it reads.
+        out: rows and columns of the population that reads it.
+    """
+    windows: dict[int, list[tuple[int, int]]] = {}
+    for tap in sorted(source.taps):
+        windows.setdefault(tap.weights, []).append((tap.dy, tap.dx))
+    origins = {weights: places[0] for weights, places in windows.items()}
+    forms = {
+        tuple((y - origins[weights][0], x - origins[weights][1]) for y, x in places)
+        for weights, places in windows.items()
+    }
+    form = next(iter(forms))
+    largest = len(form) * max(1, found.probe)
+    if source.diagonal or len(forms) > 1 or len(form) == 1 or largest > LARGEST_COUNT:
+        return None
+    first = tuple(min(origin[axis] for origin in origins.values()) for axis in (0, 1))
+    steps = [
+        math.gcd(source.stride[axis], *(origin[axis] - first[axis] for origin in origins.values())) for axis in (0, 1)
+    ]
+    taps = tuple(
+        Tap((y - first[0]) // steps[0], (x - first[1]) // steps[1], weights) for weights, (y, x) in origins.items()
+    )
+    stride = (source.stride[0] // steps[0], source.stride[1] // steps[1])
+    rows, columns = (1 + max(tap[axis] for tap in taps) + (out[axis] - 1) * stride[axis] for axis in (0, 1))
+    places = tuple((found.halo.top + first[0] + y, found.halo.left + first[1] + x) for y, x in form)
+    shape = MapShape(found.channels, rows, columns, Halo(0, 0, 0, 0), largest)
+    return Source(source.site, stride, taps, source.weights), Pooling(places, (steps[0], steps[1]), found, shape)
+
+
 class Rule(NamedTuple):
     """How a stage's neurons turn currents into spikes: the compiled form of a schedule.
 
@@ -193,14 +255,13 @@ class EventStage:
     def __init__(
         self, shape: MapShape, sources: Sequence[tuple[Source, MapShape]], bias: Tensor, theta: Tensor
     ) -> None:
-        moving = [pair for pair in sources if not pair[0].diagonal]
-        columns = next((pair for pair in moving if _in_columns(*pair, shape)), None)
-        gathers = [pair for pair in moving if pair is not columns]
-        self.columns = None if columns is None else columns[0].site
-        self.gathers = [source.site for source, _ in gathers]
+        moving = [_Moving.of(*pair, shape) for pair in sources if not pair[0].diagonal]
+        columns = next((found for found in moving if _in_columns(found, shape)), None)
+        gathers = [found for found in moving if found is not columns]
+        self.columns, self.gathers = columns, gathers
         self.diagonals = [source.site for source, _ in sources if source.diagonal]
         self.shape = shape
-        rows = sum(len(source.weights) * found.inputs for source, found in gathers)
+        rows = sum(len(found.source.weights) * found.shape.inputs for found in gathers)
         if rows > _MOST_ROWS:
             raise ValueError(f"{rows} weight rows are more than {_MOST_ROWS}")
         channels = shape.channels
@@ -215,9 +276,9 @@ class EventStage:
             *(self.pad(bias.detach()), infinite, shape.probe > 0),
         )
         if columns is not None:
-            self._set_columns(*columns, lanes)
-        for (source, found), listed in zip(gathers, runs, strict=True):
-            self.compiled.add_gather(_geometry(source, found), listed)
+            self._set_columns(columns.source, columns.shape, lanes)
+        for each, listed in zip(gathers, runs, strict=True):
+            self.compiled.add_gather(_geometry(each.source, each.shape), listed, each.shape.probe > 0)
         for source, found in sources:
             if source.diagonal:
                 weights = torch.stack([self.pad(source.weights[tap.weights].detach()) for tap in source.taps])
@@ -242,7 +303,7 @@ class EventStage:
             by_byte = tiled[:, :-1].reshape(tiled.shape[0], -1, 8, 3, lanes)
             table = torch.einsum("pb,trbkl->trpkl", pattern.float(), by_byte).contiguous()
         places = [(dy, first) for dy in heights]
-        self.compiled.set_columns(_geometry(source, found), places, tiled, table)
+        self.compiled.set_columns(_geometry(source, found), places, tiled, table, found.probe > 0)
 
     def pad(self, values: Tensor) -> Tensor:
         """``[..., C_out]`` with zeros up to whole tiles, contiguous float32."""
@@ -276,7 +337,7 @@ class EventStage:
         halo = self.shape.halo
         place = (batch, steps, self.shape.padded_rows, self.shape.padded_columns, halo.top, halo.left)
         numbers = (_KINDS.index(rule.kind), *rule[1:])
-        return out, self.compiled.run(*self._read(maps), currents, numbers, place, out)
+        return out, self.compiled.run(*self._read(maps, batch, steps), currents, numbers, place, out)
 
     def currents(self, maps: Mapping[str, Any], batch: int, steps: int) -> Tensor:
         """What arrives at its neurons, ``[S, N, C_out, H, W]``; none of them fires.
@@ -287,32 +348,51 @@ class EventStage:
             steps: S.
         """
         found = torch.empty(batch, steps, self.shape.rows * self.shape.columns, self.padded)
-        self.compiled.currents(*self._read(maps), found)
+        self.compiled.currents(*self._read(maps, batch, steps), found)
         image = (self.shape.channels, self.shape.rows, self.shape.columns)
         return found[..., : self.shape.channels].permute(1, 0, 3, 2).reshape(steps, batch, *image)
 
-    def _read(self, maps: Mapping[str, Any]) -> tuple[Any, list[Any], list[Any]]:
-        columns = None if self.columns is None else maps[self.columns]
-        return columns, [maps[site] for site in self.gathers], [maps[site] for site in self.diagonals]
+    def _read(self, maps: Mapping[str, Any], batch: int, steps: int) -> tuple[Any, list[Any], list[Any]]:
+        columns = None if self.columns is None else self.columns.read(maps, batch, steps)
+        gathers = [found.read(maps, batch, steps) for found in self.gathers]
+        return columns, gathers, [maps[site] for site in self.diagonals]
 
 
-def _in_columns(source: Source, found: MapShape, shape: MapShape) -> bool:
+class _Moving(NamedTuple):
+    """A source with windows, and how the map that it reads is made of the site's."""
+
+    source: Source
+    shape: MapShape
+    pooling: Pooling | None
+
+    @classmethod
+    def of(cls, source: Source, found: MapShape, reader: MapShape) -> _Moving:
+        counts = pooled(source, found, (reader.rows, reader.columns))
+        return cls(source, found, None) if counts is None else cls(counts[0], counts[1].shape, counts[1])
+
+    def read(self, maps: Mapping[str, Any], batch: int, steps: int) -> Any:
+        spikes = maps[self.source.site]
+        return spikes if self.pooling is None else self.pooling.counts(spikes, batch, steps)
+
+
+def _in_columns(found: _Moving, reader: MapShape) -> bool:
     """Whether its windows are three columns wide, move by one pixel, and have weights that stay in the cache."""
+    source = found.source
     heights, widths = {tap.dy for tap in source.taps}, {tap.dx for tap in source.taps}
     grid = {(dy, dx) for dy in heights for dx in widths} == {(tap.dy, tap.dx) for tap in source.taps}
     whole = grid and len(source.taps) == 3 * len(heights) and max(widths) - min(widths) == 2 and len(widths) == 3
-    size = len(source.taps) * found.inputs * 4 * 16 * math.ceil(shape.channels / 16)
+    size = len(source.taps) * found.shape.inputs * 4 * 16 * math.ceil(reader.channels / 16)
     return whole and source.stride == (1, 1) and size <= _COLUMN_BYTES
 
 
 def _table(
-    gathers: Sequence[tuple[Source, MapShape]], rows: int, channels: int, padded: int
+    gathers: Sequence[_Moving], rows: int, channels: int, padded: int
 ) -> tuple[Tensor, list[list[tuple[int, int, int, int]]]]:
     """One table of weight rows for all sources, the last row zero, and each source's runs into it."""
     table = torch.zeros(rows + 1, padded)
     begin = 0
     runs = []
-    for source, found in gathers:
+    for source, found, _ in gathers:
         numbered = []
         for weights in source.weights:
             table[begin : begin + weights.shape[0], :channels] = weights.detach()
