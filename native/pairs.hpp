@@ -31,7 +31,7 @@ constexpr int kLists = 3; // of a pair: inputs alike at both steps, others of th
 // The highest bit of every byte that is not zero.
 inline std::uint64_t some_bytes(std::uint64_t bytes) {
   constexpr std::uint64_t kLow = 0x7f7f7f7f7f7f7f7f;
-  return ((bytes & kLow) + kLow | bytes) & ~kLow;
+  return (((bytes & kLow) + kLow) | bytes) & ~kLow;
 }
 
 // How often inputs of one sample are active alike at both steps of a pair: a share of all inputs, halo included.
