@@ -30,27 +30,26 @@ inline void add_rows(const std::uint16_t *list, int count, const float *rows, Ve
     sum[k] = part[0][k];
 }
 
-// Adds three neighbouring weight rows, of kVectors vectors out of `lanes` each, of every input of a column's list.
-template <int kVectors, bool kTimes>
-inline void add_column(Senders list, const std::int32_t *entry, const float *weights, std::ptrdiff_t lanes,
-                       Vec (*sum)[kVectors]) {
+// Adds three neighbouring weight rows, of kVectors vectors out of kLanes each, of every input of a column's list.
+template <int kVectors, std::ptrdiff_t kLanes, bool kTimes>
+inline void add_column(Senders list, const std::int32_t *entry, const float *weights, Vec (*sum)[kVectors]) {
   for (std::ptrdiff_t i = entry[0], end = i + entry[1]; i < end; ++i) {
-    const float *row = weights + list.row[i] * 3 * lanes;
+    const float *row = weights + list.row[i] * 3 * kLanes;
     const float times = kTimes ? list.times[i] : 1;
 #pragma GCC unroll 3
     for (int r = 0; r < 3; ++r)
 #pragma GCC unroll 4
       for (int k = 0; k < kVectors; ++k)
-        sum[r][k] += kTimes ? times * load(row + r * lanes + k * kWidth) : load(row + r * lanes + k * kWidth);
+        sum[r][k] += kTimes ? times * load(row + r * kLanes + k * kWidth) : load(row + r * kLanes + k * kWidth);
   }
 }
 
 // Three output pixels at once see a column; their sums move along the row with it. Writes the currents of `count` pixels
 // to out[step][pixel][lanes], of one step or of two that have a list in common; `entry` says where the lists of each
 // column are: the common one first.
-template <int kVectors, bool kTimes, int kSteps>
-void run_columns(Senders list, const std::int32_t *entry, int count, const float *weights, std::ptrdiff_t lanes,
-                 const Vec *bias, float *const *out) {
+template <int kVectors, std::ptrdiff_t kLanes, bool kTimes, int kSteps>
+void run_columns(Senders list, const std::int32_t *entry, int count, const float *weights, const Vec *bias,
+                 float *const *out) {
   Vec sum[kSteps][3][kVectors]; // of the output pixels that the column is the first, second and third column of
   for (int s = 0; s < kSteps; ++s)
     for (int r = 0; r < 3; ++r)
@@ -59,16 +58,16 @@ void run_columns(Senders list, const std::int32_t *entry, int count, const float
   for (int c = 0; c < count + 2; ++c, entry += 2 * kLists) {
     Vec both[3][kVectors] = {};
     if (kSteps == 2)
-      add_column<kVectors, kTimes>(list, entry, weights, lanes, both);
+      add_column<kVectors, kLanes, kTimes>(list, entry, weights, both);
     for (int s = 0; s < kSteps; ++s) {
       Vec own[3][kVectors]; // in registers
       for (int r = 0; r < 3; ++r)
         for (int k = 0; k < kVectors; ++k)
           own[r][k] = kSteps == 2 ? sum[s][r][k] + both[r][k] : sum[s][r][k];
-      add_column<kVectors, kTimes>(list, entry + 2 * (s + kSteps - 1), weights, lanes, own);
+      add_column<kVectors, kLanes, kTimes>(list, entry + 2 * (s + kSteps - 1), weights, own);
       for (int k = 0; k < kVectors; ++k) {
         if (c >= 2)
-          store(out[s] + (c - 2) * lanes + k * kWidth, own[2][k]);
+          store(out[s] + (c - 2) * kLanes + k * kWidth, own[2][k]);
         sum[s][2][k] = own[1][k];
         sum[s][1][k] = own[0][k];
         sum[s][0][k] = bias[k];
@@ -77,8 +76,9 @@ void run_columns(Senders list, const std::int32_t *entry, int count, const float
   }
 }
 
-// The same for one step, with sums of weights looked up by the kBytes bytes of a pixel: nothing is listed.
-template <int kVectors, int kBytes>
+// The same for one step, with sums of weights looked up by the kBytes bytes of a pixel: nothing is listed. A column has
+// kRuns runs; 0: as many as `columns` says.
+template <int kVectors, int kBytes, int kRuns>
 inline void look_up_columns(const Columns &columns, const std::uint8_t *base, int count, const float *weights,
                             const Vec *bias, float *out) {
   constexpr std::ptrdiff_t kLanes = kVectors * kWidth, kRow = 3 * kLanes;
@@ -86,14 +86,19 @@ inline void look_up_columns(const Columns &columns, const std::uint8_t *base, in
   // One table lookup after the other would wait for the addition before it: two sums where registers allow.
   constexpr bool kTwoSums = kBytes == 2 && kAll <= 6;
   const std::ptrdiff_t pixel = columns.map.column;
+  const int runs = kRuns > 0 ? kRuns : columns.runs;
+  std::ptrdiff_t offset[kRuns > 0 ? kRuns : 1];
+  for (int r = 0; r < kRuns; ++r)
+    offset[r] = columns.run[r].offset;
   Vec sum[3][kVectors];
   for (int k = 0; k < kVectors; ++k)
     sum[0][k] = sum[1][k] = sum[2][k] = bias[k];
   for (int c = 0; c < count + 2; ++c, base += pixel) {
     Vec other[kAll] = {};
     const float *table = weights;
-    for (int r = 0; r < columns.runs; ++r, table += kBytes * 256 * kRow) {
-      const std::uint8_t *bits = base + columns.run[r].offset;
+#pragma GCC unroll 3
+    for (int r = 0; r < runs; ++r, table += kBytes * 256 * kRow) {
+      const std::uint8_t *bits = base + (kRuns > 0 ? offset[r] : columns.run[r].offset);
       const float *row = table + bits[0] * kRow;
 #pragma GCC unroll 16
       for (int k = 0; k < kAll; ++k)

@@ -78,13 +78,12 @@ void column_currents(const Stage &stage, int count, int tile, const Vec *bias, c
   const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
   if (source.table != nullptr) {
     const float *table = source.table + tile * (source.rows / 8) * 256 * 3 * kLanes;
-    for (int t = 0; t < stage.steps; ++t) {
-      const std::uint8_t *base = source.map.at(scratch.pixel->n, t, scratch.pixel->y, scratch.pixel->x);
-      if (source.run->bits == 8)
-        look_up_columns<kVectors, 1>(source, base, count, table, bias, scratch.current + t * step);
-      else
-        look_up_columns<kVectors, 2>(source, base, count, table, bias, scratch.current + t * step);
-    }
+    constexpr auto one = look_up_columns<kVectors, 1, 0>, two = look_up_columns<kVectors, 2, 0>,
+                   two_by_three = look_up_columns<kVectors, 2, 3>;
+    const auto look_up = source.run->bits == 8 ? one : (source.runs == 3 ? two_by_three : two);
+    for (int t = 0; t < stage.steps; ++t)
+      look_up(source, source.map.at(scratch.pixel->n, t, scratch.pixel->y, scratch.pixel->x), count, table, bias,
+              scratch.current + t * step);
     return;
   }
   for (int part = 0; part < kVectors; part += kPart) {
@@ -95,12 +94,12 @@ void column_currents(const Stage &stage, int count, int tile, const Vec *bias, c
       const Pair pair = pair_of(p, stage.steps);
       float *const outs[2] = {out + pair.first * step, out + (pair.alone() ? 0 : pair.second * step)};
       if (scratch.together && !pair.alone()) {
-        const auto run = source.counts ? run_columns<kPart, true, 2> : run_columns<kPart, false, 2>;
-        run(scratch.list, entry, count, weights, kLanes, bias + part, outs);
+        const auto run = source.counts ? run_columns<kPart, kLanes, true, 2> : run_columns<kPart, kLanes, false, 2>;
+        run(scratch.list, entry, count, weights, bias + part, outs);
       } else {
-        const auto run = source.counts ? run_columns<kPart, true, 1> : run_columns<kPart, false, 1>;
+        const auto run = source.counts ? run_columns<kPart, kLanes, true, 1> : run_columns<kPart, kLanes, false, 1>;
         for (int s = 0; s < (pair.alone() ? 1 : 2); ++s)
-          run(scratch.list, entry + 2 + 2 * s, count, weights, kLanes, bias + part, outs + s);
+          run(scratch.list, entry + 2 + 2 * s, count, weights, bias + part, outs + s);
       }
     }
   }
@@ -140,25 +139,23 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
               static_cast<std::ptrdiff_t>(tile) * kLanes;
     for (std::ptrdiff_t line = 0; line < ahead; ++line, next += kLine)
       __builtin_prefetch(next, 0, 2);
-    // What arrives at one step: `both` from the common list of a pair, and the rows of the list at `own`; or null.
-    const auto sum_up = [&](int t, const Vec *both, const std::int32_t *own) {
-      float *current = scratch.current + t * step + i * kLanes;
-      Vec sum[kVectors];
-      for (int k = 0; k < kVectors; ++k) {
-        sum[k] = stage.columns != nullptr ? load(current + k * kWidth) : bias[k];
-        if (dense != nullptr)
-          sum[k] += load(dense + t * stage.dense_step + k * kWidth);
-        if (both != nullptr)
-          sum[k] += both[k];
-      }
-      if (own != nullptr)
-        add(own, sum);
+    const auto begin = [&](int t, Vec(&sum)[kVectors]) { // with all that is not listed
       for (int k = 0; k < kVectors; ++k)
-        store(current + k * kWidth, sum[k]);
+        sum[k] = stage.columns != nullptr ? load(scratch.current + t * step + i * kLanes + k * kWidth) : bias[k];
+      if (dense != nullptr)
+        for (int k = 0; k < kVectors; ++k)
+          sum[k] += load(dense + t * stage.dense_step + k * kWidth);
+    };
+    const auto finish = [&](int t, const Vec(&sum)[kVectors]) {
+      for (int k = 0; k < kVectors; ++k)
+        store(scratch.current + t * step + i * kLanes + k * kWidth, sum[k]);
     };
     if (stage.gathers == 0) {
-      for (int t = 0; t < steps; ++t)
-        sum_up(t, nullptr, nullptr);
+      for (int t = 0; t < steps; ++t) {
+        Vec sum[kVectors];
+        begin(t, sum);
+        finish(t, sum);
+      }
       continue;
     }
     for (int p = 0; p < pairs_of(steps); ++p, entry += 2 * kLists) {
@@ -166,10 +163,16 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
       Vec both[kVectors] = {};
       if (entry[1] > 0)
         add(entry, both);
-      const Vec *common = entry[1] > 0 ? both : nullptr;
-      sum_up(pair.first, common, entry + 2);
-      if (!pair.alone())
-        sum_up(pair.second, common, entry + 4);
+      for (int s = 0; s < (pair.alone() ? 1 : 2); ++s) {
+        const int t = s == 0 ? pair.first : pair.second;
+        Vec sum[kVectors];
+        begin(t, sum);
+        if (entry[1] > 0)
+          for (int k = 0; k < kVectors; ++k)
+            sum[k] += both[k];
+        add(entry + 2 + 2 * s, sum);
+        finish(t, sum);
+      }
     }
   }
 }
@@ -262,7 +265,7 @@ inline std::ptrdiff_t list_pixel(const Stage &stage, const Pixel &pixel, int num
                                  bool together, const Scratch &scratch) {
   const int pairs = pairs_of(stage.steps);
   std::int32_t *entry = scratch.window + static_cast<std::ptrdiff_t>(number) * pairs * 2 * kLists;
-  for (int p = 0; stage.gathers > 0 && p < pairs; ++p, entry += 2 * kLists)
+  for (int p = 0; p < pairs; ++p, entry += 2 * kLists)
     used = list_window(stage, pixel, pair_of(p, stage.steps), together, scratch.list, entry, used);
   return used;
 }
@@ -320,13 +323,17 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
       run_pixels(
           stage, blocks.first(stage, index), end, per_pixel, free, scratch.pixel,
           [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
+            if (stage.gathers == 0)
+              return used;
             together.look(stage, pixel.n);
             return list_pixel(stage, pixel, number, used, together.windows, scratch);
           },
           [&](int count) {
-            scratch.together = together.columns;
-            if (listed)
+            if (listed) {
+              together.look(stage, scratch.pixel->n);
+              scratch.together = together.columns;
               list_segment(stage, count, free, scratch);
+            }
             for (int tile = blocks.tile(stage, turn); tile < blocks.tile(stage, turn + blocks.count); ++tile)
               run_tile(stage, count, tile, scratch);
           });
