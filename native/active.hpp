@@ -27,6 +27,13 @@ inline int append(std::uint64_t bits, int first, std::uint16_t *list) {
                         _mm512_add_epi16(_mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(places, 1)), begin));
   return count;
 }
+// The same for 32 bits, which takes half the time.
+inline int append_half(std::uint32_t bits, int first, std::uint16_t *list) {
+  const __m512i begin = _mm512_set1_epi16(static_cast<short>(static_cast<std::uint16_t>(first)));
+  const __m512i numbers = _mm512_add_epi16(_mm512_cvtepu8_epi16(_mm512_castsi512_si256(iota_bytes())), begin);
+  _mm512_storeu_si512(list, _mm512_maskz_compress_epi16(bits, numbers));
+  return __builtin_popcount(bits);
+}
 #else
 struct ByteTable {
   std::uint16_t places[256][8];
@@ -53,6 +60,7 @@ inline int append(std::uint64_t bits, int first, std::uint16_t *list) {
   }
   return n;
 }
+inline int append_half(std::uint32_t bits, int first, std::uint16_t *list) { return append(bits, first, list); }
 #endif
 
 // The bits that a run has from bit b on, at most 64.
@@ -65,9 +73,14 @@ enum Which { kFirst, kSecond, kBoth, kOnlyFirst, kOnlySecond };
 
 template <typename Word> inline int append_words(Word word, const Run *runs, int size, std::uint16_t *list) {
   int count = 0;
-  for (int r = 0; r < size; ++r)
-    for (int b = 0; b < runs[r].bits; b += 64)
-      count += append(word(runs[r].offset + b / 8) & run_mask(runs[r], b), runs[r].row + b, list + count);
+  for (int r = 0; r < size; ++r) {
+    const Run &run = runs[r];
+    if (run.bits <= 32)
+      count += append_half(static_cast<std::uint32_t>(word(run.offset) & run_mask(run, 0)), run.row, list + count);
+    else
+      for (int b = 0; b < run.bits; b += 64)
+        count += append(word(run.offset + b / 8) & run_mask(run, b), run.row + b, list + count);
+  }
   return count;
 }
 

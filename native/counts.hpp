@@ -109,8 +109,8 @@ inline int count_window(const Stage &stage, const Pixel &pixel, Senders list) {
   int n = 0;
   for (int s = 0; s < stage.gathers; ++s) {
     const Gather &source = stage.gather[s];
-    n += list_senders(source.map.at(pixel.n, 0, pixel.y, pixel.x), nullptr, kFirst, source.run, source.runs,
-                      from(list, n));
+    const std::uint8_t *base = source.map.at(pixel.n, 0, pixel.y, pixel.x);
+    n += list_senders<kFirst>(base, base, source.run, source.runs, from(list, n));
   }
   return fill_up(n, stage.rows, list);
 }
@@ -120,8 +120,8 @@ inline void count_columns(const Columns &source, const Pixel &begin, int count, 
                           std::ptrdiff_t used) {
   for (int c = 0; c < count + 2; ++c) {
     const Senders list = from(scratch.list, used);
-    const int n = list_senders(source.map.at(begin.n, 0, begin.y, begin.x + c), nullptr, kFirst, source.run,
-                               source.runs, list);
+    const std::uint8_t *base = source.map.at(begin.n, 0, begin.y, begin.x + c);
+    const int n = list_senders<kFirst>(base, base, source.run, source.runs, list);
     used = note(scratch.column + 2 * c, used, fill_up(n, source.rows, list));
   }
 }

@@ -15,8 +15,8 @@ struct Senders {
 inline Senders from(Senders list, std::ptrdiff_t begin) { return {list.row + begin, list.times + begin}; }
 
 // Of inputs that send something at the first step, at the second, and the same at both: those that belong to a list.
-template <typename Bits> inline Bits belong(Which which, Bits first, Bits second, Bits equal) {
-  switch (which) {
+template <Which kWhich, typename Bits> inline Bits belong(Bits first, Bits second, Bits equal) {
+  switch (kWhich) {
   case kFirst:
     return first;
   case kSecond:
@@ -30,19 +30,30 @@ template <typename Bits> inline Bits belong(Which which, Bits first, Bits second
   }
 }
 
-// Appends senders of a run, those of two steps that `which` says; writes up to 64 entries more
-// than it returns.
-inline int append_senders(const std::uint8_t *first, const std::uint8_t *second, Which which, const Run &run,
-                          Senders list) {
+// Appends senders of a run, those of two steps that `kWhich` says; writes up to 64 entries more than it returns.
+template <Which kWhich>
+inline int append_senders(const std::uint8_t *first, const std::uint8_t *second, const Run &run, Senders list) {
+  constexpr bool kOfSecond = kWhich == kSecond || kWhich == kOnlySecond; // whose counts the list has
   int n = 0;
-  const bool of_second = which == kSecond || which == kOnlySecond; // whose counts the list has
 #if defined(__AVX512VBMI2__)
+  if (run.bits <= 32) { // half a vector takes half the time
+    const __m256i one = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(first));
+    const __m256i two = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(second));
+    const std::uint32_t some = static_cast<std::uint32_t>(run_mask(run, 0)) &
+                               belong<kWhich, std::uint32_t>(_mm256_test_epi8_mask(one, one),
+                                                             _mm256_test_epi8_mask(two, two),
+                                                             _mm256_cmpeq_epi8_mask(one, two));
+    const __m256i packed = _mm256_maskz_compress_epi8(some, kOfSecond ? two : one);
+    store(list.times, (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm256_castsi256_si128(packed))));
+    store(list.times + 16, (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm256_extracti128_si256(packed, 1))));
+    return append_half(some, run.row, list.row);
+  }
   for (int b = 0; b < run.bits; b += 64) {
     const __m512i one = _mm512_loadu_si512(first + b), two = _mm512_loadu_si512(second + b);
-    const std::uint64_t some = run_mask(run, b) & belong<std::uint64_t>(which, _mm512_test_epi8_mask(one, one),
-                                                                        _mm512_test_epi8_mask(two, two),
-                                                                        _mm512_cmpeq_epi8_mask(one, two));
-    const __m512i packed = _mm512_maskz_compress_epi8(some, of_second ? two : one);
+    const std::uint64_t some = run_mask(run, b) & belong<kWhich, std::uint64_t>(_mm512_test_epi8_mask(one, one),
+                                                                                _mm512_test_epi8_mask(two, two),
+                                                                                _mm512_cmpeq_epi8_mask(one, two));
+    const __m512i packed = _mm512_maskz_compress_epi8(some, kOfSecond ? two : one);
     const int found = append(some, run.row + b, list.row + n);
     float *to = list.times + n;
     store(to, (Vec)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm512_castsi512_si128(packed))));
@@ -60,12 +71,12 @@ inline int append_senders(const std::uint8_t *first, const std::uint8_t *second,
     const __m128i one = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(first + b));
     const __m128i two = _mm_loadl_epi64(reinterpret_cast<const __m128i *>(second + b)), none = _mm_setzero_si128();
     const unsigned some =
-        255 & belong<unsigned>(which, ~bytes_where(_mm_cmpeq_epi8(one, none)), ~bytes_where(_mm_cmpeq_epi8(two, none)),
-                               bytes_where(_mm_cmpeq_epi8(one, two)));
+        255 & belong<kWhich, unsigned>(~bytes_where(_mm_cmpeq_epi8(one, none)), ~bytes_where(_mm_cmpeq_epi8(two, none)),
+                                       bytes_where(_mm_cmpeq_epi8(one, two)));
     const __m128i places = _mm_loadu_si128(reinterpret_cast<const __m128i *>(kBytes.places[some]));
     const __m128i rows = _mm_add_epi16(places, _mm_set1_epi16(static_cast<short>(run.row + b)));
     _mm_storeu_si128(reinterpret_cast<__m128i *>(list.row + n), rows);
-    const __m256 times = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(of_second ? two : one));
+    const __m256 times = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(kOfSecond ? two : one));
     store(list.times + n, (Vec)_mm256_permutevar8x32_ps(times, _mm256_cvtepu16_epi32(places)));
     n += kBytes.count[some];
   }
@@ -73,22 +84,37 @@ inline int append_senders(const std::uint8_t *first, const std::uint8_t *second,
   for (int b = 0; b < run.bits; ++b) {
     const int one = first[b], two = second[b];
     list.row[n] = static_cast<std::uint16_t>(run.row + b);
-    list.times[n] = static_cast<float>(of_second ? two : one);
-    n += belong<int>(which, one != 0, two != 0, one == two ? 1 : 0) & 1;
+    list.times[n] = static_cast<float>(kOfSecond ? two : one);
+    n += belong<kWhich, int>(one != 0, two != 0, one == two ? 1 : 0) & 1;
   }
 #endif
   return n;
 }
 
-// Lists senders of a window; `second` is not read where `which` is kFirst.
-inline int list_senders(const std::uint8_t *first, const std::uint8_t *second, Which which, const Run *runs, int size,
+// Lists senders of a window, those of two steps that `kWhich` says.
+template <Which kWhich>
+inline int list_senders(const std::uint8_t *first, const std::uint8_t *second, const Run *runs, int size,
                         Senders list) {
   int n = 0;
-  if (which == kFirst)
-    second = first;
   for (int r = 0; r < size; ++r)
-    n += append_senders(first + runs[r].offset, second + runs[r].offset, which, runs[r], from(list, n));
+    n += append_senders<kWhich>(first + runs[r].offset, second + runs[r].offset, runs[r], from(list, n));
   return n;
+}
+
+inline int list_senders(const std::uint8_t *first, const std::uint8_t *second, Which which, const Run *runs, int size,
+                        Senders list) {
+  switch (which) {
+  case kFirst:
+    return list_senders<kFirst>(first, first, runs, size, list); // `second` may be null
+  case kSecond:
+    return list_senders<kSecond>(first, second, runs, size, list);
+  case kBoth:
+    return list_senders<kBoth>(first, second, runs, size, list);
+  case kOnlyFirst:
+    return list_senders<kOnlyFirst>(first, second, runs, size, list);
+  default:
+    return list_senders<kOnlySecond>(first, second, runs, size, list);
+  }
 }
 
 // Makes a list whole fours long with the zero row.
