@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
+from itertools import groupby
 from pathlib import Path
 
 from transpike.catalogue import METHODS, Method
 from transpike.comparison import MethodResult
-from transpike.neurons import IF
+from transpike.neurons import IF, Neuron
 
 ROOT = Path(__file__).parents[1]
 HEAD = """# Methods side by side
@@ -36,12 +38,20 @@ def about(method: Method) -> str:
     made = method.compose(4)
     parts = [type(part).__name__ for part in made.parts]
     if made.neuron != IF():
-        parts.append(str(made.neuron))
+        parts.append(_short(made.neuron))
     tuned = "yes" if method.tuned else "no"
     needs = ", ".join(need.value for need in method.needs)
     return (
         f"| {method.name} | {method.paper} | {', '.join(parts)} | {type(made.schedule).__name__} | {tuned} | {needs} |"
     )
+
+
+def _short(neuron: Neuron) -> str:
+    """What differs from the neuron's defaults."""
+    values = {field.name: getattr(neuron, field.name) for field in fields(neuron) if field.init}
+    changed = {name: value for name, value in values.items() if value != getattr(type(neuron)(), name)}
+    named = ", ".join(f"{name}={getattr(value, 'value', value)}" for name, value in changed.items())
+    return f"{type(neuron).__name__}({named})" if named else type(neuron).__name__
 
 
 def section(folder: Path) -> str:
@@ -52,7 +62,8 @@ def section(folder: Path) -> str:
     rows = {row.steps: row for result in results for row in result.rows}
     steps = sorted(rows)
     at = max((t for t in steps if t <= 8), default=0)
-    tested = ", ".join(f"T = {t}: {rows[t].images:,} (ANN {rows[t].ann:.2f})" for t in steps)
+    groups = groupby(steps, lambda t: f"{rows[t].images:,} (ANN {rows[t].ann:.2f})")
+    tested = "; ".join(f"{images} at T = {', '.join(map(str, those))}" for images, those in groups)
     lines = [
         f"\n## {folder.name}\n",
         "Top-1 accuracy in %, in brackets the steps from the first input to the answer on a device that steps all layers",

@@ -37,7 +37,7 @@ def test_the_page_holds_what_was_measured(tmp_path: Path):
     assert "| maximum | 10.00 [1] | - | - | - |" in text
     assert text.index("| maximum | 10") < text.index("| accumulate | 40")
     assert "burst was refused: no room." in text
-    assert "T = 8: 2,000 (ANN 91.50)" in text
+    assert "Test images: 2,000 (ANN 91.50) at T = 1, 8." in text
     assert all(f"\n| {name} | " in text for name in METHODS)
 
 
