@@ -6,8 +6,7 @@
 namespace transpike {
 namespace {
 
-constexpr std::ptrdiff_t kCurrents = 1 << 14; // currents of a block: stay in the second cache
-constexpr std::ptrdiff_t kChunks = 64;        // parts that the threads take in turn
+constexpr std::ptrdiff_t kChunks = 64; // parts that the threads take in turn
 
 struct Pixel {
   std::ptrdiff_t n, y, x;
@@ -19,9 +18,12 @@ struct Pixel {
 struct Blocks {
   std::ptrdiff_t count, size, per_row;
   std::ptrdiff_t groups; // of tiles: every block has a turn for each
-  // A thread takes as many turns at once, of blocks for one group of tiles after the other: fewer turns at the counter
-  // that threads share.
-  std::ptrdiff_t chunk() const { return groups > 1 ? count : count / kChunks + 1; }
+  // A thread takes as many turns at once, of blocks for one group of tiles after the other: the weights of a group are
+  // read once, and the threads meet less often at the counter that they share.
+  std::ptrdiff_t chunk(const Stage &stage) const {
+    const std::ptrdiff_t share = count * groups / stage.threads;
+    return groups == 1 ? count / kChunks + 1 : (share < 1 ? 1 : share);
+  }
   int tile(const Stage &stage, std::ptrdiff_t turn) const { // the first of a turn
     return static_cast<int>(turn / count * stage.tiles / groups);
   }
@@ -47,7 +49,7 @@ Blocks divide(const Stage &stage) {
   }
   const std::ptrdiff_t segments = (stage.row_pixels + most - 1) / most;
   const std::ptrdiff_t size = (stage.row_pixels + segments - 1) / segments;
-  return {total / stage.row_pixels * segments, size, segments, 1};
+  return {total / stage.row_pixels * segments, size, segments, stage.groups};
 }
 
 // Takes the output pixels from `first` to `end` in blocks, as many at once as have room for their lists:

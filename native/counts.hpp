@@ -30,6 +30,26 @@ struct CountScratch {
   float *total;         // [pixels of a block][lanes]
 };
 
+// Three output pixels see a column; their sums stay in registers while the column moves along the row. Columns have one
+// list each, `entry` says where; `weights` and `out` begin with the first of the vectors, out of `lanes`.
+template <int kVectors>
+void add_columns(Senders list, const std::int32_t *entry, int count, const float *weights, std::ptrdiff_t lanes,
+                 const Vec *start, float *out) {
+  Vec sum[3][kVectors]; // of the output pixels that the column is the first, second and third column of
+  for (int k = 0; k < kVectors; ++k)
+    sum[0][k] = sum[1][k] = sum[2][k] = start[k];
+  for (int c = 0; c < count + 2; ++c, entry += 2) {
+    add_senders<3, kVectors>(from(list, entry[0]), entry[1], weights, lanes, sum);
+    for (int k = 0; k < kVectors; ++k) {
+      if (c >= 2)
+        store(out + (c - 2) * lanes + k * kWidth, sum[2][k]);
+      sum[2][k] = sum[1][k];
+      sum[1][k] = sum[0][k];
+      sum[0][k] = start[k];
+    }
+  }
+}
+
 // Counts of `kVectors` vectors of channels, from `channel` of tile `tile` on, for a block of pixels.
 template <int kVectors>
 void count_channels(const Stage &stage, int count, int tile, std::ptrdiff_t inside, const CountScratch &scratch) {
@@ -153,7 +173,7 @@ bool run_counts(const Stage &stage) {
 #pragma omp atomic write
       enough = false;
     }
-#pragma omp for schedule(dynamic, blocks.chunk())
+#pragma omp for schedule(dynamic, blocks.chunk(stage))
     for (std::ptrdiff_t turn = 0; turn < blocks.count * blocks.groups; ++turn) {
       const std::ptrdiff_t index = turn % blocks.count;
       const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here

@@ -20,6 +20,7 @@ namespace nb = nanobind;
 namespace transpike {
 namespace {
 
+constexpr std::ptrdiff_t kEntries = std::numeric_limits<std::int32_t>::max() / 2;
 constexpr std::ptrdiff_t kCachedWeights = 1 << 20; // bytes, of a usual second-level cache
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
@@ -110,7 +111,7 @@ public:
       expect(row >= 0 && row + bits <= weight_rows_, "a run leaves the weight rows");
       source.runs.push_back({static_cast<std::int32_t>(source.reader.offset(dy, dx)), static_cast<std::int32_t>(bits),
                              static_cast<std::int32_t>(row)});
-      inputs_ += (bits + 31) / 32 * 32;
+      inputs_ += bits;
     }
     gathers_.push_back(std::move(source));
   }
@@ -233,7 +234,9 @@ private:
                std::ptrdiff_t samples, std::ptrdiff_t steps) const {
     const std::ptrdiff_t kept = kept_steps(steps);
     expect(samples >= 0 && steps >= 1, "there must be at least one step");
-    expect(steps <= 1 << 20 && (inputs_ + 64) * kept < std::numeric_limits<std::int32_t>::max(),
+    // Numbers of list entries: those of one pixel, and those of the columns of a segment (run_stage).
+    const std::ptrdiff_t rows = columns_source_ ? columns_source_->rows : 0;
+    expect(steps <= 1 << 20 && 2 * (inputs_ + 64) * kept + (2 * rows + 64) * (kCurrents / lanes_ + 3 * kept) < kEntries,
            "too many steps for one run; use smaller chunks");
     expect(gathers.size() == gathers_.size() && diagonals.size() == diagonals_.size(), "a source is missing");
     auto &[gather, diagonal, column, stage] = prepared;
@@ -288,11 +291,12 @@ private:
     }
     stage.bias = bias_.data();
     stage.theta = theta_.data();
-    // Every block reads all weights: where they do not stay in the cache, one large block per thread.
+    // Every block reads all weights of its tiles: where they do not stay in the cache, blocks are large.
     const bool streamed = (weight_rows_ + 1) * padded() * 4 > kCachedWeights;
     stage.streamed = streamed;
     const std::ptrdiff_t total = samples * stage.pixels;
-    stage.groups = streamed ? groups(total, (kept + 1) / 2) : 1;
+    stage.groups = streamed && !columns ? groups(total, (kept + 1) / 2) : 1;
+    stage.threads = threads();
     const std::ptrdiff_t share = (total * stage.groups + threads() - 1) / threads();
     stage.block = std::clamp<std::ptrdiff_t>(streamed ? share : total / 16, 1, streamed ? 512 : 64);
     stage.list_entries = streamed ? 1 << 19 : 1 << 16;

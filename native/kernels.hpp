@@ -9,6 +9,8 @@
 
 namespace transpike {
 
+constexpr std::ptrdiff_t kCurrents = 1 << 14; // currents of a block: stay in the second cache
+
 // Thresholds of a population [N, C, inner]: neuron i has theta[(i / inner) % channels].
 template <typename Real> struct Thresholds {
   const Real *theta;
@@ -119,6 +121,7 @@ struct Stage {
   std::ptrdiff_t list_entries;
   bool streamed;         // whether its weights do not stay in the cache from one block to the next
   std::ptrdiff_t groups; // of tiles, which the threads share among them
+  std::ptrdiff_t threads;
 };
 
 // Sums over windows of a map: how often the pixels at `offset` bytes spike, or the sum of their counts, by channel.

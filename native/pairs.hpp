@@ -54,12 +54,13 @@ inline float share_alike(const Map &map, bool counts, std::ptrdiff_t n, int step
 }
 
 // Whether common lists save a sample more additions than they cost, in vectors; the costs were fitted to measured stages.
-// It depends on the sample alone, so that its sums have one order whatever else is in the batch.
+// It depends on the sample and T alone, so that its sums have one order whatever else is in the batch.
 struct Together {
   std::ptrdiff_t sample;
   bool windows, columns;
 
-  void look(const Stage &stage, std::ptrdiff_t n) {
+  // Decides for sample n, unless it did so last.
+  void decide(const Stage &stage, std::ptrdiff_t n) {
     if (n == sample)
       return;
     sample = n;

@@ -30,7 +30,7 @@ template <Which kWhich, typename Bits> inline Bits belong(Bits first, Bits secon
   }
 }
 
-// Appends senders of a run, those of two steps that `kWhich` says; writes up to 64 entries more than it returns.
+// Appends senders of a run, those of two steps that `kWhich` says; writes up to 32 entries more than it returns.
 template <Which kWhich>
 inline int append_senders(const std::uint8_t *first, const std::uint8_t *second, const Run &run, Senders list) {
   constexpr bool kOfSecond = kWhich == kSecond || kWhich == kOnlySecond; // whose counts the list has
@@ -149,26 +149,6 @@ inline void add_senders(Senders list, int count, const float *weights, std::ptrd
     for (int r = 0; r < kRows; ++r)
       for (int k = 0; k < kVectors; ++k)
         sum[r][k] += part[s][r][k];
-}
-
-// Three output pixels see a column; their sums stay in registers while the column moves along the row. Columns have one
-// list each, `entry` says where; `weights` and `out` begin with the first of the vectors, out of `lanes`.
-template <int kVectors>
-void add_columns(Senders list, const std::int32_t *entry, int count, const float *weights, std::ptrdiff_t lanes,
-                 const Vec *start, float *out) {
-  Vec sum[3][kVectors]; // of the output pixels that the column is the first, second and third column of
-  for (int k = 0; k < kVectors; ++k)
-    sum[0][k] = sum[1][k] = sum[2][k] = start[k];
-  for (int c = 0; c < count + 2; ++c, entry += 2) {
-    add_senders<3, kVectors>(from(list, entry[0]), entry[1], weights, lanes, sum);
-    for (int k = 0; k < kVectors; ++k) {
-      if (c >= 2)
-        store(out + (c - 2) * lanes + k * kWidth, sum[2][k]);
-      sum[2][k] = sum[1][k];
-      sum[1][k] = sum[0][k];
-      sum[0][k] = start[k];
-    }
-  }
 }
 
 } // namespace

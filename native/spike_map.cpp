@@ -17,16 +17,19 @@ using Events = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 
 // How many of the pixels at these places (row, column) have each channel, or the sum of their counts, for every pixel of
 // `out`; places count from pixel (y * stride_y, x * stride_x) of the map. One byte per channel.
-void pool(const SpikeMap &map, const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, bool> &shape,
+void pool(const SpikeMap &map, const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &shape,
           const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &places,
           const std::tuple<std::ptrdiff_t, std::ptrdiff_t> &stride,
           const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &out_shape, SpikeMap &out) {
-  const auto [rows, columns, bytes, counts] = shape;
+  const auto [rows, columns, bytes, probe] = shape; // probe: the largest count, 0 where the map holds bits
+  const bool counts = probe > 0;
   const auto [stride_y, stride_x] = stride;
   const auto [images, out_rows, out_columns] = out_shape; // samples times steps
   expect(images >= 0 && rows >= 1 && columns >= 1 && bytes >= 1 && out_rows >= 1 && out_columns >= 1,
          "the pooled map is empty");
-  expect(places.size() >= 1 && places.size() <= 255, "counts have one byte: a window has 1 to 255 pixels");
+  expect(places.size() >= 1 && places.size() <= 255 && probe >= 0 &&
+             probe <= 255 / static_cast<std::ptrdiff_t>(places.size()),
+         "counts have one byte: a window has 1 to 255 spikes at most");
   const std::ptrdiff_t out_bytes = counts ? bytes : 8 * bytes;
   expect(map.size() == images * rows * columns * bytes, "the spike map has another size");
   expect(out.size() == images * out_rows * out_columns * out_bytes, "the map of counts has another size");

@@ -17,7 +17,8 @@ struct Scratch {
   Senders list;           // active rows of a block, and, where a source has counts, how often
   std::int32_t *window;   // where the lists of each pixel begin, and their lengths, kLists per pair of steps
   std::int32_t *column;   // the same of each column
-  bool together;          // whether the steps of a pair have lists in common that columns are on
+  Together together;      // whether the steps of a pair have lists in common, for the sample at work
+  int end;                // of the tiles at work
   Pixel *pixel;           // the output pixels of a block
   float *current;         // [steps][pixels of a block][lanes]
   float *v;               // [pixels of a block][lanes]
@@ -93,7 +94,7 @@ void column_currents(const Stage &stage, int count, int tile, const Vec *bias, c
     for (int p = 0; p < pairs_of(stage.steps); ++p, entry += 2 * kLists * (count + 2)) {
       const Pair pair = pair_of(p, stage.steps);
       float *const outs[2] = {out + pair.first * step, out + (pair.alone() ? 0 : pair.second * step)};
-      if (scratch.together && !pair.alone()) {
+      if (scratch.together.columns && !pair.alone()) {
         const auto run = source.counts ? run_columns<kPart, kLanes, true, 2> : run_columns<kPart, kLanes, false, 2>;
         run(scratch.list, entry, count, weights, bias + part, outs);
       } else {
@@ -108,7 +109,7 @@ void column_currents(const Stage &stage, int count, int tile, const Vec *bias, c
 // How many cache lines of the next tile's weights to fetch at each pixel of a block, since each line that comes from
 // memory would be waited for. None where the block does not use each row about once.
 inline std::ptrdiff_t lines_ahead(const Stage &stage, int count, int tile, const Scratch &scratch) {
-  if (!stage.streamed || tile + 1 == stage.tiles || stage.gathers == 0)
+  if (!stage.streamed || tile + 1 == scratch.end || stage.gathers == 0)
     return 0;
   std::ptrdiff_t uses = 0;
   const std::ptrdiff_t lists = static_cast<std::ptrdiff_t>(count) * pairs_of(stage.steps) * kLists;
@@ -122,7 +123,8 @@ template <int kVectors>
 void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t step, int tile, const Vec *bias,
                      const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
-  const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes, *next = rows + (stage.rows + 1) * kLanes;
+  const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes;
+  const float *next = rows + (stage.rows + 1) * kLanes, *end = next + (stage.rows + 1) * kLanes;
   const std::ptrdiff_t ahead = lines_ahead(stage, count, tile, scratch);
   const std::int32_t *entry = scratch.window;
   const auto add = [&](const std::int32_t *at, Vec(&sum)[kVectors]) {
@@ -137,7 +139,7 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
     if (stage.dense != nullptr)
       dense = stage.dense + pixel.n * stage.dense_sample + pixel.place * stage.dense_pixel +
               static_cast<std::ptrdiff_t>(tile) * kLanes;
-    for (std::ptrdiff_t line = 0; line < ahead; ++line, next += kLine)
+    for (std::ptrdiff_t line = 0; line < ahead && next < end; ++line, next += kLine)
       __builtin_prefetch(next, 0, 2);
     const auto begin = [&](int t, Vec(&sum)[kVectors]) { // with all that is not listed
       for (int k = 0; k < kVectors; ++k)
@@ -262,11 +264,11 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
 
 // Lists the inputs of one output pixel at all steps, from entry `used` of the list on; returns where the lists end.
 inline std::ptrdiff_t list_pixel(const Stage &stage, const Pixel &pixel, int number, std::ptrdiff_t used,
-                                 bool together, const Scratch &scratch) {
+                                 const Scratch &scratch) {
   const int pairs = pairs_of(stage.steps);
   std::int32_t *entry = scratch.window + static_cast<std::ptrdiff_t>(number) * pairs * 2 * kLists;
   for (int p = 0; p < pairs; ++p, entry += 2 * kLists)
-    used = list_window(stage, pixel, pair_of(p, stage.steps), together, scratch.list, entry, used);
+    used = list_window(stage, pixel, pair_of(p, stage.steps), scratch.together.windows, scratch.list, entry, used);
   return used;
 }
 
@@ -274,19 +276,20 @@ inline std::ptrdiff_t list_pixel(const Stage &stage, const Pixel &pixel, int num
 inline void list_segment(const Stage &stage, int count, std::ptrdiff_t used, const Scratch &scratch) {
   std::int32_t *entry = scratch.column;
   for (int p = 0; p < pairs_of(stage.steps); ++p, entry += 2 * kLists * (count + 2))
-    used = list_columns(*stage.columns, *scratch.pixel, count, pair_of(p, stage.steps), scratch.together, scratch.list,
-                        entry, used);
+    used = list_columns(*stage.columns, *scratch.pixel, count, pair_of(p, stage.steps), scratch.together.columns,
+                        scratch.list, entry, used);
 }
 
 bool run_stage(const Stage &stage, std::int64_t *spikes) {
   const Blocks blocks = divide(stage);
-  // What a pixel, or a column, lists at a pair of steps: entries beyond the end of a list are written, too.
+  // What a pixel, or a column, lists at a pair of steps: an input is in one list or in two, and entries beyond the end of
+  // the last list are written, too.
   const std::ptrdiff_t pairs = pairs_of(stage.steps);
   const bool listed = stage.columns != nullptr && stage.columns->table == nullptr;
-  const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (stage.inputs + 64) * pairs : 0;
+  const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (2 * stage.inputs + 64) * pairs : 0;
   const std::ptrdiff_t free = per_pixel == 0 || per_pixel > stage.list_entries ? per_pixel : stage.list_entries;
   const std::ptrdiff_t columns = listed ? blocks.size + 2 : 0;
-  const std::ptrdiff_t room = free + (listed ? columns * (stage.columns->rows + 64) * pairs : 0);
+  const std::ptrdiff_t room = free + (listed ? columns * (2 * stage.columns->rows + 64) * pairs : 0);
   const std::ptrdiff_t times = stage.times || (listed && stage.columns->counts) ? room : 0;
   const std::ptrdiff_t windows = 2 * kLists * pairs * blocks.size, entries = 2 * kLists * pairs * columns;
   const std::ptrdiff_t currents = blocks.size * stage.steps * stage.lanes;
@@ -299,8 +302,8 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
         Arena::bytes<std::int32_t>(entries) + Arena::bytes<Pixel>(blocks.size) + Arena::bytes<float>(currents) +
         Arena::bytes<float>(blocks.size * stage.lanes) + Arena::bytes<std::int64_t>(stage.steps) +
         Arena::bytes<Vec>(stage.rule.probe + 2));
-    Together together{-1, false, false};
     Scratch scratch{};
+    scratch.together.sample = -1;
     if (ready) {
       scratch.list = {arena.take<std::uint16_t>(room), arena.take<float>(times)};
       scratch.window = arena.take<std::int32_t>(windows);
@@ -316,7 +319,7 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
 #pragma omp atomic write
       enough = false;
     }
-#pragma omp for schedule(dynamic, blocks.chunk())
+#pragma omp for schedule(dynamic, blocks.chunk(stage))
     for (std::ptrdiff_t turn = 0; turn < blocks.count * blocks.groups; ++turn) {
       const std::ptrdiff_t index = turn % blocks.count;
       const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
@@ -325,16 +328,16 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
           [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
             if (stage.gathers == 0)
               return used;
-            together.look(stage, pixel.n);
-            return list_pixel(stage, pixel, number, used, together.windows, scratch);
+            scratch.together.decide(stage, pixel.n);
+            return list_pixel(stage, pixel, number, used, scratch);
           },
           [&](int count) {
             if (listed) {
-              together.look(stage, scratch.pixel->n);
-              scratch.together = together.columns;
+              scratch.together.decide(stage, scratch.pixel->n);
               list_segment(stage, count, free, scratch);
             }
-            for (int tile = blocks.tile(stage, turn); tile < blocks.tile(stage, turn + blocks.count); ++tile)
+            scratch.end = blocks.tile(stage, turn + blocks.count);
+            for (int tile = blocks.tile(stage, turn); tile < scratch.end; ++tile)
               run_tile(stage, count, tile, scratch);
           });
     }

@@ -82,13 +82,48 @@ def test_a_sample_does_not_depend_on_its_company(stride: int) -> None:
         assert torch.equal(alone[:, 0], currents[:, sample])
 
 
+@pytest.fixture
+def threads():
+    """Sets the number of threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("rate", [0.02, 0.4])
-def test_weights_that_do_not_stay_in_the_cache(rate: float) -> None:
+def test_weights_that_do_not_stay_in_the_cache(rate: float, threads) -> None:
     """2.4 MB of weights for four pixels: threads take tiles of them, and fetch the next one early."""
     torch.manual_seed(0)
     weight = torch.randint(-8, 9, (256, 256, 3, 3)) / 256
     layer, shape = convolution(weight, 2, 1)
-    events = (torch.rand(3, 4, 256, 2, 2) < rate).to(torch.uint8)
-    found = layer.currents({"a": pack(shape, events)}, 3, 4)
-    wanted = F.conv2d(events.flatten(0, 1).double(), weight.double(), None, 1, 1).view(3, 4, 256, 2, 2)
-    assert torch.equal(found.double(), wanted.transpose(0, 1))
+    events = (torch.rand(12, 8, 256, 2, 2) < rate).to(torch.uint8)
+    wanted = F.conv2d(events.flatten(0, 1).double(), weight.double(), None, 1, 1).view(12, 8, 256, 2, 2)
+    found = {}
+    for number in (1, 2, 3, 4):
+        threads(number)
+        assert compiled.threads() == number
+        assert torch.equal(layer.currents({"a": pack(shape, events)}, 12, 8).double(), wanted.transpose(0, 1))
+        out, counts = layer.run({"a": pack(shape, events)}, None, Rule("plain"), 12, 8)
+        found[number] = counts, bytes(out.bytes.numpy())
+    assert all(found[number] == found[1] for number in found)
+    assert sum(found[1][0]) > 0
+
+
+def test_lists_have_room_for_every_input_at_every_step() -> None:
+    """Few inputs do the same at both steps, so that nothing is shared, and every list is full."""
+    torch.manual_seed(0)
+    rows = torch.zeros(1, 2, 64, 150, 150, dtype=torch.uint8)
+    rows[:, :, :, 70:73] = 1
+    weight = torch.randint(-8, 9, (16, 64, 3, 3)) / 64
+    layer, shape = convolution(weight, 150, 1)
+    wanted = F.conv2d(rows[0].double(), weight.double(), None, 1, 1)
+    assert torch.equal(layer.currents({"a": pack(shape, rows)}, 1, 2)[:, 0].double(), wanted)
+
+    inputs, matrix = MapShape(16_384, 1, 1, Halo(0, 0, 0, 0)), torch.randint(-8, 9, (16_384, 16)) / 64
+    source = Source("a", (1, 1), (Tap(0, 0, 0),), (matrix,))
+    linear = EventStage(MapShape(16, 1, 1, Halo(0, 0, 0, 0)), [(source, inputs)], torch.zeros(16), torch.ones(16))
+    first = (torch.rand(16_384) < 0.5).to(torch.uint8)
+    both = (torch.rand(16_384) < 0.06).to(torch.uint8)
+    events = torch.stack([first | both, (1 - first) | both]).view(1, 2, -1, 1, 1)
+    currents = linear.currents({"a": pack(inputs, events)}, 1, 2)
+    assert torch.equal(currents.view(2, 16).double(), events.view(2, -1).double() @ matrix.double())

@@ -138,16 +138,81 @@ def test_pooled_and_unpooled_sources_add_up(stride: int, rate: float, instructio
     assert torch.equal(found.flatten(0, 1).double(), wanted)
 
 
+@pytest.mark.parametrize(("channels", "out", "stride"), [(64, 64, 2), (256, 16, 4)])  # by columns, by windows
+def test_lists_have_room_for_inputs_that_differ_at_two_steps(channels: int, out: int, stride: int) -> None:
+    """Nearly every window sends something at both steps, and seldom the same: it is in two lists."""
+    torch.manual_seed(0)
+    weight = torch.randint(-8, 9, (out, channels, 3, 3)) / 64
+    weights = tuple(weight.flatten(2).permute(2, 1, 0).contiguous())
+    source, shape = (
+        Source("a", (stride, stride), pooled_convolution(3, 2, 2), weights),
+        MapShape(channels, 36, 36, NONE),
+    )
+    rows = 16 if stride == 2 else 8
+    layer = EventStage(MapShape(out, rows, rows, NONE), [(source, shape)], torch.zeros(out), torch.ones(out))
+    events = (torch.rand(2, 2, channels, 36, 36) < 0.5).to(torch.uint8)
+    found = layer.currents({"a": pack(shape, events)}, 2, 2)
+    sums = F.avg_pool2d(events.transpose(0, 1).flatten(0, 1).double(), 2, divisor_override=1)
+    assert torch.equal(found.flatten(0, 1).double(), F.conv2d(sums, weight.double(), None, stride // 2))
+
+
+@pytest.mark.parametrize("instruction_set", compiled.instruction_sets())
+def test_every_kind_of_source_in_one_stage(instruction_set: str) -> None:
+    """Columns of spikes, windows of counts, a channel-wise map and currents from memory; dyadic, hence exact."""
+    torch.manual_seed(0)
+    steps, size, channels = 7, 6, 40
+    wide, narrow, each = torch.randint(-8, 9, (3, channels, channels, 3, 3)) / 64
+    one = torch.randint(-8, 9, (channels,)) / 16
+    fine, same = (
+        MapShape(channels, 2 * size, 2 * size, Halo(2, 2, 2, 2)),
+        MapShape(channels, size, size, Halo(1, 1, 1, 1)),
+    )
+    around = tuple(Tap(tap.dy - 2, tap.dx - 2, tap.weights) for tap in pooled_convolution(3, 2, 2))
+    taps = tuple(Tap(y - 1, x - 1, 3 * y + x) for y in range(3) for x in range(3))
+    sources = [
+        (Source("same", (1, 1), taps, tuple(wide.flatten(2).permute(2, 1, 0).contiguous())), same),
+        (Source("fine", (2, 2), around, tuple(narrow.flatten(2).permute(2, 1, 0).contiguous())), fine),
+        (Source("other", (1, 1), taps, tuple(each.flatten(2).permute(2, 1, 0).contiguous())), same),
+        (Source("same", (1, 1), (Tap(0, 0, 0),), (one,)), same),
+    ]
+    layer = EventStage(MapShape(channels, size, size, NONE), sources, torch.zeros(channels), torch.ones(channels))
+    layer.set_potential(layer.pad(torch.full((1, 1, channels), 0.5)))
+    rates = {"same": (same, 0.3), "fine": (fine, 0.2), "other": (same, 0.1)}
+    events = {
+        name: (torch.rand(2, steps, channels, shape.rows, shape.columns) < rate).to(torch.uint8)
+        for name, (shape, rate) in rates.items()
+    }
+    constant = torch.randint(-16, 17, (2, channels, size, size)) / 64
+    best = compiled.instruction_set()
+    compiled.use_instruction_set(instruction_set)
+    try:
+        maps = {name: pack(rates[name][0], spikes) for name, spikes in events.items()}
+        dense = layer.pad(constant.flatten(2).mT.unsqueeze(1))
+        out, _ = layer.run(maps, dense, Rule("plain"), 2, steps)
+    finally:
+        compiled.use_instruction_set(best)
+    found = layer.shape.unpack(out, 2, steps, torch.ones(())).transpose(0, 1)
+    v = torch.full((2, channels, size, size), 0.5, dtype=torch.float64)
+    for step in range(steps):
+        now = {name: spikes[:, step].double() for name, spikes in events.items()}
+        v = v + constant + F.conv2d(now["same"], wide.double(), None, 1, 1) + one.view(-1, 1, 1) * now["same"]
+        v = v + F.conv2d(F.avg_pool2d(now["fine"], 2, divisor_override=1), narrow.double(), None, 1, 1)
+        v = v + F.conv2d(now["other"], each.double(), None, 1, 1)
+        assert torch.equal(found[:, step].double(), (v >= 1).double())
+        v = v - (v >= 1).double()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"places": ((0, 0), (3, 0))}, "leaves"),
         ({"places": ((-1, 0),)}, "leaves"),
         ({"places": ()}, "1 to 255"),
+        ({"shape": (4, 4, 1, 128), "out": compiled.SpikeMap(2 * 2 * 2)}, "1 to 255"),
         ({"places": ((0, 0),) * 256}, "1 to 255"),
         ({"stride": (0, 1)}, "positive"),
         ({"stride": (3, 1)}, "leaves"),
-        ({"shape": (4, 4, 2, False)}, "another size"),
+        ({"shape": (4, 4, 2, 0)}, "another size"),
         ({"out_shape": (2, 3, 2)}, "another size"),
         ({"out_shape": (2, 0, 2)}, "empty"),
     ],
@@ -155,7 +220,7 @@ def test_pooled_and_unpooled_sources_add_up(stride: int, rate: float, instructio
 def test_windows_and_sizes_are_checked(change: dict, message: str) -> None:
     arguments = {
         "map": compiled.SpikeMap(2 * 4 * 4),
-        "shape": (4, 4, 1, False),
+        "shape": (4, 4, 1, 0),
         "places": ((0, 0), (1, 1)),
         "stride": (2, 2),
         "out_shape": (2, 2, 2),

@@ -22,7 +22,7 @@ _WEIGHT_BYTES = 640 * 1024  # of one tile of channels: what a usual second-level
 _COLUMN_BYTES = 640 * 1024  # of all weights of a convolution by columns
 _TABLE_BYTES = 320 * 1024
 _MOST_ROWS = 65_535  # numbers of 16 bits
-_MOST_INPUTS = 1 << 17  # the lists of active ones take 2 T bytes each, per thread
+_MOST_INPUTS = 1 << 17  # the lists of active ones take 2 T bytes each, or 6 T with counts, per thread
 _KINDS = ("plain", "residual", "offset", "exact", "accumulate")  # Rule::Schedule in native/kernels.hpp
 
 
@@ -175,7 +175,7 @@ class Pooling:
         found, images = self.source, batch * (1 if self.source.probe else steps)
         size = (self.shape.rows, self.shape.columns)
         out = module().SpikeMap(images * math.prod(size) * self.shape.bytes)
-        shape = (found.padded_rows, found.padded_columns, found.bytes, found.probe > 0)
+        shape = (found.padded_rows, found.padded_columns, found.bytes, found.probe)
         module().pool(spikes, shape, self.places, self.stride, (images, *size), out)
         return out
 
