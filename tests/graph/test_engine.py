@@ -15,7 +15,7 @@ import transpike as tp
 from transpike import zoo
 from transpike.graph.engine import Engine
 from transpike.kernels import KernelPreference
-from transpike.kernels.events import MapShape
+from transpike.kernels.windows import MapShape
 from transpike.neurons import IF, Reset
 from transpike.schedules import (
     AccumulateThenFire,

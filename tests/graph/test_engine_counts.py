@@ -13,7 +13,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.kernels import KernelPreference
-from transpike.kernels.events import MapShape
+from transpike.kernels.windows import MapShape
 from transpike.schedules import AccumulateThenFire
 from transpike.testing import assert_same_answer, dyadic_batch, make_dyadic, set_dyadic_thresholds
 

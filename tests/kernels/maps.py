@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transpike.kernels.events import MapShape
+from transpike.kernels.windows import MapShape
 
 
 def pack(shape: MapShape, events: Tensor) -> Any:

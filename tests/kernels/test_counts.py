@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source, Tap
+from transpike.kernels.events import EventStage, Rule
+from transpike.kernels.windows import Halo, MapShape, Source, Tap
 
 compiled = pytest.importorskip("transpike.kernels._native")
 NONE = Halo(0, 0, 0, 0)

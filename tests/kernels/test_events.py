@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source, Tap
+from transpike.kernels.events import EventStage, Rule
+from transpike.kernels.windows import Halo, MapShape, Source, Tap
 
 compiled = pytest.importorskip("transpike.kernels._native")
 MAP = MapShape(channels=11, rows=3, columns=4, halo=Halo(1, 0, 2, 1))

@@ -18,14 +18,7 @@ from transpike.schedules.exact_potential import exact_potential
 from transpike.schedules.offset_spike import shift
 
 compiled = pytest.importorskip("transpike.kernels._native")
-
-
-@pytest.fixture(params=compiled.instruction_sets(), autouse=True)
-def instruction_set(request: pytest.FixtureRequest):
-    best = compiled.instruction_set()
-    compiled.use_instruction_set(request.param)
-    yield
-    compiled.use_instruction_set(best)
+pytestmark = pytest.mark.usefixtures("every_instruction_set")
 
 
 @st.composite

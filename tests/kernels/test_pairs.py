@@ -8,19 +8,13 @@ import torch.nn.functional as F
 from maps import pack
 from torch import Tensor
 
-from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source, Tap
+from transpike.kernels.events import EventStage, Rule
+from transpike.kernels.windows import Halo, MapShape, Source, Tap
 
 compiled = pytest.importorskip("transpike.kernels._native")
+pytestmark = pytest.mark.usefixtures("every_instruction_set")
 
 TAPS = tuple(Tap(y - 1, x - 1, 3 * y + x) for y in range(3) for x in range(3))
-
-
-@pytest.fixture(params=compiled.instruction_sets(), autouse=True)
-def _instruction_set(request: pytest.FixtureRequest):
-    best = compiled.instruction_set()
-    compiled.use_instruction_set(request.param)
-    yield
-    compiled.use_instruction_set(best)
 
 
 def convolution(weight: Tensor, size: int, stride: int) -> tuple[EventStage, MapShape]:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from maps import pack
 
-from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source, Tap, pooled
+from transpike.kernels.events import EventStage, Rule
+from transpike.kernels.windows import Halo, MapShape, Source, Tap, pooled
 
 compiled = pytest.importorskip("transpike.kernels._native")
 NONE = Halo(0, 0, 0, 0)

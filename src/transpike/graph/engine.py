@@ -22,7 +22,8 @@ from transpike.graph.plan import Plan
 from transpike.graph.site import Site
 from transpike.graph.terms import NotEventsError, Terms, Value, map_shape
 from transpike.graph.watch import mutable
-from transpike.kernels.events import EventStage, Halo, MapShape, Rule, Source, excess
+from transpike.kernels.events import EventStage, Rule
+from transpike.kernels.windows import Halo, MapShape, Source, excess
 
 _UNPACKED = 4 * 2**20  # spikes and currents stored as numbers at once, 16 MiB
 

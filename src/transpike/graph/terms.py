@@ -21,7 +21,7 @@ from transpike.graph.normalize import modules_of
 from transpike.graph.operators import argument, is_a, operator_name
 from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
-from transpike.kernels.events import Source, Tap
+from transpike.kernels.windows import Source, Tap
 
 
 class NotEventsError(Exception):
