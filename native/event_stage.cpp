@@ -1,6 +1,7 @@
 // The Python side of a stage: every number that becomes an address is checked here.
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -11,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <tuple>
+#include <utility>
 
 #include "binding.hpp"
 #include "spike_map.hpp"
@@ -52,6 +54,8 @@ struct Reader {
 using Geometry = std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
                             std::ptrdiff_t, std::ptrdiff_t>;
 
+using Place = std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>;
+
 Reader reader(const Geometry &g) {
   const Reader found{std::get<0>(g), std::get<1>(g), std::get<2>(g), std::get<3>(g),
                      std::get<4>(g), std::get<5>(g), std::get<6>(g)};
@@ -85,11 +89,15 @@ class EventStage {
 public:
   // It writes spikes, one bit per step, or counts, one byte (counts.hpp). Sources that hold counts say so: where it
   // writes spikes those of a window at one step (pool.hpp).
-  EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, int lanes,
-             Floats weights, Floats bias, Floats theta, bool counts)
+  // `place` in the map that it writes: rows and columns of the map with its halo, row and column of the first pixel.
+  EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, int lanes, Floats weights,
+             Floats bias, Floats theta, bool counts, const Place &place)
       : rows_(rows), columns_(columns), channels_(channels), per_byte_(counts ? 1 : 8), lanes_(lanes),
-        weights_(weights), bias_(bias), theta_(theta) {
+        weights_(weights), bias_(bias), theta_(theta), place_(place) {
     expect(rows >= 1 && columns >= 1 && channels >= 1, "the population is empty");
+    const auto [out_rows, out_columns, top, left] = place;
+    expect(top >= 0 && left >= 0 && top + rows <= out_rows && left + columns <= out_columns,
+           "the population does not fit into its spike map");
     expect(lanes == 16 || lanes == 32 || lanes == 64, "lanes must be 16, 32 or 64");
     tiles_ = static_cast<int>((channels + lanes - 1) / lanes);
     expect(weights.ndim() == 3 && static_cast<int>(weights.shape(0)) == tiles_ && weights.shape(1) >= 1 &&
@@ -165,19 +173,13 @@ public:
     v_init_ = v_init;
   }
 
-  // Returns the spikes of each step, nothing where maps hold counts. out_shape: samples, steps, rows, columns (with halo), then the first row and column of the population in it.
-  std::vector<std::int64_t> run(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
-                                const std::vector<const SpikeMap *> &diagonals, const std::optional<Floats> &dense,
-                                const std::tuple<int, bool, int, int, double> &rule,
-           const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
-                            std::ptrdiff_t> &out_shape,
-           SpikeMap &out) const {
-    const auto [samples, steps, out_rows, out_columns, top, left] = out_shape;
+  // Returns the spike map and the spikes of each step, none where maps hold counts.
+  std::pair<SpikeMap, std::vector<std::int64_t>>
+  run(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
+      const std::vector<const SpikeMap *> &diagonals, const std::optional<Floats> &dense,
+      const std::tuple<int, bool, int, int, double> &rule, std::ptrdiff_t samples, std::ptrdiff_t steps) const {
+    const auto [out_rows, out_columns, top, left] = place_;
     const std::ptrdiff_t bytes = channel_bytes(), kept = kept_steps(steps);
-    expect(top >= 0 && left >= 0 && top + rows_ <= out_rows && left + columns_ <= out_columns,
-           "the population does not fit into its spike map");
-    const MapShape shape{samples, kept, out_rows, out_columns, bytes};
-    expect(out.size() == shape.size(), "the spike map has another size");
     const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
     expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
     expect(counts() == (kind == Rule::kAccumulate), "accumulate-then-fire needs counts, other schedules need spikes");
@@ -195,6 +197,7 @@ public:
     stage.v_pixel = v_init.shape(1) == 1 ? 0 : padded();
     stage.v_sample = v_init.shape(0) == 1 ? 0 : static_cast<std::ptrdiff_t>(v_init.shape(1)) * padded();
     stage.rule = {static_cast<Rule::Schedule>(kind), soft_reset, probe, iterations, static_cast<float>(epsilon)};
+    SpikeMap out(MapShape{samples, kept, out_rows, out_columns, bytes}.size());
     stage.out = out.data() + (top * out_columns + left) * bytes;
     stage.out_channel_bytes = bytes;
     stage.out_row = out_columns * bytes;
@@ -202,22 +205,35 @@ public:
     stage.out_sample = kept * stage.out_step;
     std::vector<std::int64_t> spikes(static_cast<std::size_t>(counts() ? 0 : steps), 0);
     compute(stage, spikes);
-    return spikes;
+    return {std::move(out), std::move(spikes)};
   }
 
-  // Writes the currents of each step to out [samples, steps, pixels, padded channels]; no neuron fires.
-  void currents(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
-                const std::vector<const SpikeMap *> &diagonals,
-                nb::ndarray<float, nb::ndim<4>, nb::c_contig, nb::device::cpu> out) const {
-    const auto samples = static_cast<std::ptrdiff_t>(out.shape(0)), steps = static_cast<std::ptrdiff_t>(out.shape(1));
-    expect(static_cast<std::ptrdiff_t>(out.shape(2)) == pixels() && static_cast<std::ptrdiff_t>(out.shape(3)) == padded(),
-           "currents must be [samples, steps, pixels, padded channels]");
+  // Writes the mean current of the first 1, 2, .. steps to out [steps, samples, channels, rows, columns]; no neuron fires.
+  void means(const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,
+             const std::vector<const SpikeMap *> &diagonals,
+             nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu> out) const {
+    const auto steps = static_cast<std::ptrdiff_t>(out.shape(0)), samples = static_cast<std::ptrdiff_t>(out.shape(1));
+    expect(static_cast<std::ptrdiff_t>(out.shape(2)) == channels_ && static_cast<std::ptrdiff_t>(out.shape(3)) == rows_ &&
+               static_cast<std::ptrdiff_t>(out.shape(4)) == columns_,
+           "means must be [steps, samples, channels, rows, columns]");
     expect(!counts(), "only spikes are read step by step");
     Prepared prepared;
     prepare(prepared, columns, gathers, diagonals, std::nullopt, samples, steps);
-    prepared.stage.currents = out.data();
+    std::vector<float> currents(static_cast<std::size_t>(samples * steps * pixels() * padded()));
+    prepared.stage.currents = currents.data(); // [samples, steps, pixels, padded channels]
     std::vector<std::int64_t> spikes(static_cast<std::size_t>(steps), 0);
     compute(prepared.stage, spikes);
+    float *to = out.data();
+    for (std::ptrdiff_t n = 0; n < samples; ++n)
+      for (std::ptrdiff_t channel = 0; channel < channels_; ++channel)
+        for (std::ptrdiff_t pixel = 0; pixel < pixels(); ++pixel) {
+          double sum = 0; // as torch adds up float32
+          for (std::ptrdiff_t t = 0; t < steps; ++t) {
+            sum += currents[static_cast<std::size_t>(((n * steps + t) * pixels() + pixel) * padded() + channel)];
+            to[((t * samples + n) * channels_ + channel) * pixels() + pixel] =
+                static_cast<float>(sum) / static_cast<float>(t + 1);
+          }
+        }
   }
 
 private:
@@ -344,6 +360,7 @@ private:
   int lanes_, tiles_;
   std::ptrdiff_t weight_rows_ = 0, inputs_ = 0;
   Floats weights_, bias_, theta_;
+  Place place_;
   std::optional<ColumnsSource> columns_source_;
   std::optional<Floats> v_init_;
   std::vector<GatherSource> gathers_;
@@ -354,9 +371,9 @@ private:
 
 void bind_event_stage(nb::module_ &m) {
   nb::class_<EventStage>(m, "EventStage")
-      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats, bool>(),
+      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats, bool, Place>(),
            nb::arg("rows"), nb::arg("columns"), nb::arg("channels"), nb::arg("lanes"), nb::arg("weights").noconvert(),
-           nb::arg("bias").noconvert(), nb::arg("theta").noconvert(), nb::arg("counts") = false)
+           nb::arg("bias").noconvert(), nb::arg("theta").noconvert(), nb::arg("counts"), nb::arg("place"))
       .def("add_gather", &EventStage::add_gather, nb::arg("geometry"), nb::arg("runs"),
            nb::arg("counts") = false)
       .def("set_columns", &EventStage::set_columns, nb::arg("geometry"), nb::arg("taps"),
@@ -364,8 +381,8 @@ void bind_event_stage(nb::module_ &m) {
       .def("add_diagonal", &EventStage::add_diagonal, nb::arg("geometry"), nb::arg("taps"),
            nb::arg("weights").noconvert())
       .def("run", &EventStage::run, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"),
-           nb::arg("dense").none().noconvert(), nb::arg("rule"), nb::arg("out_shape"), nb::arg("out"))
-      .def("currents", &EventStage::currents, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"),
+           nb::arg("dense").none().noconvert(), nb::arg("rule"), nb::arg("samples"), nb::arg("steps"))
+      .def("means", &EventStage::means, nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"),
            nb::arg("out").noconvert())
       .def("set_potential", &EventStage::set_potential, nb::arg("v_init").noconvert());
 }

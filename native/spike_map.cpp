@@ -16,11 +16,11 @@ using Factors = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::
 using Events = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 
 // How many of the pixels at these places (row, column) have each channel, or the sum of their counts, for every pixel of
-// `out`; places count from pixel (y * stride_y, x * stride_x) of the map. One byte per channel.
-void pool(const SpikeMap &map, const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &shape,
+// the map that it returns; places count from pixel (y * stride_y, x * stride_x) of the map read. One byte per channel.
+SpikeMap pool(const SpikeMap &map, const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &shape,
           const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &places,
           const std::tuple<std::ptrdiff_t, std::ptrdiff_t> &stride,
-          const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &out_shape, SpikeMap &out) {
+          const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &out_shape) {
   const auto [rows, columns, bytes, probe] = shape; // probe: the largest count, 0 where the map holds bits
   const bool counts = probe > 0;
   const auto [stride_y, stride_x] = stride;
@@ -31,8 +31,7 @@ void pool(const SpikeMap &map, const std::tuple<std::ptrdiff_t, std::ptrdiff_t, 
              probe <= 255 / static_cast<std::ptrdiff_t>(places.size()),
          "counts have one byte: a window has 1 to 255 spikes at most");
   const std::ptrdiff_t out_bytes = counts ? bytes : 8 * bytes;
-  expect(map.size() == images * rows * columns * bytes, "the spike map has another size");
-  expect(out.size() == images * out_rows * out_columns * out_bytes, "the map of counts has another size");
+  expect(map.size() == MapShape{images, 1, rows, columns, bytes}.size(), "the spike map has another size");
   expect(stride_y >= 1 && stride_x >= 1, "strides must be positive");
   std::vector<std::ptrdiff_t> offsets;
   for (const auto &[y, x] : places) {
@@ -40,10 +39,12 @@ void pool(const SpikeMap &map, const std::tuple<std::ptrdiff_t, std::ptrdiff_t, 
            "a window leaves the spike map");
     offsets.push_back((y * columns + x) * bytes);
   }
+  SpikeMap out(MapShape{images, 1, out_rows, out_columns, out_bytes}.size());
   const Pool pool{map.data(), rows * columns * bytes, stride_y * columns * bytes, stride_x * bytes, offsets.data(),
                   static_cast<std::ptrdiff_t>(offsets.size()), bytes, counts, images, out_rows, out_columns, out.data()};
   nb::gil_scoped_release release;
   kernels().run_pool(pool);
+  return out;
 }
 
 // Events [steps, samples, channels, rows, columns] of a map with a halo, times one factor per channel.
@@ -113,8 +114,7 @@ void bind_spike_map(nb::module_ &m) {
           "bytes", [](SpikeMap &map) { return nb::ndarray<nb::pytorch, std::uint8_t, nb::ndim<1>>(
                          map.data(), {static_cast<std::size_t>(map.size())}); },
           nb::rv_policy::reference_internal);
-  m.def("pool", &pool, nb::arg("map"), nb::arg("shape"), nb::arg("places"), nb::arg("stride"), nb::arg("out_shape"),
-        nb::arg("out"));
+  m.def("pool", &pool, nb::arg("map"), nb::arg("shape"), nb::arg("places"), nb::arg("stride"), nb::arg("out_shape"));
   m.def("unpack", &unpack, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"), nb::arg("top"),
         nb::arg("left"), nb::arg("factors").noconvert(), nb::arg("events").noconvert());
   m.def("unpack_counts", &unpack_counts, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"),

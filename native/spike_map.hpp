@@ -32,7 +32,12 @@ private:
 // The size of a spike map with its halo; bytes of one pixel.
 struct MapShape {
   std::ptrdiff_t samples, steps, rows, columns, channel_bytes;
-  std::ptrdiff_t size() const { return samples * steps * rows * columns * channel_bytes; }
+  std::ptrdiff_t size() const {
+    std::ptrdiff_t product = samples;
+    for (const std::ptrdiff_t factor : {steps, rows, columns, channel_bytes})
+      expect(!__builtin_mul_overflow(product, factor, &product), "a spike map would be too large");
+    return product;
+  }
 };
 
 // Bit j of byte i becomes bit i of byte j.

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.encoding import Encoding
 from transpike.errors import StateError
-from transpike.graph.dispatch import Engines, Snapshot, snapshot
+from transpike.graph.dispatch import Engines, Snapshot
 from transpike.graph.engine import Count, Engine, StageReport
 from transpike.graph.execute import counting, run_passes
 from transpike.graph.lower import Lowered, lower
@@ -112,7 +112,7 @@ class SpikingNetwork(nn.Module):
             compiled = kernel in (KernelPreference.AUTO, KernelPreference.NATIVE)
             recorded = torch.is_grad_enabled() and any(value.requires_grad for value in constant)
             eventful = compiled and not (moving or chunk or observe or recorded)
-            state = snapshot(self.network) if eventful else None
+            state = self._engines.state(self.network) if eventful else None
             if state is not None and not self._refusal(schedule, state):
                 engine, rule = self._find_engine(schedule, state)
                 answer = engine.run(constant, batch, schedule.input_steps(steps), rule, count, rows=steps)
@@ -207,7 +207,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             KeyError: there is no such site; the message lists them.
         """
-        if name not in {site.name for site in self.sites}:
+        if all(site.name != name for site in self.sites):
             raise KeyError(f"no site {name!r}; sites: {', '.join(site.name for site in self.sites)}")
         module = self.network.get_submodule(name)
         assert isinstance(module, Site)
@@ -280,7 +280,7 @@ class SpikingNetwork(nn.Module):
         with torch.no_grad():
             if self._refusal(schedule):
                 return max(site.neurons for site in self.sites)
-            return self._find_engine(schedule)[0].largest_unpacked()
+            return self._find_engine(schedule)[0].largest_unpacked
 
     def latency(self, steps: int, schedule: Schedule | None = None) -> Latency:
         """The four latency figures of a run with T = ``steps``."""
@@ -340,12 +340,12 @@ class SpikingNetwork(nn.Module):
     def _refusal(self, schedule: Schedule, state: Snapshot | None = None) -> str:
         if self.record.get("example_shapes") is None:
             return "the shape of its input is not known"
-        return self._engines.refusal(state or snapshot(self.network), self.neuron, schedule)
+        return self._engines.refusal(state or self._engines.state(self.network), self.neuron, schedule)
 
     def _find_engine(self, schedule: Schedule, state: Snapshot | None = None) -> tuple[Engine, Rule]:
         return self._engines.find(
             self.network,
-            state or snapshot(self.network),
+            state or self._engines.state(self.network),
             self.plan,
             self.neuron,
             schedule,

@@ -1,4 +1,4 @@
-"""Spike maps from tensors of events."""
+"""Spike maps from tensors of events, and what a readout makes of currents."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ def pack(shape: MapShape, events: Tensor) -> Any:
         padded = (padded.unflatten(-1, (shape.bytes, 8)) << torch.arange(8)).sum(-1).to(torch.uint8)
     found.bytes.copy_(padded.flatten())
     return found
+
+
+def running_means(currents: Tensor) -> Tensor:
+    """``[S, *]``, sums that are exact in float32: the mean of the first 1, 2, .. steps."""
+    steps = torch.arange(1, len(currents) + 1, dtype=torch.float32)
+    return currents.cumsum(0).float() / steps.view(-1, *[1] * (currents.dim() - 1))

@@ -57,6 +57,7 @@ def test_a_stage_by_hand() -> None:
         ({"rule": Rule("offset", probe=9, iterations=1)}, "probe must lie"),
         ({"rule": Rule("exact", soft_reset=False, probe=2)}, "soft reset"),
         ({"steps": 0}, "at least one step"),
+        ({"batch": 2**61}, "too large"),
     ],
 )
 def test_a_run_with_wrong_arguments_raises(change: dict, message: str) -> None:
@@ -126,9 +127,13 @@ def test_windows_that_leave_their_map_are_refused() -> None:
     with pytest.raises(ValueError, match="padded channels"):
         layer.add_diagonal(geometry, [(0, 0)], torch.zeros(1, 15))
     with pytest.raises(ValueError, match="lanes"):
-        compiled.EventStage(1, 1, 1, 8, torch.zeros(1, 1, 8), torch.zeros(8), torch.ones(8))
+        compiled.EventStage(1, 1, 1, 8, torch.zeros(1, 1, 8), torch.zeros(8), torch.ones(8), False, (1, 1, 0, 0))
     with pytest.raises(ValueError, match="tiles"):
-        compiled.EventStage(1, 1, 17, 16, torch.zeros(1, 1, 16), torch.zeros(32), torch.ones(32))
+        compiled.EventStage(1, 1, 17, 16, torch.zeros(1, 1, 16), torch.zeros(32), torch.ones(32), False, (1, 1, 0, 0))
+    numbers = torch.zeros(1, 1, 16), torch.zeros(16), torch.ones(16)
+    for place in ((2, 3, 0, 1), (2, 3, 1, 0), (2, 4, -1, 1), (2, 4, 0, -1)):
+        with pytest.raises(ValueError, match="does not fit into its spike map"):
+            compiled.EventStage(2, 3, 11, 16, *numbers, False, place)
 
 
 def test_more_rows_than_can_be_numbered_are_refused() -> None:

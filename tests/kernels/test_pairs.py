@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from maps import pack
+from maps import pack, running_means
 from torch import Tensor
 
 from transpike.kernels.events import EventStage, Rule
@@ -70,10 +70,10 @@ def test_a_sample_does_not_depend_on_its_company(stride: int) -> None:
     weight = torch.randn(64, 64, 3, 3) / 8
     layer, shape = convolution(weight, 8, stride)
     events = torch.cat([steady(1, 8, 64, 8), (torch.rand(2, 8, 64, 8, 8) < 0.03).to(torch.uint8)])
-    currents = layer.currents({"a": pack(shape, events)}, 3, 8)
+    means = layer.means({"a": pack(shape, events)}, 3, 8)
     for sample in range(3):
-        alone = layer.currents({"a": pack(shape, events[sample : sample + 1])}, 1, 8)
-        assert torch.equal(alone[:, 0], currents[:, sample])
+        alone = layer.means({"a": pack(shape, events[sample : sample + 1])}, 1, 8)
+        assert torch.equal(alone[:, 0], means[:, sample])
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_weights_that_do_not_stay_in_the_cache(rate: float, threads) -> None:
     for number in (1, 2, 3, 4):
         threads(number)
         assert compiled.threads() == number
-        assert torch.equal(layer.currents({"a": pack(shape, events)}, 12, 8).double(), wanted.transpose(0, 1))
+        assert torch.equal(layer.means({"a": pack(shape, events)}, 12, 8), running_means(wanted.transpose(0, 1)))
         out, counts = layer.run({"a": pack(shape, events)}, None, Rule("plain"), 12, 8)
         found[number] = counts, bytes(out.bytes.numpy())
     assert all(found[number] == found[1] for number in found)
@@ -111,7 +111,7 @@ def test_lists_have_room_for_every_input_at_every_step() -> None:
     weight = torch.randint(-8, 9, (16, 64, 3, 3)) / 64
     layer, shape = convolution(weight, 150, 1)
     wanted = F.conv2d(rows[0].double(), weight.double(), None, 1, 1)
-    assert torch.equal(layer.currents({"a": pack(shape, rows)}, 1, 2)[:, 0].double(), wanted)
+    assert torch.equal(layer.means({"a": pack(shape, rows)}, 1, 2)[:, 0], running_means(wanted))
 
     inputs, matrix = MapShape(16_384, 1, 1, Halo(0, 0, 0, 0)), torch.randint(-8, 9, (16_384, 16)) / 64
     source = Source("a", (1, 1), (Tap(0, 0, 0),), (matrix,))
@@ -119,5 +119,5 @@ def test_lists_have_room_for_every_input_at_every_step() -> None:
     first = (torch.rand(16_384) < 0.5).to(torch.uint8)
     both = (torch.rand(16_384) < 0.06).to(torch.uint8)
     events = torch.stack([first | both, (1 - first) | both]).view(1, 2, -1, 1, 1)
-    currents = linear.currents({"a": pack(inputs, events)}, 1, 2)
-    assert torch.equal(currents.view(2, 16).double(), events.view(2, -1).double() @ matrix.double())
+    means = linear.means({"a": pack(inputs, events)}, 1, 2)
+    assert torch.equal(means.view(2, 16), running_means(events.view(2, -1).double() @ matrix.double()))

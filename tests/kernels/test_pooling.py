@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maps import pack
+from maps import pack, running_means
 
 from transpike.kernels.events import EventStage, Rule
 from transpike.kernels.windows import Halo, MapShape, Source, Tap, pooled
@@ -130,13 +130,13 @@ def test_pooled_and_unpooled_sources_add_up(stride: int, rate: float, instructio
     compiled.use_instruction_set(instruction_set)
     try:
         maps = {name: pack(shape, spikes) for name, shape, spikes in zip("ab", shapes, events, strict=True)}
-        found = layer.currents(maps, 2, steps)
+        found = layer.means(maps, 2, steps)
     finally:
         compiled.use_instruction_set(best)
     a, b = (spikes.transpose(0, 1).flatten(0, 1).double() for spikes in events)
     wanted = F.conv2d(F.avg_pool2d(a, 2, divisor_override=1), one.double(), None, stride // 2)
     wanted += F.conv2d(b, two.double(), None, stride)[..., :rows, :rows]
-    assert torch.equal(found.flatten(0, 1).double(), wanted)
+    assert torch.equal(found, running_means(wanted.unflatten(0, (steps, 2))))
 
 
 @pytest.mark.parametrize(("channels", "out", "stride"), [(64, 64, 2), (256, 16, 4)])  # by columns, by windows
@@ -152,9 +152,10 @@ def test_lists_have_room_for_inputs_that_differ_at_two_steps(channels: int, out:
     rows = 16 if stride == 2 else 8
     layer = EventStage(MapShape(out, rows, rows, NONE), [(source, shape)], torch.zeros(out), torch.ones(out))
     events = (torch.rand(2, 2, channels, 36, 36) < 0.5).to(torch.uint8)
-    found = layer.currents({"a": pack(shape, events)}, 2, 2)
+    found = layer.means({"a": pack(shape, events)}, 2, 2)
     sums = F.avg_pool2d(events.transpose(0, 1).flatten(0, 1).double(), 2, divisor_override=1)
-    assert torch.equal(found.flatten(0, 1).double(), F.conv2d(sums, weight.double(), None, stride // 2))
+    wanted = F.conv2d(sums, weight.double(), None, stride // 2)
+    assert torch.equal(found, running_means(wanted.unflatten(0, (2, 2))))
 
 
 @pytest.mark.parametrize("instruction_set", compiled.instruction_sets())
@@ -209,12 +210,15 @@ def test_every_kind_of_source_in_one_stage(instruction_set: str) -> None:
         ({"places": ((0, 0), (3, 0))}, "leaves"),
         ({"places": ((-1, 0),)}, "leaves"),
         ({"places": ()}, "1 to 255"),
-        ({"shape": (4, 4, 1, 128), "out": compiled.SpikeMap(2 * 2 * 2)}, "1 to 255"),
+        ({"shape": (4, 4, 1, 128)}, "1 to 255"),
         ({"places": ((0, 0),) * 256}, "1 to 255"),
         ({"stride": (0, 1)}, "positive"),
         ({"stride": (3, 1)}, "leaves"),
         ({"shape": (4, 4, 2, 0)}, "another size"),
-        ({"out_shape": (2, 3, 2)}, "another size"),
+        ({"out_shape": (2, 3, 2)}, "leaves"),
+        ({"out_shape": (3, 2, 2)}, "another size"),
+        ({"out_shape": (-1, 2, 2)}, "empty"),
+        ({"out_shape": (2**61, 2, 2)}, "too large"),
         ({"out_shape": (2, 0, 2)}, "empty"),
     ],
 )
@@ -225,9 +229,8 @@ def test_windows_and_sizes_are_checked(change: dict, message: str) -> None:
         "places": ((0, 0), (1, 1)),
         "stride": (2, 2),
         "out_shape": (2, 2, 2),
-        "out": compiled.SpikeMap(2 * 2 * 2 * 8),
     }
-    compiled.pool(**arguments)
+    assert compiled.pool(**arguments).bytes.numel() == 2 * 2 * 2 * 8
     with pytest.raises(ValueError, match=message):
         compiled.pool(**{**arguments, **change})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from operator import is_
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,21 +30,28 @@ class Engines:
     def __init__(self) -> None:
         self.dense: frozenset[str] = frozenset()
         self._kept: dict[Schedule, tuple[Snapshot, Engine]] = {}
+        self._state: Snapshot | None = None
         self._usable: Snapshot | None = None  # tensors whose type and place were found right
 
     def clear(self) -> None:
         """Forgets everything but the choice of dense sites."""
         self._kept.clear()
 
+    def state(self, network: nn.Module) -> Snapshot:
+        """The network as it is now; the same object as long as nothing has changed."""
+        if self._state is None or not self._state.holds():
+            self._state = Snapshot(network)
+        return self._state
+
     def refusal(self, state: Snapshot, neuron: Neuron, schedule: Schedule) -> str:
-        """Why a network with this `Snapshot` cannot run event by event under a schedule; empty if it can."""
+        """Why a network in this `state` cannot run event by event under a schedule; empty if it can."""
         if native.load()[0] is None:
             return f"the native kernels are not there: {native.load()[1]}"
         if schedule.rule(neuron) is None:
             return f"{schedule} with {neuron} has no compiled form"
         if torch.is_autocast_enabled("cpu"):
             return "autocast is on"
-        if self._usable is None or not _same(self._usable, state):
+        if self._usable is not state:
             for tensor in state.tensors:
                 if tensor.device.type != "cpu":
                     return "the network is not on the CPU"
@@ -69,7 +76,7 @@ class Engines:
 
         Args:
             network: the ANN graph with its sites.
-            state: of the network, as it is now.
+            state: of the network (`state`).
             plan: its plan.
             neuron: the neuron model.
             schedule: one that is not refused.
@@ -83,7 +90,7 @@ class Engines:
         except TypeError:  # it cannot be hashed, which lowering explains
             known = None
             lower()
-        if known is not None and _same(known[0], state):
+        if known is not None and known[0] is state:
             return known[1], rule
         probe = [torch.zeros(1, *shape) for shape in shapes]
         found = {node.name: shape for node, shape in shapes_of(network, probe).items() if shape is not None}
@@ -94,29 +101,41 @@ class Engines:
         return engine, rule
 
 
-class Snapshot(NamedTuple):
-    """All parameters and buffers, with where their numbers lie and how often these changed in place."""
+class Snapshot:
+    """All parameters and buffers of a network, where their numbers lie and how often these changed in place.
 
-    tensors: list[Tensor]
-    types: list[torch.dtype]
-    marks: list[int]
+    It is compared before every run, when other data have taken its place in the cache: what it reads is kept short.
+    """
 
+    def __init__(self, network: nn.Module) -> None:
+        modules = list(network.modules())
+        kinds = [kind for module in modules for kind in (module._parameters, module._buffers, module._modules)]
+        self.holders = [kind for kind in kinds if kind]
+        self.held = self._held()
+        self.tensors = [value for value in self.held if isinstance(value, Tensor)]
+        self.places, self.versions = self._places(), self._versions()
 
-def snapshot(network: nn.Module) -> Snapshot:
-    """Asked for before every run, so without the bookkeeping of ``network.parameters()``."""
-    found: list[Tensor | None] = []
-    modules: list[nn.Module | None] = [network]
-    for module in modules:  # grows on the way
-        if module is not None:
-            found.extend(module._parameters.values())
-            found.extend(module._buffers.values())
-            modules.extend(module._modules.values())
-    tensors = [tensor for tensor in found if tensor is not None]
-    # tensors of inference mode do not count changes
-    versions = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
-    places = [tensor.data_ptr() for tensor in tensors]
-    return Snapshot(tensors, [tensor.dtype for tensor in tensors], places + versions)
+    def holds(self) -> bool:
+        """Whether the network still is what it was."""
+        held = self._held()
+        return (
+            len(held) == len(self.held)
+            and all(map(is_, held, self.held))
+            and self._places() == self.places
+            and self._versions() == self.versions
+        )
 
+    def _held(self) -> list[Any]:
+        held: list[Any] = []
+        for holder in self.holders:
+            held.extend(holder.values())
+        return held
 
-def _same(old: Snapshot, new: Snapshot) -> bool:
-    return old[1:] == new[1:] and all(map(is_, old.tensors, new.tensors))
+    def _places(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self.tensors]
+
+    def _versions(self) -> list[int]:
+        try:
+            return [tensor._version for tensor in self.tensors]
+        except RuntimeError:  # tensors of inference mode do not count changes
+            return [0 if tensor.is_inference() else tensor._version for tensor in self.tensors]

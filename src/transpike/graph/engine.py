@@ -62,6 +62,10 @@ class Engine:
         dense: sites whose drive torch operators shall compute.
         probe: rho, if the schedule lets every site send a count of spikes in rho steps (`Rule.counted`); maps then
             hold the counts, and each stage runs once for all steps.
+
+    Attributes:
+        largest_unpacked: neurons of the largest population whose spikes or currents are stored as numbers, of one
+            sample and step.
     """
 
     def __init__(
@@ -109,6 +113,7 @@ class Engine:
         }
         self.readers = {node: self._reader(value) for node, value in self.readouts.items()}
         self.program = _Program(self)
+        self.largest_unpacked = self._largest_unpacked()
 
     def _readouts(
         self,
@@ -117,7 +122,7 @@ class Engine:
         shapes: Mapping[str, tuple[int, ...]],
         populations: Mapping[str, tuple[int, int, int]],
     ) -> dict[fx.Node, Value]:
-        """What the model answers as maps of spikes, by the nodes that torch operators need not compute then."""
+        """What the model answers as maps of spikes, by the nodes that take the running mean of it."""
         found: dict[fx.Node, Value] = {}
         if self.probe:  # counts are spread over the steps when they are unpacked
             return found
@@ -130,8 +135,7 @@ class Engine:
                 except NotEventsError:
                     continue
                 if value.terms and not value.others and not excess(value.terms, sizes):
-                    source = node.all_input_nodes[0]
-                    found[source], self.answers[source] = value, tuple(shapes[module.name][1:])
+                    found[node], self.answers[node] = value, tuple(shapes[module.name][1:])
         return found
 
     def _reader(self, value: Value) -> EventStage:
@@ -175,8 +179,7 @@ class Engine:
         assert isinstance(site, Site)
         return site
 
-    def largest_unpacked(self) -> int:
-        """Neurons of the largest population whose spikes or currents are stored as numbers, of one sample and step."""
+    def _largest_unpacked(self) -> int:
         program = self.program
         sources = [op.all_input_nodes[0] for op in program.operations if isinstance(op, fx.Node) and op.all_input_nodes]
         names = {program.owner[source] for source in sources if source in program.owner}
@@ -231,7 +234,7 @@ class Engine:
                     f"{name!r}; give a scalar, or one value per channel, neuron, or sample and neuron"
                 )
         read = rows if rows is not None and self.probe and self.program.only_answer else steps
-        size = max(1, _UNPACKED // (self.largest_unpacked() * read))
+        size = max(1, _UNPACKED // (self.largest_unpacked * read))
         if size >= batch or max(self.samples.values(), default=1) > 1:
             return self.program.run(inputs, batch, steps, read, rule, count, seconds)
         total: dict[str, Tensor] = {}
@@ -284,7 +287,8 @@ class _Program:
             return [self.owner.get(node, node) for node in operation.all_input_nodes]
         value = self.engine.values.get(operation)
         if value is None:
-            return [self.engine.runners[operation].args[0]]
+            args = self.engine.runners[operation].args
+            return [args[0], args[4]]
         others = [self.statics[f"static_{node.name}"] for node in value.others]
         return [*(term.site for term in value.terms), *others]
 
@@ -354,19 +358,19 @@ class _Program:
     def _currents(self, name: str, env: Mapping[fx.Node, Any], batch: int, steps: int) -> Tensor | None:
         """Currents that are not made of spikes, or the whole drive of a dense stage, ``[N, 1 or S, H * W, padded]``."""
         engine = self.engine
+        value = engine.values.get(name)
+        if value is not None and not value.others:
+            return None
         stage, shape = engine.stages[name], engine.shapes[name]
         population = (shape.channels, shape.rows, shape.columns)
-        value = engine.values.get(name)
         runner = engine.runners[name]
         if value is None:
-            module = self.engine.modules[str(runner.target)]
+            module = engine.modules[str(runner.target)]
             assert isinstance(module, SiteRunner)
             drive = module.drive(env[runner.args[0]], batch, steps, env[runner.args[4]])
             drive = drive[:1] if module.constant_drive and module.site.steady else drive
             found = drive.reshape(drive.shape[0], batch, *population).flatten(3).permute(1, 0, 3, 2)
             return stage.pad(found)
-        if not value.others:
-            return None
         first, *rest = (env[self.statics[f"static_{node.name}"]] for node in value.others)
         total = sum(rest, start=first)
         return stage.pad(total.reshape(-1, *population).expand(batch, *population).flatten(2).mT.unsqueeze(1))
@@ -375,8 +379,8 @@ class _Program:
         self, node: fx.Node, env: Mapping[fx.Node, Any], maps: Mapping[str, Any], batch: int, steps: int
     ) -> Any:
         if node in self.engine.readers:
-            currents = self.engine.readers[node].currents(maps, batch, steps)
-            return currents.reshape(steps * batch, *self.engine.answers[node])
+            means = self.engine.readers[node].means(maps, batch, steps)
+            return means.reshape(steps * batch, *self.engine.answers[node]), None  # no memory: all steps ran
         source = node.all_input_nodes[0] if node.all_input_nodes else None
         if source in self.owner:
             name = self.owner[source]

@@ -20,7 +20,7 @@ def split_frames(
     network: fx.GraphModule, inputs: Sequence[Tensor | Encoding], steps: int
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
     """The frames ``[S, N, *]`` of every argument that moves, by name, and all arguments of the first step."""
-    names = [node.name for node in network.graph.nodes if node.op == "placeholder"]
+    names = [node.name for node in network.graph.find_nodes(op="placeholder")]
     moving = {
         name: value.frames(steps) for name, value in zip(names, inputs, strict=False) if isinstance(value, Encoding)
     }

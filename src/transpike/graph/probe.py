@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -94,7 +95,7 @@ def check_inputs(inputs: Sequence[Any], where: str) -> int:
                 fix="scale images to floats, as in training",
             )
         # a sum is much faster than a test of every value, and where it is finite all values are
-        if tensor.shape[0] and not bool(torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all()):
+        if tensor.shape[0] and not (math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())):
             bad = int((~torch.isfinite(tensor)).sum())
             raise InputError(f"{bad} values are NaN or infinite", where=name, fix="clean the data before conversion")
         sizes.append(tensor.shape[0])
@@ -111,7 +112,7 @@ def check_arguments(gm: fx.GraphModule, inputs: Sequence[Any], where: str) -> No
     Raises:
         InputError: there are fewer, or more than the model takes.
     """
-    arguments = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    arguments = gm.graph.find_nodes(op="placeholder")
     needed = [node for node in arguments if not node.args]
     if not len(needed) <= len(inputs) <= len(arguments):
         raise InputError(

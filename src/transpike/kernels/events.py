@@ -76,6 +76,7 @@ class EventStage:
         self.compiled = module().EventStage(
             *(shape.rows, shape.columns, channels, lanes, _tiles(table, lanes)),
             *(self.pad(bias.detach()), infinite, shape.probe > 0),
+            (shape.padded_rows, shape.padded_columns, shape.halo.top, shape.halo.left),
         )
         if columns is not None:
             self._set_columns(columns.source, columns.shape, lanes)
@@ -135,24 +136,23 @@ class EventStage:
         Raises:
             ValueError: potentials are not set, or belong to another number of samples; wrong sizes.
         """
-        out = self.shape.empty(batch, steps)
-        halo = self.shape.halo
-        place = (batch, steps, self.shape.padded_rows, self.shape.padded_columns, halo.top, halo.left)
         numbers = (_KINDS.index(rule.kind), *rule[1:])
-        return out, self.compiled.run(*self._read(maps, batch, steps), currents, numbers, place, out)
+        found: tuple[Any, list[int]] = self.compiled.run(
+            *self._read(maps, batch, steps), currents, numbers, batch, steps
+        )
+        return found
 
-    def currents(self, maps: Mapping[str, Any], batch: int, steps: int) -> Tensor:
-        """What arrives at its neurons, ``[S, N, C_out, H, W]``; none of them fires.
+    def means(self, maps: Mapping[str, Any], batch: int, steps: int) -> Tensor:
+        """Running means of what arrives at its neurons, ``[S, N, C_out, H, W]``; none of them fires.
 
         Args:
             maps: spike maps by site.
             batch: N.
             steps: S.
         """
-        found = torch.empty(batch, steps, self.shape.rows * self.shape.columns, self.padded)
-        self.compiled.currents(*self._read(maps, batch, steps), found)
-        image = (self.shape.channels, self.shape.rows, self.shape.columns)
-        return found[..., : self.shape.channels].permute(1, 0, 3, 2).reshape(steps, batch, *image)
+        found = torch.empty(steps, batch, self.shape.channels, self.shape.rows, self.shape.columns)
+        self.compiled.means(*self._read(maps, batch, steps), found)
+        return found
 
     def _read(self, maps: Mapping[str, Any], batch: int, steps: int) -> tuple[Any, list[Any], list[Any]]:
         columns = None if self.columns is None else self.columns.read(maps, batch, steps)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -49,22 +50,22 @@ class MapShape:
     halo: Halo
     probe: int = 0
 
-    @property
+    @cached_property
     def inputs(self) -> int:
         """Weight rows of one pixel: whole eights of channels."""
         return (self.channels + 7) // 8 * 8
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes of one pixel."""
         return self.inputs if self.probe else self.inputs // 8
 
-    @property
+    @cached_property
     def padded_rows(self) -> int:
         """Rows with the halo."""
         return self.rows + self.halo.top + self.halo.bottom
 
-    @property
+    @cached_property
     def padded_columns(self) -> int:
         """Columns with the halo."""
         return self.columns + self.halo.left + self.halo.right
@@ -169,11 +170,8 @@ class Pooling:
     def counts(self, spikes: Any, batch: int, steps: int) -> Any:
         """The compiled map of counts."""
         found, images = self.source, batch * (1 if self.source.probe else steps)
-        size = (self.shape.rows, self.shape.columns)
-        out = module().SpikeMap(images * math.prod(size) * self.shape.bytes)
         shape = (found.padded_rows, found.padded_columns, found.bytes, found.probe)
-        module().pool(spikes, shape, self.places, self.stride, (images, *size), out)
-        return out
+        return module().pool(spikes, shape, self.places, self.stride, (images, self.shape.rows, self.shape.columns))
 
 
 def pooled(source: Source, found: MapShape, out: tuple[int, int]) -> tuple[Source, Pooling] | None:
