@@ -56,6 +56,23 @@ def _text(table) -> str:
     return console.export_text()
 
 
+def test_stages_that_are_faster_dense_run_dense(network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured at the largest batch and T, before anything is timed; the report counts them."""
+    snn, x = network
+    asked = []
+
+    def tune(self, inputs, steps, schedule, repeats):
+        asked.append((inputs.shape[0], steps, schedule, repeats))
+        self._engines.dense = frozenset({"3"})
+        self._engines.clear()
+
+    monkeypatch.setattr(type(snn), "tune", tune)
+    assert bench(snn, x, batches=(1,), steps=(2,), repeats=1).dense_stages == 0
+    report = bench(snn, x, batches=(1, 3), steps=(4, 2), repeats=1, tune=True)
+    assert asked == [(3, 4, Plain(), 1)]
+    assert (report.stages, report.dense_stages) == (2, 1)
+
+
 def test_a_wrong_kernel_is_not_timed(network, monkeypatch: pytest.MonkeyPatch) -> None:
     snn, x = network
     forward = type(snn).forward

@@ -53,6 +53,9 @@ def test_a_network_is_timed_and_written(tmp_path) -> None:
     result = RUNNER.invoke(app, [*command, "--schedule", "accumulate", "--iterations", "3", "--waiting", "2"])
     assert result.exit_code == 1
     assert "'accumulate' has no --iterations and no --waiting" in str(result.exception)
+    result = RUNNER.invoke(app, [*command, "--tune"])
+    assert result.exit_code == 0, result.output
+    assert "computed by torch operators: " in result.output
     result = RUNNER.invoke(app, [*command, "--schedule", "cos", "--probe-steps", "3"])
     assert result.exit_code == 0, result.output
     assert "OffsetSpike(probe_steps=3" in result.output

@@ -91,6 +91,7 @@ def bench(
     schedule: Schedule | None = None,
     repeats: int = 7,
     compile_ann: bool = False,
+    tune: bool = False,
     others: dict[str, Contender] | None = None,
     references: dict[str, Callable[[Tensor], Any]] | None = None,
     tolerance: float = 0.01,
@@ -108,6 +109,8 @@ def bench(
         schedule: how the network runs; None is `Plain`.
         repeats: calls per row, at least 1.
         compile_ann: also time the ANN under ``torch.compile``, which takes a minute to prepare.
+        tune: first measure, at the largest batch and T, which stages torch operators compute faster, and let them
+            (`SpikingNetwork.tune`); the network stays so.
         others: further spiking networks by name, called with inputs and T.
         references: further networks without time by name, quantised ones for example; no ratio is to them.
         tolerance: as in `pass_gate`.
@@ -120,6 +123,9 @@ def bench(
     if max(batches) > inputs.shape[0] or repeats < 1:
         raise ValueError(f"batches up to {max(batches)} need as many inputs, got {inputs.shape[0]}, and repeats >= 1")
     gate = pass_gate(snn, inputs, max(steps), schedule, tolerance)
+    if tune:
+        snn.tune(inputs[: max(batches)], steps=max(steps), schedule=schedule, repeats=repeats)
+        gate = pass_gate(snn, inputs, max(steps), schedule, tolerance)
     stages = snn.stages(schedule)
     timings: list[Timing] = []
     with torch.no_grad():

@@ -32,6 +32,9 @@ def bench(
     waiting: OwnWaiting = None,
     repeats: Annotated[int, typer.Option(help="Calls per row; the fastest counts.")] = 9,
     compile_ann: Annotated[bool, typer.Option("--compile", help="Also time the ANN under torch.compile.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Let torch operators compute the stages that they compute faster here.")
+    ] = False,
     stages: Annotated[
         bool, typer.Option("--stages", help="Also time every stage, at the largest batch and number of steps.")
     ] = False,
@@ -45,6 +48,7 @@ def bench(
 
     Examples:
     * `transpike bench snn.safetensors`
+    * `transpike bench snn.safetensors --tune`
     * `transpike bench snn.safetensors --schedule cos --steps 4 --compile`
     * `transpike bench snn.safetensors --stages --batches 16 --steps 4 -o speed`
     * `transpike bench --layers -o speed`
@@ -68,8 +72,12 @@ def bench(
             schedule=chosen,
             repeats=repeats,
             compile_ann=compile_ann,
+            tune=tune,
         )
         out.print(bench_table(report))
+        if tune:
+            slower = [name for name, stage in snn.stages(chosen).items() if not stage.events]
+            out.print(f"computed by torch operators: {', '.join(slower) or 'no stage'}")
         record["network"] = {"file": Path(file).name, **report.to_json()}
         if stages:
             costs = cost_stages(snn, images, steps=max(counts), schedule=chosen, repeats=repeats)
