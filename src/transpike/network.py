@@ -101,9 +101,10 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         if chunk is not None and not schedule.streamable:
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
-        lags = longest_path(self.network, schedule.lag) if any(schedule.lag(site.name) for site in self.sites) else 0
-        lengths = [schedule.pass_steps(steps, number) + lags for number in range(schedule.passes)]
-        moving, first = split_frames(self.network, inputs, max(lengths))
+        moving: dict[str, Tensor] = {}
+        first: tuple[Any, ...] = inputs
+        if any(isinstance(value, Encoding) for value in inputs):
+            moving, first = split_frames(self.network, inputs, max(self._lengths(schedule, steps)))
         batch = self._check(first, "SpikingNetwork")
         for name, frames in moving.items():
             check_inputs((frames.flatten(0, 1),), f"SpikingNetwork, frames of {name}")
@@ -119,7 +120,7 @@ class SpikingNetwork(nn.Module):
             else:
                 answer = run_passes(
                     lambda number: self._lower(schedule, kernel, number, frozenset(moving)),
-                    lengths,
+                    self._lengths(schedule, steps),
                     constant,
                     moving,
                     batch=batch,
@@ -128,6 +129,8 @@ class SpikingNetwork(nn.Module):
                     chunk=chunk,
                     observe=observe if count is None else counting(count, observe),
                 )
+        if isinstance(answer, Tensor):
+            return answer[:steps]
         return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
 
     def step(self, x: Inputs, state: State | None = None, *, schedule: Schedule | None = None) -> tuple[Any, State]:
@@ -352,6 +355,11 @@ class SpikingNetwork(nn.Module):
             self.record["example_shapes"],
             lambda: self._lower(schedule, KernelPreference.AUTO, 0),
         )
+
+    def _lengths(self, schedule: Schedule, steps: int) -> list[int]:
+        """Steps of each pass of a run with T = ``steps``."""
+        lags = longest_path(self.network, schedule.lag) if any(schedule.lag(site.name) for site in self.sites) else 0
+        return [schedule.pass_steps(steps, number) + lags for number in range(schedule.passes)]
 
     def _lower_plain(self) -> None:
         """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""

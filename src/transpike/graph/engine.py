@@ -372,8 +372,8 @@ class _Program:
             found = drive.reshape(drive.shape[0], batch, *population).flatten(3).permute(1, 0, 3, 2)
             return stage.pad(found)
         first, *rest = (env[self.statics[f"static_{node.name}"]] for node in value.others)
-        total = sum(rest, start=first)
-        return stage.pad(total.reshape(-1, *population).expand(batch, *population).flatten(2).mT.unsqueeze(1))
+        total = sum(rest, start=first).reshape(-1, *population).expand(batch, *population)
+        return stage.pad(total.permute(0, 2, 3, 1).reshape(batch, 1, -1, shape.channels))
 
     def _compute(
         self, node: fx.Node, env: Mapping[fx.Node, Any], maps: Mapping[str, Any], batch: int, steps: int

@@ -113,6 +113,8 @@ def check_arguments(gm: fx.GraphModule, inputs: Sequence[Any], where: str) -> No
         InputError: there are fewer, or more than the model takes.
     """
     arguments = gm.graph.find_nodes(op="placeholder")
+    if len(inputs) == len(arguments):
+        return
     needed = [node for node in arguments if not node.args]
     if not len(needed) <= len(inputs) <= len(arguments):
         raise InputError(
