@@ -35,6 +35,11 @@ inline void expect(bool condition, const char *what) {
     throw std::invalid_argument(what);
 }
 
+// Whether `first`, first + stride, .. (`count` numbers, stride > 0) all lie in 0 .. size - 1. No product can overflow.
+inline bool inside(std::ptrdiff_t first, std::ptrdiff_t count, std::ptrdiff_t stride, std::ptrdiff_t size) {
+  return first >= 0 && count >= 0 && (count == 0 || (first < size && count - 1 <= (size - 1 - first) / stride));
+}
+
 void bind_spike_map(nanobind::module_ &m);
 void bind_event_stage(nanobind::module_ &m);
 

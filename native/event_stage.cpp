@@ -23,6 +23,7 @@ namespace transpike {
 namespace {
 
 constexpr std::ptrdiff_t kEntries = std::numeric_limits<std::int32_t>::max() / 2;
+constexpr std::ptrdiff_t kMostChannels = 1 << 24;
 constexpr std::ptrdiff_t kCachedWeights = 1 << 20; // bytes, of a usual second-level cache
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
@@ -35,11 +36,11 @@ struct Reader {
   // `per_byte` of which are in a byte.
   void check(std::ptrdiff_t dy, std::ptrdiff_t dx, std::ptrdiff_t inputs, std::ptrdiff_t per_byte,
              std::ptrdiff_t out_rows, std::ptrdiff_t out_columns) const {
-    const std::ptrdiff_t last_y = top + dy + (out_rows - 1) * stride_y;
+    expect(dy >= -rows && dy <= rows && dx >= -columns && dx <= columns && inside(top + dy, out_rows, stride_y, rows) &&
+               inside(left + dx, out_columns, stride_x, columns),
+           "a window leaves the spike map");
     const std::ptrdiff_t last_x = left + dx + (out_columns - 1) * stride_x;
-    expect(top + dy >= 0 && last_y < rows && left + dx >= 0 && last_x < columns, "a window leaves the spike map");
-    expect(inputs >= 1 && last_x * channel_bytes * per_byte + inputs <= columns * channel_bytes * per_byte,
-           "a run leaves its row");
+    expect(inputs >= 1 && inputs <= (columns - last_x) * channel_bytes * per_byte, "a run leaves its row");
   }
 
   std::ptrdiff_t offset(std::ptrdiff_t dy, std::ptrdiff_t dx) const { return (dy * columns + dx) * channel_bytes; }
@@ -60,6 +61,9 @@ Reader reader(const Geometry &g) {
   const Reader found{std::get<0>(g), std::get<1>(g), std::get<2>(g), std::get<3>(g),
                      std::get<4>(g), std::get<5>(g), std::get<6>(g)};
   expect(found.rows >= 1 && found.columns >= 1 && found.channel_bytes >= 1, "a spike map is empty");
+  MapShape{1, 8, found.rows, found.columns, found.channel_bytes}.size(); // places in it can be numbered
+  expect(found.top >= 0 && found.top < found.rows && found.left >= 0 && found.left < found.columns,
+         "a halo is larger than its map");
   expect(found.stride_y >= 1 && found.stride_x >= 1, "strides must be positive");
   return found;
 }
@@ -95,13 +99,14 @@ public:
       : rows_(rows), columns_(columns), channels_(channels), per_byte_(counts ? 1 : 8), lanes_(lanes),
         weights_(weights), bias_(bias), theta_(theta), place_(place) {
     expect(rows >= 1 && columns >= 1 && channels >= 1, "the population is empty");
+    expect(channels <= kMostChannels, "too many channels");
     const auto [out_rows, out_columns, top, left] = place;
-    expect(top >= 0 && left >= 0 && top + rows <= out_rows && left + columns <= out_columns,
+    expect(inside(top, rows, 1, out_rows) && inside(left, columns, 1, out_columns),
            "the population does not fit into its spike map");
     expect(lanes == 16 || lanes == 32 || lanes == 64, "lanes must be 16, 32 or 64");
     tiles_ = static_cast<int>((channels + lanes - 1) / lanes);
-    expect(weights.ndim() == 3 && static_cast<int>(weights.shape(0)) == tiles_ && weights.shape(1) >= 1 &&
-               static_cast<int>(weights.shape(2)) == lanes,
+    expect(weights.ndim() == 3 && static_cast<std::ptrdiff_t>(weights.shape(0)) == tiles_ && weights.shape(1) >= 1 &&
+               static_cast<std::ptrdiff_t>(weights.shape(2)) == lanes,
            "weights must be [tiles, rows + 1, lanes]");
     weight_rows_ = static_cast<std::ptrdiff_t>(weights.shape(1)) - 1;
     expect(weight_rows_ < 65536, "more than 65,535 weight rows");
@@ -223,17 +228,8 @@ public:
     prepared.stage.currents = currents.data(); // [samples, steps, pixels, padded channels]
     std::vector<std::int64_t> spikes(static_cast<std::size_t>(steps), 0);
     compute(prepared.stage, spikes);
-    float *to = out.data();
-    for (std::ptrdiff_t n = 0; n < samples; ++n)
-      for (std::ptrdiff_t channel = 0; channel < channels_; ++channel)
-        for (std::ptrdiff_t pixel = 0; pixel < pixels(); ++pixel) {
-          double sum = 0; // as torch adds up float32
-          for (std::ptrdiff_t t = 0; t < steps; ++t) {
-            sum += currents[static_cast<std::size_t>(((n * steps + t) * pixels() + pixel) * padded() + channel)];
-            to[((t * samples + n) * channels_ + channel) * pixels() + pixel] =
-                static_cast<float>(sum) / static_cast<float>(t + 1);
-          }
-        }
+    nb::gil_scoped_release release;
+    take_means(currents.data(), samples, steps, out.data());
   }
 
 private:
@@ -316,6 +312,24 @@ private:
     const std::ptrdiff_t share = (total * stage.groups + threads() - 1) / threads();
     stage.block = std::clamp<std::ptrdiff_t>(streamed ? share : total / 16, 1, streamed ? 512 : 64);
     stage.list_entries = streamed ? 1 << 19 : 1 << 16;
+  }
+
+  // Pixels go in blocks, whose currents stay in the cache while one channel after the other is read.
+  void take_means(const float *currents, std::ptrdiff_t samples, std::ptrdiff_t steps, float *out) const {
+    constexpr std::ptrdiff_t kBlock = 32;
+    const std::ptrdiff_t blocks = (pixels() + kBlock - 1) / kBlock;
+#pragma omp parallel for collapse(2) if (samples * steps * pixels() * padded() > 1 << 16)
+    for (std::ptrdiff_t n = 0; n < samples; ++n)
+      for (std::ptrdiff_t block = 0; block < blocks; ++block)
+        for (std::ptrdiff_t channel = 0; channel < channels_; ++channel)
+          for (std::ptrdiff_t pixel = block * kBlock; pixel < std::min(pixels(), (block + 1) * kBlock); ++pixel) {
+            double sum = 0; // as torch adds up float32
+            for (std::ptrdiff_t t = 0; t < steps; ++t) {
+              sum += currents[((n * steps + t) * pixels() + pixel) * padded() + channel];
+              out[((t * samples + n) * channels_ + channel) * pixels() + pixel] =
+                  static_cast<float>(sum) / static_cast<float>(t + 1);
+            }
+          }
   }
 
   void compute(const Stage &stage, std::vector<std::int64_t> &spikes) const {

@@ -17,10 +17,11 @@ using Events = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
 
 // How many of the pixels at these places (row, column) have each channel, or the sum of their counts, for every pixel of
 // the map that it returns; places count from pixel (y * stride_y, x * stride_x) of the map read. One byte per channel.
-SpikeMap pool(const SpikeMap &map, const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &shape,
-          const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &places,
-          const std::tuple<std::ptrdiff_t, std::ptrdiff_t> &stride,
-          const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &out_shape) {
+SpikeMap pool(const SpikeMap &map,
+              const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &shape,
+              const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &places,
+              const std::tuple<std::ptrdiff_t, std::ptrdiff_t> &stride,
+              const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &out_shape) {
   const auto [rows, columns, bytes, probe] = shape; // probe: the largest count, 0 where the map holds bits
   const bool counts = probe > 0;
   const auto [stride_y, stride_x] = stride;
@@ -35,7 +36,7 @@ SpikeMap pool(const SpikeMap &map, const std::tuple<std::ptrdiff_t, std::ptrdiff
   expect(stride_y >= 1 && stride_x >= 1, "strides must be positive");
   std::vector<std::ptrdiff_t> offsets;
   for (const auto &[y, x] : places) {
-    expect(y >= 0 && x >= 0 && y + (out_rows - 1) * stride_y < rows && x + (out_columns - 1) * stride_x < columns,
+    expect(inside(y, out_rows, stride_y, rows) && inside(x, out_columns, stride_x, columns),
            "a window leaves the spike map");
     offsets.push_back((y * columns + x) * bytes);
   }
@@ -54,7 +55,7 @@ void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padd
   const auto channels = static_cast<std::ptrdiff_t>(events.shape(2)), rows = static_cast<std::ptrdiff_t>(events.shape(3));
   const auto columns = static_cast<std::ptrdiff_t>(events.shape(4));
   const std::ptrdiff_t bytes = (channels + 7) / 8;
-  expect(top >= 0 && left >= 0 && top + rows <= padded_rows && left + columns <= padded_columns,
+  expect(inside(top, rows, 1, padded_rows) && inside(left, columns, 1, padded_columns),
          "the events do not fit into the spike map");
   expect(map.size() == MapShape{samples, steps, padded_rows, padded_columns, bytes}.size(),
          "the spike map has another size");
@@ -79,7 +80,7 @@ void unpack_counts(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff
   const auto columns = static_cast<std::ptrdiff_t>(events.shape(4));
   const std::ptrdiff_t bytes = (channels + 7) / 8 * 8;
   expect(probe >= 1 && probe <= 255, "counts have one byte: the probe must lie in 1 .. 255");
-  expect(top >= 0 && left >= 0 && top + rows <= padded_rows && left + columns <= padded_columns,
+  expect(inside(top, rows, 1, padded_rows) && inside(left, columns, 1, padded_columns),
          "the events do not fit into the map");
   expect(map.size() == MapShape{samples, 1, padded_rows, padded_columns, bytes}.size(), "the map has another size");
   expect(static_cast<std::ptrdiff_t>(factors.size()) == channels, "factors must have one number per channel");

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "binding.hpp"
@@ -24,6 +25,7 @@ public:
 private:
   static std::ptrdiff_t checked(std::ptrdiff_t size) {
     expect(size >= 0, "a spike map cannot have a negative size");
+    expect(size <= std::numeric_limits<std::ptrdiff_t>::max() - 2 * kGuard, "a spike map would be too large");
     return size;
   }
   std::vector<std::uint8_t> bytes_;

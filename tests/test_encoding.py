@@ -110,6 +110,8 @@ def test_poisson_input_converges_slower_than_a_constant_one():
 def test_errors():
     snn, inputs = _spiking(ZOO["conv"])
     frames = inputs[0].expand(4, *inputs[0].shape).clone()
+    with pytest.raises(InputError, match=r"the model takes 1 input\(s\), got 2"):
+        snn(tp.Sequence(frames), tp.Sequence(frames), steps=4)
     with pytest.raises(InputError, match="has 4 frames, the run needs 5"):
         snn(tp.Sequence(frames), steps=5)
     with pytest.raises(InputError, match=r"one tensor \[T, N, \*\]"):

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.encoding import Encoding
 from transpike.errors import StateError
-from transpike.graph.dispatch import Engines, Snapshot
+from transpike.graph.dispatch import Engines
 from transpike.graph.engine import Count, Engine, StageReport
 from transpike.graph.execute import counting, run_passes
 from transpike.graph.lower import Lowered, lower
@@ -113,9 +113,8 @@ class SpikingNetwork(nn.Module):
             compiled = kernel in (KernelPreference.AUTO, KernelPreference.NATIVE)
             recorded = torch.is_grad_enabled() and any(value.requires_grad for value in constant)
             eventful = compiled and not (moving or chunk or observe or recorded)
-            state = self._engines.state(self.network) if eventful else None
-            if state is not None and not self._refusal(schedule, state):
-                engine, rule = self._find_engine(schedule, state)
+            if eventful and not self._refusal(schedule):
+                engine, rule = self._find_engine(schedule)
                 answer = engine.run(constant, batch, schedule.input_steps(steps), rule, count, rows=steps)
             else:
                 answer = run_passes(
@@ -234,7 +233,7 @@ class SpikingNetwork(nn.Module):
     def repack(self) -> None:
         """Packs the weights for the event-driven engine again at the next run.
 
-        Changed weights and thresholds are noticed, except those written through ``.data`` without a new tensor, as
+        Changed weights and thresholds are noticed, except those written through ``.data`` without new memory, as
         ``p.data.mul_(2)`` does: call this then.
         """
         self._engines.clear()
@@ -340,15 +339,14 @@ class SpikingNetwork(nn.Module):
                 del self._lowered[next(old for old in self._lowered if old != _PLAIN)]
         return found
 
-    def _refusal(self, schedule: Schedule, state: Snapshot | None = None) -> str:
+    def _refusal(self, schedule: Schedule) -> str:
         if self.record.get("example_shapes") is None:
             return "the shape of its input is not known"
-        return self._engines.refusal(state or self._engines.state(self.network), self.neuron, schedule)
+        return self._engines.refusal(self.network, self.neuron, schedule)
 
-    def _find_engine(self, schedule: Schedule, state: Snapshot | None = None) -> tuple[Engine, Rule]:
+    def _find_engine(self, schedule: Schedule) -> tuple[Engine, Rule]:
         return self._engines.find(
             self.network,
-            state or self._engines.state(self.network),
             self.plan,
             self.neuron,
             schedule,

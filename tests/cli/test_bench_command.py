@@ -19,7 +19,7 @@ pytest.importorskip("transpike.kernels._native")
 RUNNER = CliRunner()
 
 
-def test_a_network_is_timed_and_written(tmp_path) -> None:
+def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("digits", None)
     model = zoo.build("digits-resnet")
     set_card(model, Card(card_of(model).source, data.inputs))
@@ -53,9 +53,12 @@ def test_a_network_is_timed_and_written(tmp_path) -> None:
     result = RUNNER.invoke(app, [*command, "--schedule", "accumulate", "--iterations", "3", "--waiting", "2"])
     assert result.exit_code == 1
     assert "'accumulate' has no --iterations and no --waiting" in str(result.exception)
+    asked = []
+    monkeypatch.setattr(tp.SpikingNetwork, "tune", lambda self, x, **settings: asked.append((len(x), settings["steps"])))
     result = RUNNER.invoke(app, [*command, "--tune"])
     assert result.exit_code == 0, result.output
-    assert "computed by torch operators: " in result.output
+    assert asked == [(2, 2)]
+    assert "computed by torch operators: no stage" in result.output
     result = RUNNER.invoke(app, [*command, "--schedule", "cos", "--probe-steps", "3"])
     assert result.exit_code == 0, result.output
     assert "OffsetSpike(probe_steps=3" in result.output

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from maps import pack
 
+from transpike.graph.lower import Readout
 from transpike.kernels.events import EventStage, Rule
 from transpike.kernels.windows import Halo, MapShape, Source, Tap
 
 compiled = pytest.importorskip("transpike.kernels._native")
+LARGEST = 2**63 - 1
 MAP = MapShape(channels=11, rows=3, columns=4, halo=Halo(1, 0, 2, 1))
 
 
@@ -84,6 +87,23 @@ def test_potentials_of_another_shape_raise() -> None:
         layer.run({"a": MAP.empty(1, 3)}, None, Rule("plain"), 1, 3)
 
 
+def test_means_are_those_of_a_readout() -> None:
+    """Numbers that round: one input at a time, so that the currents are the weights; 40 pixels are two blocks."""
+    torch.manual_seed(0)
+    weights, steps = torch.randn(8, 20), 50
+    shape = MapShape(8, 5, 8, Halo(0, 0, 0, 0))
+    source = Source("a", (1, 1), (Tap(0, 0, 0),), (weights,))
+    layer = EventStage(MapShape(20, 5, 8, Halo(0, 0, 0, 0)), [(source, shape)], torch.zeros(20), torch.ones(20))
+    chosen = torch.randint(8, (3, steps, 5, 8))
+    events = torch.nn.functional.one_hot(chosen, 8).permute(0, 1, 4, 2, 3)
+    currents = weights[chosen].permute(1, 0, 4, 2, 3).flatten(0, 1)
+    wanted, _ = Readout("answer")(currents, None, 3, steps, torch.zeros((), dtype=torch.int64))
+    found = layer.means({"a": pack(shape, events)}, 3, steps)
+    assert torch.equal(found.flatten(0, 1), wanted)
+    assert not torch.equal(found[-1], currents.unflatten(0, (steps, 3)).mean(0))  # other roundings are visible
+    assert layer.means({"a": pack(shape, events[:0])}, 0, steps).shape == (steps, 0, 20, 5, 8)
+
+
 def test_an_empty_batch_runs() -> None:
     layer = stage()
     out, counts = layer.run({"a": MAP.empty(0, 3)}, None, Rule("plain"), 0, 3)
@@ -105,19 +125,25 @@ def test_unpacking_checks_sizes() -> None:
         ((4, 7, 1, 2), torch.empty(2, 1, 11, 3, 4), "another size"),
         ((4, 7, 2, 2), torch.empty(3, 1, 11, 3, 4), "do not fit"),
         ((4, 7, 1, 4), torch.empty(3, 1, 11, 3, 4), "do not fit"),
+        ((4, 7, LARGEST, 2), torch.empty(3, 1, 11, 3, 4), "do not fit"),
         ((4, 7, 1, 2), torch.empty(3, 1, 10, 3, 4), "one number per channel"),
     ):
         with pytest.raises(ValueError, match=message):
             compiled.unpack(packed, *place, factors, events)
     with pytest.raises(ValueError, match="negative"):
         compiled.SpikeMap(-1)
+    with pytest.raises(ValueError, match="too large"):
+        compiled.SpikeMap(LARGEST)
 
 
 def test_windows_that_leave_their_map_are_refused() -> None:
     layer = stage().compiled
     geometry = (4, 7, 2, 1, 2, 1, 1)  # padded rows and columns, bytes, top, left, strides
     layer.add_gather(geometry, [(-1, 1, 16, 0)])
-    for run in ((-2, 0, 16, 0), (1, 0, 16, 0), (0, 2, 16, 0), (0, -3, 16, 0), (0, 1, 17, 0)):
+    for run in (
+        *((-2, 0, 16, 0), (1, 0, 16, 0), (0, 2, 16, 0), (0, -3, 16, 0), (0, 1, 17, 0)),
+        *((LARGEST, 0, 16, 0), (0, -LARGEST, 16, 0), (0, 0, LARGEST, 0)),
+    ):
         with pytest.raises(ValueError, match="leaves"):
             layer.add_gather(geometry, [run])
     with pytest.raises(ValueError, match="weight rows"):
@@ -131,9 +157,19 @@ def test_windows_that_leave_their_map_are_refused() -> None:
     with pytest.raises(ValueError, match="tiles"):
         compiled.EventStage(1, 1, 17, 16, torch.zeros(1, 1, 16), torch.zeros(32), torch.ones(32), False, (1, 1, 0, 0))
     numbers = torch.zeros(1, 1, 16), torch.zeros(16), torch.ones(16)
-    for place in ((2, 3, 0, 1), (2, 3, 1, 0), (2, 4, -1, 1), (2, 4, 0, -1)):
+    for place in ((2, 3, 0, 1), (2, 3, 1, 0), (2, 4, -1, 1), (2, 4, 0, -1), (2, 3, LARGEST, 0), (2, 3, 0, LARGEST)):
         with pytest.raises(ValueError, match="does not fit into its spike map"):
             compiled.EventStage(2, 3, 11, 16, *numbers, False, place)
+    with pytest.raises(ValueError, match="too many channels"):
+        compiled.EventStage(2, 3, 2**36 + 16, 16, *numbers, False, (2, 3, 0, 0))
+    for geometry, message in (
+        ((4, 7, 2, 1, 2, LARGEST, 1), "leaves"),
+        ((4, 7, 2, 1, 2, 1, LARGEST), "leaves"),
+        ((4, 7, 2, LARGEST, 2, 1, 1), "halo"),
+        ((2**40, 2**40, 2, 1, 2, 1, 1), "too large"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            layer.add_gather(geometry, [(0, 0, 16, 0)])
 
 
 def test_more_rows_than_can_be_numbered_are_refused() -> None:

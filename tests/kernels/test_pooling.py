@@ -219,6 +219,8 @@ def test_every_kind_of_source_in_one_stage(instruction_set: str) -> None:
         ({"out_shape": (3, 2, 2)}, "another size"),
         ({"out_shape": (-1, 2, 2)}, "empty"),
         ({"out_shape": (2**61, 2, 2)}, "too large"),
+        ({"stride": (2**61, 2), "out_shape": (2, 5, 2)}, "leaves"),
+        ({"stride": (2, 2**63 - 1)}, "leaves"),
         ({"out_shape": (2, 0, 2)}, "empty"),
     ],
 )

@@ -76,8 +76,8 @@ def bench(
         )
         out.print(bench_table(report))
         if tune:
-            slower = [name for name, stage in snn.stages(chosen).items() if not stage.events]
-            out.print(f"computed by torch operators: {', '.join(slower) or 'no stage'}")
+            dense = [name for name, stage in snn.stages(chosen).items() if not stage.events]
+            out.print(f"computed by torch operators: {', '.join(dense) or 'no stage'}")
         record["network"] = {"file": Path(file).name, **report.to_json()}
         if stages:
             costs = cost_stages(snn, images, steps=max(counts), schedule=chosen, repeats=repeats)

@@ -13,21 +13,22 @@ from transpike.errors import ConversionError
 from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import Plan, make_plan
-from transpike.graph.probe import ROWS
+from transpike.graph.probe import ROWS, check_arguments
 
 
 def split_frames(
     network: fx.GraphModule, inputs: Sequence[Tensor | Encoding], steps: int
 ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
-    """The frames ``[S, N, *]`` of every argument that moves, by name, and all arguments of the first step."""
+    """The frames ``[S, N, *]`` of every argument that moves, by name, and all arguments of the first step.
+
+    Raises:
+        InputError: too few arguments or too many, too few frames.
+    """
+    check_arguments(network, inputs, "SpikingNetwork")
     names = [node.name for node in network.graph.find_nodes(op="placeholder")]
-    moving = {
-        name: value.frames(steps) for name, value in zip(names, inputs, strict=False) if isinstance(value, Encoding)
-    }
-    first = tuple(
-        moving[name][0] if isinstance(value, Encoding) else value for name, value in zip(names, inputs, strict=False)
-    )
-    return moving, first + tuple(value for value in inputs[len(names) :] if isinstance(value, Tensor))
+    given = dict(zip(names, inputs, strict=False))  # arguments with defaults may be left out
+    moving = {name: value.frames(steps) for name, value in given.items() if isinstance(value, Encoding)}
+    return moving, tuple(moving[name][0] if name in moving else value for name, value in given.items())
 
 
 def plan_for(network: fx.GraphModule, plan: Plan, record: Mapping[str, Any], moving: Collection[str]) -> Plan:
