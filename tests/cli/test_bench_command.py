@@ -54,7 +54,7 @@ def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 1
     assert "'accumulate' has no --iterations and no --waiting" in str(result.exception)
     asked = []
-    monkeypatch.setattr(tp.SpikingNetwork, "tune", lambda self, x, **settings: asked.append((len(x), settings["steps"])))
+    monkeypatch.setattr(tp.SpikingNetwork, "tune", lambda self, x, steps, **settings: asked.append((len(x), steps)))
     result = RUNNER.invoke(app, [*command, "--tune"])
     assert result.exit_code == 0, result.output
     assert asked == [(2, 2)]
