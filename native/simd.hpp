@@ -59,7 +59,9 @@ inline std::uint32_t replace_reached(Vec &value, Vec limit, Vec other) {
 #if defined(__AVX512F__)
   const __mmask16 reached = _mm512_cmp_ps_mask((__m512)value, (__m512)limit, _CMP_GE_OQ);
   value = (Vec)_mm512_mask_mov_ps((__m512)value, reached, (__m512)other);
-  return reached;
+  std::uint32_t bits; // by hand: compilers use the mask only after it has gone to a general register and back
+  asm("kmovw %1, %0" : "=r"(bits) : "k"(reached));
+  return bits;
 #else
   const Mask reached = value >= limit;
   value = select(reached, other, value);
