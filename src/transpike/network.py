@@ -18,7 +18,7 @@ from transpike.graph.execute import counting, run_passes
 from transpike.graph.lower import Lowered, lower
 from transpike.graph.moving import plan_for, split_frames
 from transpike.graph.parity import Verification, verify
-from transpike.graph.plan import Plan, SitePlan, longest_path
+from transpike.graph.plan import Plan, SitePlan, longest_path, pass_lengths
 from transpike.graph.probe import Inputs, check_inputs, check_run, explain_shapes, inputs_from
 from transpike.graph.site import Site
 from transpike.graph.step import State, Stepper, check_state
@@ -101,10 +101,7 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"chunk must be at least 1, got {chunk}")
         if chunk is not None and not schedule.streamable:
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
-        moving: dict[str, Tensor] = {}
-        first: tuple[Any, ...] = inputs
-        if any(isinstance(value, Encoding) for value in inputs):
-            moving, first = split_frames(self.network, inputs, max(self._lengths(schedule, steps)))
+        moving, first = split_frames(self.network, inputs, lambda: max(pass_lengths(self.network, schedule, steps)))
         batch = self._check(first, "SpikingNetwork")
         for name, frames in moving.items():
             check_inputs((frames.flatten(0, 1),), f"SpikingNetwork, frames of {name}")
@@ -119,7 +116,7 @@ class SpikingNetwork(nn.Module):
             else:
                 answer = run_passes(
                     lambda number: self._lower(schedule, kernel, number, frozenset(moving)),
-                    self._lengths(schedule, steps),
+                    pass_lengths(self.network, schedule, steps),
                     constant,
                     moving,
                     batch=batch,
@@ -353,11 +350,6 @@ class SpikingNetwork(nn.Module):
             self.record["example_shapes"],
             lambda: self._lower(schedule, KernelPreference.AUTO, 0),
         )
-
-    def _lengths(self, schedule: Schedule, steps: int) -> list[int]:
-        """Steps of each pass of a run with T = ``steps``."""
-        lags = longest_path(self.network, schedule.lag) if any(schedule.lag(site.name) for site in self.sites) else 0
-        return [schedule.pass_steps(steps, number) + lags for number in range(schedule.passes)]
 
     def _lower_plain(self) -> None:
         """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""

@@ -252,18 +252,6 @@ def test_initial_potentials_of_every_shape() -> None:
         snn(x[:2], steps=4)
 
 
-def test_changed_weights_are_packed_again() -> None:
-    torch.manual_seed(3)
-    x = dyadic_batch((2, 2, 8, 8))
-    snn = convert(make_dyadic(Shortcuts()), x)
-    before = snn(x, steps=4)
-    snn.network.get_submodule("b").weight.mul_(-1)
-    assert not torch.equal(snn(x, steps=4), before)
-    assert_engine_is_the_reference(snn, x, steps=4)
-    snn.site(snn.sites[0].name).set_threshold(torch.tensor(0.25))
-    assert_engine_is_the_reference(snn, x, steps=4)
-
-
 @dataclasses.dataclass(frozen=True)
 class Silent(Plain):
     """A user's schedule that emits in its own way."""
@@ -410,30 +398,6 @@ def test_more_windows_than_can_be_numbered_run_dense(channels: int, size: int) -
     assert_engine_is_the_reference(snn, x, steps=2)
     assert [stage.events for stage in snn.stages().values()] == [True, False]
     assert "weight rows, more than 65,535" in list(snn.stages().values())[1].reason
-
-
-class Negated(nn.Module):
-    """A parametrization."""
-
-    def forward(self, weight):
-        return -weight
-
-
-def test_every_way_of_changing_weights_is_noticed_or_can_be_said() -> None:
-    torch.manual_seed(11)
-    x = dyadic_batch((2, 2, 8, 8))
-    snn = convert(make_dyadic(Shortcuts()), x)
-    layer = snn.network.get_submodule("b")
-    snn(x, steps=2)
-    layer.weight.data = -layer.weight.data
-    assert_engine_is_the_reference(snn, x, steps=4)
-    nn.utils.parametrize.register_parametrization(layer, "weight", Negated())
-    assert_engine_is_the_reference(snn, x, steps=4)
-    layer.parametrizations.weight.original.mul_(-1)
-    assert_engine_is_the_reference(snn, x, steps=4)
-    layer.parametrizations.weight.original.data.mul_(-1)  # invisible
-    snn.repack()
-    assert_engine_is_the_reference(snn, x, steps=4)
 
 
 def test_autocast_and_inference_mode() -> None:

@@ -53,7 +53,7 @@ def in_place(snn: tp.SpikingNetwork) -> None:
 
 
 def threshold(snn: tp.SpikingNetwork) -> None:
-    snn.site("3").theta.mul_(0.5)
+    snn.site("3").set_threshold(snn.site("3").theta * 0.5)
 
 
 def potential(snn: tp.SpikingNetwork) -> None:

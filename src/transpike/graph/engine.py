@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -394,12 +395,6 @@ class _Program:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "get_attr":
-            return self._attribute(str(node.target))
+            return attrgetter(str(node.target))(self.engine.lowered.body)
         assert callable(node.target)
         return node.target(*args, **kwargs)
-
-    def _attribute(self, path: str) -> Any:
-        found: Any = self.engine.lowered.body
-        for part in path.split("."):
-            found = getattr(found, part)
-        return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -17,17 +17,24 @@ from transpike.graph.probe import ROWS, check_arguments
 
 
 def split_frames(
-    network: fx.GraphModule, inputs: Sequence[Tensor | Encoding], steps: int
-) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    network: fx.GraphModule, inputs: tuple[Any, ...], steps: Callable[[], int]
+) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
     """The frames ``[S, N, *]`` of every argument that moves, by name, and all arguments of the first step.
+
+    Args:
+        network: the ANN graph with its sites.
+        inputs: tensors and encodings.
+        steps: gives S; asked for only if an argument moves.
 
     Raises:
         InputError: too few arguments or too many, too few frames.
     """
+    if not any(isinstance(value, Encoding) for value in inputs):
+        return {}, inputs
     check_arguments(network, inputs, "SpikingNetwork")
     names = [node.name for node in network.graph.find_nodes(op="placeholder")]
     given = dict(zip(names, inputs, strict=False))  # arguments with defaults may be left out
-    moving = {name: value.frames(steps) for name, value in given.items() if isinstance(value, Encoding)}
+    moving = {name: value.frames(steps()) for name, value in given.items() if isinstance(value, Encoding)}
     return moving, tuple(moving[name][0] if name in moving else value for name, value in given.items())
 
 

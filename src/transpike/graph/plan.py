@@ -371,6 +371,12 @@ def paths_behind(gm: fx.GraphModule, weight: Callable[[str], int]) -> dict[str, 
     return found
 
 
+def pass_lengths(gm: fx.GraphModule, schedule: Schedule, steps: int) -> list[int]:
+    """Steps of each pass for the answer after T = ``steps``, with those that the sites of a path lag."""
+    lags = longest_path(gm, schedule.lag)
+    return [schedule.pass_steps(steps, number) + lags for number in range(schedule.passes)]
+
+
 def steps_sent(gm: fx.GraphModule, schedule: Schedule, steps: int) -> dict[str, int]:
     """Per site, the steps that it must send in the last pass for the answer after T = ``steps``.
 
