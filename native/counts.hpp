@@ -146,7 +146,9 @@ inline void count_columns(const Columns &source, const Pixel &begin, int count, 
   }
 }
 
-bool run_counts(const Stage &stage) {
+// Takes part in a stage of counts; false if there is no memory for it.
+bool run_counts(const Link *links, Link &link, Arena &arena) {
+  const Stage &stage = *link.stage;
   const Blocks blocks = divide(stage);
   // Entries beyond the end of a list are written, too.
   const std::ptrdiff_t per_pixel = stage.gathers > 0 ? stage.inputs + 64 : 0;
@@ -154,45 +156,32 @@ bool run_counts(const Stage &stage) {
   const std::ptrdiff_t columns = stage.columns != nullptr ? blocks.size + 2 : 0;
   const std::ptrdiff_t fixed = columns * per_column;
   const std::ptrdiff_t free = per_pixel == 0 || per_pixel > stage.list_entries ? per_pixel : stage.list_entries;
-  bool enough = true;
-#pragma omp parallel
-  {
-    static thread_local Arena arena;
-    const bool ready = arena.reserve(
-        Arena::bytes<std::uint16_t>(fixed + free) + Arena::bytes<float>(fixed + free) +
-        Arena::bytes<std::int32_t>(2 * columns) + Arena::bytes<std::int32_t>(2 * blocks.size) +
-        Arena::bytes<Pixel>(blocks.size) + Arena::bytes<float>(blocks.size * stage.lanes));
-    CountScratch scratch{};
-    if (ready) {
-      scratch.list = {arena.take<std::uint16_t>(fixed + free), arena.take<float>(fixed + free)};
-      scratch.column = arena.take<std::int32_t>(2 * columns);
-      scratch.window = arena.take<std::int32_t>(2 * blocks.size);
-      scratch.pixel = arena.take<Pixel>(blocks.size);
-      scratch.total = arena.take<float>(blocks.size * stage.lanes);
-    } else {
-#pragma omp atomic write
-      enough = false;
-    }
-#pragma omp for schedule(dynamic, blocks.chunk(stage))
-    for (std::ptrdiff_t turn = 0; turn < blocks.count * blocks.groups; ++turn) {
-      const std::ptrdiff_t index = turn % blocks.count;
-      const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
-      run_pixels(
-          stage, blocks.first(stage, index), end, per_pixel, free, scratch.pixel,
-          [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
-            if (stage.gathers == 0)
-              return used;
-            return note(scratch.window + 2 * number, used, count_window(stage, pixel, from(scratch.list, used)));
-          },
-          [&](int count) {
-            if (stage.columns != nullptr)
-              count_columns(*stage.columns, *scratch.pixel, count, scratch, free);
-            for (int tile = blocks.tile(stage, turn); tile < blocks.tile(stage, turn + blocks.count); ++tile)
-              count_tile(stage, count, tile, scratch);
-          });
-    }
-  }
-  return enough;
+  if (!arena.reserve(Arena::bytes<std::uint16_t>(fixed + free) + Arena::bytes<float>(fixed + free) +
+                     Arena::bytes<std::int32_t>(2 * columns) + Arena::bytes<std::int32_t>(2 * blocks.size) +
+                     Arena::bytes<Pixel>(blocks.size) + Arena::bytes<float>(blocks.size * stage.lanes)))
+    return false;
+  CountScratch scratch{};
+  scratch.list = {arena.take<std::uint16_t>(fixed + free), arena.take<float>(fixed + free)};
+  scratch.column = arena.take<std::int32_t>(2 * columns);
+  scratch.window = arena.take<std::int32_t>(2 * blocks.size);
+  scratch.pixel = arena.take<Pixel>(blocks.size);
+  scratch.total = arena.take<float>(blocks.size * stage.lanes);
+  take_blocks(links, link, blocks, [&](std::ptrdiff_t first, std::ptrdiff_t end, int tile, int last) {
+    run_pixels(
+        stage, first, end, per_pixel, free, scratch.pixel,
+        [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
+          if (stage.gathers == 0)
+            return used;
+          return note(scratch.window + 2 * number, used, count_window(stage, pixel, from(scratch.list, used)));
+        },
+        [&](int count) {
+          if (stage.columns != nullptr)
+            count_columns(*stage.columns, *scratch.pixel, count, scratch, free);
+          for (int each = tile; each < last; ++each)
+            count_tile(stage, count, each, scratch);
+        });
+  });
+  return true;
 }
 
 } // namespace

@@ -131,17 +131,28 @@ struct Pool {
   const std::ptrdiff_t *offset;
   std::ptrdiff_t pixels, bytes; // of a window; of a pixel
   bool counts;                  // whether a channel has a byte, not a bit
-  std::ptrdiff_t images, rows, columns;
-  std::uint8_t *to; // [images][rows][columns][channels]
+  std::ptrdiff_t samples, steps; // an image each
+  std::ptrdiff_t rows, columns;
+  std::uint8_t *to; // [samples][steps][rows][columns][channels]
+};
+
+// One map of a chain (chain.hpp), what makes it, and how far the threads have come with it.
+struct Link {
+  const Stage *stage; // one of the two, the other is null
+  const Pool *pool;
+  bool counts;          // whether the stage's maps hold counts (counts.hpp)
+  std::int64_t *spikes; // of each step, to which the stage's are added; not read where maps hold counts
+  const int *after;     // links that must be done with a sample before this one begins it
+  int afters;
+  std::ptrdiff_t *done; // by sample: how many of its units are done,
+  std::ptrdiff_t units; // of so many
+  std::ptrdiff_t next;  // turn that nobody has taken
 };
 
 struct Kernels {
   const char *name;
-  // Adds the spikes of each step; false if there is no memory for the lists of active inputs.
-  bool (*run_stage)(const Stage &, std::int64_t *spikes);
-  // The same for maps of counts (counts.hpp): one step, and a run's bits are bytes.
-  bool (*run_counts)(const Stage &);
-  void (*run_pool)(const Pool &);
+  // Makes all maps of a chain; false if there is no memory for the lists of active inputs.
+  bool (*run_chain)(Link *links, int count);
   // Adds up each row of data [threads][count] `passes` times, a row per thread (peak.hpp); count % 128 == 0.
   void (*add_up)(const float *data, std::ptrdiff_t threads, std::ptrdiff_t count, std::ptrdiff_t passes, float *totals);
   Dense<float> dense_float;

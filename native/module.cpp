@@ -102,6 +102,7 @@ NB_MODULE(_native, m) {
   bind<double>(m);
   bind_spike_map(m);
   bind_event_stage(m);
+  bind_chain(m);
   m.def("threads", &threads);
   m.def(
       "add_up", // rows [threads, count] -> the sum of each row, added up `passes` times

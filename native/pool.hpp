@@ -1,7 +1,7 @@
 // Pools maps: how often the pixels of a window spike, by channel, one byte each.
 #pragma once
 
-#include "kernels.hpp"
+#include "chain.hpp"
 #include "simd.hpp"
 
 namespace transpike {
@@ -37,10 +37,13 @@ inline void add_counts(const std::uint8_t *from, const Pool &pool, std::uint8_t 
       sums[b] = static_cast<std::uint8_t>(sums[b] + from[pool.offset[i] + b]);
 }
 
-void run_pool(const Pool &pool) {
+// Takes part in pooling, rows of windows in turn.
+void run_pool(const Link *links, Link &link) {
+  const Pool &pool = *link.pool;
   const std::ptrdiff_t bytes = pool.counts ? pool.bytes : 8 * pool.bytes;
-#pragma omp parallel for schedule(static)
-  for (std::ptrdiff_t line = 0; line < pool.images * pool.rows; ++line) {
+  const std::ptrdiff_t lines = pool.samples * pool.steps * pool.rows, per_sample = pool.steps * pool.rows;
+  take_turns(link, lines, lines / kChunks + 1, [&](std::ptrdiff_t line) {
+    wait_for(links, link, line / per_sample, line / per_sample);
     const std::uint8_t *from = pool.from + line / pool.rows * pool.image + line % pool.rows * pool.row;
     std::uint8_t *to = pool.to + line * pool.columns * bytes;
     for (std::ptrdiff_t x = 0; x < pool.columns; ++x, from += pool.column, to += bytes)
@@ -48,7 +51,8 @@ void run_pool(const Pool &pool) {
         add_counts(from, pool, to);
       else
         count_bits(from, pool, to);
-  }
+    tell(link, per_sample, line, line + 1);
+  });
 }
 
 } // namespace

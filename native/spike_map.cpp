@@ -2,11 +2,6 @@
 #include "spike_map.hpp"
 
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/tuple.h>
-#include <nanobind/stl/vector.h>
-
-#include <tuple>
-
 namespace nb = nanobind;
 
 namespace transpike {
@@ -14,39 +9,6 @@ namespace {
 
 using Factors = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Events = nb::ndarray<float, nb::ndim<5>, nb::c_contig, nb::device::cpu>;
-
-// How many of the pixels at these places (row, column) have each channel, or the sum of their counts, for every pixel of
-// the map that it returns; places count from pixel (y * stride_y, x * stride_x) of the map read. One byte per channel.
-SpikeMap pool(const SpikeMap &map,
-              const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &shape,
-              const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &places,
-              const std::tuple<std::ptrdiff_t, std::ptrdiff_t> &stride,
-              const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &out_shape) {
-  const auto [rows, columns, bytes, probe] = shape; // probe: the largest count, 0 where the map holds bits
-  const bool counts = probe > 0;
-  const auto [stride_y, stride_x] = stride;
-  const auto [images, out_rows, out_columns] = out_shape; // samples times steps
-  expect(images >= 0 && rows >= 1 && columns >= 1 && bytes >= 1 && out_rows >= 1 && out_columns >= 1,
-         "the pooled map is empty");
-  expect(places.size() >= 1 && places.size() <= 255 && probe >= 0 &&
-             probe <= 255 / static_cast<std::ptrdiff_t>(places.size()),
-         "counts have one byte: a window has 1 to 255 spikes at most");
-  const std::ptrdiff_t out_bytes = counts ? bytes : 8 * bytes;
-  expect(map.size() == MapShape{images, 1, rows, columns, bytes}.size(), "the spike map has another size");
-  expect(stride_y >= 1 && stride_x >= 1, "strides must be positive");
-  std::vector<std::ptrdiff_t> offsets;
-  for (const auto &[y, x] : places) {
-    expect(inside(y, out_rows, stride_y, rows) && inside(x, out_columns, stride_x, columns),
-           "a window leaves the spike map");
-    offsets.push_back((y * columns + x) * bytes);
-  }
-  SpikeMap out(MapShape{images, 1, out_rows, out_columns, out_bytes}.size());
-  const Pool pool{map.data(), rows * columns * bytes, stride_y * columns * bytes, stride_x * bytes, offsets.data(),
-                  static_cast<std::ptrdiff_t>(offsets.size()), bytes, counts, images, out_rows, out_columns, out.data()};
-  nb::gil_scoped_release release;
-  kernels().run_pool(pool);
-  return out;
-}
 
 // Events [steps, samples, channels, rows, columns] of a map with a halo, times one factor per channel.
 void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padded_columns, std::ptrdiff_t top,
@@ -60,7 +22,7 @@ void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padd
   expect(map.size() == MapShape{samples, steps, padded_rows, padded_columns, bytes}.size(),
          "the spike map has another size");
   expect(static_cast<std::ptrdiff_t>(factors.size()) == channels, "factors must have one number per channel");
-  const std::uint8_t *data = map.data();
+  const std::uint8_t *data = map.given().data;
   const float *factor = factors.data();
   float *to = events.data();
   nb::gil_scoped_release release;
@@ -84,7 +46,7 @@ void unpack_counts(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff
          "the events do not fit into the map");
   expect(map.size() == MapShape{samples, 1, padded_rows, padded_columns, bytes}.size(), "the map has another size");
   expect(static_cast<std::ptrdiff_t>(factors.size()) == channels, "factors must have one number per channel");
-  const std::uint8_t *data = map.data();
+  const std::uint8_t *data = map.given().data;
   const float *factor = factors.data();
   float *to = events.data();
   nb::gil_scoped_release release;
@@ -115,7 +77,6 @@ void bind_spike_map(nb::module_ &m) {
           "bytes", [](SpikeMap &map) { return nb::ndarray<nb::pytorch, std::uint8_t, nb::ndim<1>>(
                          map.data(), {static_cast<std::size_t>(map.size())}); },
           nb::rv_policy::reference_internal);
-  m.def("pool", &pool, nb::arg("map"), nb::arg("shape"), nb::arg("places"), nb::arg("stride"), nb::arg("out_shape"));
   m.def("unpack", &unpack, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"), nb::arg("top"),
         nb::arg("left"), nb::arg("factors").noconvert(), nb::arg("events").noconvert());
   m.def("unpack_counts", &unpack_counts, nb::arg("map"), nb::arg("padded_rows"), nb::arg("padded_columns"),

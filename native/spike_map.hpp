@@ -13,6 +13,12 @@ namespace transpike {
 
 constexpr std::ptrdiff_t kGuard = 64; // bytes before and behind every spike map, so that whole words can be read
 
+// A spike map that is read.
+struct Given {
+  const std::uint8_t *data;
+  std::ptrdiff_t size;
+};
+
 // Bits with a guard on either side, all zero at first.
 class SpikeMap {
 public:
@@ -20,7 +26,7 @@ public:
 
   std::ptrdiff_t size() const { return static_cast<std::ptrdiff_t>(bytes_.size()) - 2 * kGuard; }
   std::uint8_t *data() { return bytes_.data() + kGuard; }
-  const std::uint8_t *data() const { return bytes_.data() + kGuard; }
+  Given given() const { return {bytes_.data() + kGuard, size()}; }
 
 private:
   static std::ptrdiff_t checked(std::ptrdiff_t size) {

@@ -4,7 +4,7 @@
 // map lies a halo of zeros as wide as any reader needs, so that no window needs a check.
 #pragma once
 
-#include "arena.hpp"
+#include "chain.hpp"
 #include "currents.hpp"
 #include "neurons.hpp"
 
@@ -280,7 +280,9 @@ inline void list_segment(const Stage &stage, int count, std::ptrdiff_t used, con
                         scratch.list, entry, used);
 }
 
-bool run_stage(const Stage &stage, std::int64_t *spikes) {
+// Takes part in a stage; false if there is no memory for it.
+bool run_stage(const Link *links, Link &link, Arena &arena) {
+  const Stage &stage = *link.stage;
   const Blocks blocks = divide(stage);
   // What a pixel, or a column, lists at a pair of steps: an input is in one list or in two, and entries beyond the end of
   // the last list are written, too.
@@ -293,59 +295,46 @@ bool run_stage(const Stage &stage, std::int64_t *spikes) {
   const std::ptrdiff_t times = stage.times || (listed && stage.columns->counts) ? room : 0;
   const std::ptrdiff_t windows = 2 * kLists * pairs * blocks.size, entries = 2 * kLists * pairs * columns;
   const std::ptrdiff_t currents = blocks.size * stage.steps * stage.lanes;
-  bool enough = true;
-#pragma omp parallel
-  {
-    static thread_local Arena arena;
-    const bool ready = arena.reserve(
-        Arena::bytes<std::uint16_t>(room) + Arena::bytes<float>(times) + Arena::bytes<std::int32_t>(windows) +
-        Arena::bytes<std::int32_t>(entries) + Arena::bytes<Pixel>(blocks.size) + Arena::bytes<float>(currents) +
-        Arena::bytes<float>(blocks.size * stage.lanes) + Arena::bytes<std::int64_t>(stage.steps) +
-        Arena::bytes<Vec>(stage.rule.probe + 2));
-    Scratch scratch{};
-    scratch.together.sample = -1;
-    if (ready) {
-      scratch.list = {arena.take<std::uint16_t>(room), arena.take<float>(times)};
-      scratch.window = arena.take<std::int32_t>(windows);
-      scratch.column = arena.take<std::int32_t>(entries);
-      scratch.pixel = arena.take<Pixel>(blocks.size);
-      scratch.current = arena.take<float>(currents);
-      scratch.v = arena.take<float>(blocks.size * stage.lanes);
-      scratch.spikes = arena.take<std::int64_t>(stage.steps);
-      scratch.vectors = arena.take<Vec>(stage.rule.probe + 2);
-      for (int t = 0; t < stage.steps; ++t)
-        scratch.spikes[t] = 0;
-    } else {
-#pragma omp atomic write
-      enough = false;
-    }
-#pragma omp for schedule(dynamic, blocks.chunk(stage))
-    for (std::ptrdiff_t turn = 0; turn < blocks.count * blocks.groups; ++turn) {
-      const std::ptrdiff_t index = turn % blocks.count;
-      const std::ptrdiff_t end = ready ? blocks.last(stage, index) : 0; // every thread must come here
-      run_pixels(
-          stage, blocks.first(stage, index), end, per_pixel, free, scratch.pixel,
-          [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
-            if (stage.gathers == 0)
-              return used;
-            scratch.together.decide(stage, pixel.n);
-            return list_pixel(stage, pixel, number, used, scratch);
-          },
-          [&](int count) {
-            if (listed) {
-              scratch.together.decide(stage, scratch.pixel->n);
-              list_segment(stage, count, free, scratch);
-            }
-            scratch.end = blocks.tile(stage, turn + blocks.count);
-            for (int tile = blocks.tile(stage, turn); tile < scratch.end; ++tile)
-              run_tile(stage, count, tile, scratch);
-          });
-    }
-#pragma omp critical(transpike_spikes)
-    for (int t = 0; ready && t < stage.steps; ++t)
-      spikes[t] += scratch.spikes[t];
-  }
-  return enough;
+  if (!arena.reserve(Arena::bytes<std::uint16_t>(room) + Arena::bytes<float>(times) +
+                     Arena::bytes<std::int32_t>(windows) + Arena::bytes<std::int32_t>(entries) +
+                     Arena::bytes<Pixel>(blocks.size) + Arena::bytes<float>(currents) +
+                     Arena::bytes<float>(blocks.size * stage.lanes) + Arena::bytes<std::int64_t>(stage.steps) +
+                     Arena::bytes<Vec>(stage.rule.probe + 2)))
+    return false;
+  Scratch scratch{};
+  scratch.together.sample = -1;
+  scratch.list = {arena.take<std::uint16_t>(room), arena.take<float>(times)};
+  scratch.window = arena.take<std::int32_t>(windows);
+  scratch.column = arena.take<std::int32_t>(entries);
+  scratch.pixel = arena.take<Pixel>(blocks.size);
+  scratch.current = arena.take<float>(currents);
+  scratch.v = arena.take<float>(blocks.size * stage.lanes);
+  scratch.spikes = arena.take<std::int64_t>(stage.steps);
+  scratch.vectors = arena.take<Vec>(stage.rule.probe + 2);
+  for (int t = 0; t < stage.steps; ++t)
+    scratch.spikes[t] = 0;
+  take_blocks(links, link, blocks, [&](std::ptrdiff_t first, std::ptrdiff_t end, int tile, int last) {
+    scratch.end = last;
+    run_pixels(
+        stage, first, end, per_pixel, free, scratch.pixel,
+        [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
+          if (stage.gathers == 0)
+            return used;
+          scratch.together.decide(stage, pixel.n);
+          return list_pixel(stage, pixel, number, used, scratch);
+        },
+        [&](int count) {
+          if (listed) {
+            scratch.together.decide(stage, scratch.pixel->n);
+            list_segment(stage, count, free, scratch);
+          }
+          for (int each = tile; each < last; ++each)
+            run_tile(stage, count, each, scratch);
+        });
+  });
+  for (int t = 0; t < stage.steps; ++t)
+    __atomic_fetch_add(link.spikes + t, scratch.spikes[t], __ATOMIC_RELAXED);
+  return true;
 }
 
 } // namespace

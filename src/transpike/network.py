@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from transpike.encoding import Encoding
 from transpike.errors import StateError
 from transpike.graph.dispatch import Engines
-from transpike.graph.engine import Count, Engine, StageReport
+from transpike.graph.engine import Engine, StageReport
 from transpike.graph.execute import counting, run_passes
 from transpike.graph.lower import Lowered, lower
 from transpike.graph.moving import plan_for, split_frames
@@ -23,6 +23,7 @@ from transpike.graph.probe import Inputs, check_inputs, check_run, explain_shape
 from transpike.graph.site import Site
 from transpike.graph.step import State, Stepper, check_state
 from transpike.graph.summary import summary
+from transpike.graph.tasks import Count
 from transpike.graph.tune import time_stages, tune
 from transpike.graph.watch import Clipped, Observer
 from transpike.kernels import KernelPreference, Rule

@@ -214,27 +214,34 @@ def test_every_kind_of_source_in_one_stage(instruction_set: str) -> None:
         ({"places": ((0, 0),) * 256}, "1 to 255"),
         ({"stride": (0, 1)}, "positive"),
         ({"stride": (3, 1)}, "leaves"),
-        ({"shape": (4, 4, 2, 0)}, "another size"),
-        ({"out_shape": (2, 3, 2)}, "leaves"),
-        ({"out_shape": (3, 2, 2)}, "another size"),
-        ({"out_shape": (-1, 2, 2)}, "empty"),
-        ({"out_shape": (2**61, 2, 2)}, "too large"),
-        ({"stride": (2**61, 2), "out_shape": (2, 5, 2)}, "leaves"),
+        ({"out_shape": (3, 2)}, "leaves"),
+        ({"stride": (2**61, 2), "out_shape": (5, 2)}, "leaves"),
         ({"stride": (2, 2**63 - 1)}, "leaves"),
-        ({"out_shape": (2, 0, 2)}, "empty"),
+        ({"out_shape": (0, 2)}, "empty"),
+        ({"shape": (2**40, 2**40, 1, 0)}, "too large"),
+        ({"source": 1}, "not there"),
+        ({"source": -1}, "not there"),
     ],
 )
 def test_windows_and_sizes_are_checked(change: dict, message: str) -> None:
     arguments = {
-        "map": compiled.SpikeMap(2 * 4 * 4),
+        "source": 0,
         "shape": (4, 4, 1, 0),
         "places": ((0, 0), (1, 1)),
         "stride": (2, 2),
-        "out_shape": (2, 2, 2),
+        "out_shape": (2, 2),
+        "wanted": True,
     }
-    assert compiled.pool(**arguments).bytes.numel() == 2 * 2 * 2 * 8
+    chain = compiled.Chain(1)
     with pytest.raises(ValueError, match=message):
-        compiled.pool(**{**arguments, **change})
+        chain.add_pool(**{**arguments, **change})
+    assert chain.add_pool(**arguments) == 1
+    plain = (0, True, 0, 0, 0.0)
+    (found,), _ = chain.run([compiled.SpikeMap(2 * 3 * 4 * 4)], [None], plain, 2, 3)
+    assert found.bytes.numel() == 2 * 3 * 2 * 2 * 8
+    for samples, steps, reason in ((2, 4, "another size"), (2**61, 3, "too large"), (-1, 3, "step"), (2, 0, "step")):
+        with pytest.raises(ValueError, match=reason):
+            chain.run([compiled.SpikeMap(2 * 3 * 4 * 4)], [None], plain, samples, steps)
 
 
 def test_a_stage_of_counts_by_hand() -> None:

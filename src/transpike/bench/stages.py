@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from transpike.bench.compare import Gate, pass_gate, relu_network
 from transpike.bench.limits import Peaks, count_additions, measure_peaks, packed_bytes, weight_bytes
-from transpike.graph.engine import READOUT
+from transpike.graph.tasks import READOUT
 from transpike.graph.terms import map_shape
 from transpike.kernels import native
 from transpike.network import SpikingNetwork

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from transpike.graph.engine import Count
 from transpike.graph.lower import Lowered
+from transpike.graph.tasks import Count
 from transpike.graph.watch import Observer, Observing
 from transpike.schedules import Memory
 

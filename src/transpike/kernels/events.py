@@ -1,9 +1,9 @@
-"""The event-driven stage that reads spike maps and writes one (compiled; ``native/stage.hpp``)."""
+"""Event-driven stages that read spike maps and write one, alone or in a chain (compiled; ``native/stage.hpp``)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -119,28 +119,12 @@ class EventStage:
         self.compiled.set_potential(v_init)
 
     def run(
-        self, maps: dict[str, Any], currents: Tensor | None, rule: Rule, batch: int, steps: int
+        self, maps: Mapping[str, Any], currents: Tensor | None, rule: Rule, batch: int, steps: int
     ) -> tuple[Any, list[int]]:
-        """Runs all steps.
-
-        Args:
-            maps: spike maps by site.
-            currents: further currents ``[N, 1 or S, H * W, padded]`` (`pad`), or None.
-            rule: the schedule.
-            batch: N.
-            steps: S.
-
-        Returns:
-            The spike map, and the number of spikes of each step.
-
-        Raises:
-            ValueError: potentials are not set, or belong to another number of samples; wrong sizes.
-        """
-        numbers = (_KINDS.index(rule.kind), *rule[1:])
-        found: tuple[Any, list[int]] = self.compiled.run(
-            *self._read(maps, batch, steps), currents, numbers, batch, steps
-        )
-        return found
+        """Runs all steps: a chain of this stage alone (`Chain.run`); returns its map and the spikes of each step."""
+        alone = Chain({"": self}, {""})
+        found, spikes = alone.run(maps, {"": currents}, rule, batch, steps)
+        return found[""], spikes[""]
 
     def means(self, maps: Mapping[str, Any], batch: int, steps: int) -> Tensor:
         """Running means of what arrives at its neurons, ``[S, N, C_out, H, W]``; none of them fires.
@@ -159,6 +143,71 @@ class EventStage:
         gathers = [found.read(maps, batch, steps) for found in self.gathers]
         return columns, gathers, [maps[site] for site in self.diagonals]
 
+    @property
+    def sites(self) -> list[str]:
+        """Whose maps it reads."""
+        moving = self.gathers if self.columns is None else [self.columns, *self.gathers]
+        return [*(found.source.site for found in moving), *self.diagonals]
+
+    def link(self, chain: Any, numbers: Mapping[str, int], wanted: bool) -> int:
+        """Adds itself to a compiled chain, after pools that it reads; returns the number of its map.
+
+        Args:
+            chain: the compiled chain.
+            numbers: of the maps that it reads, by site.
+            wanted: whether the chain returns its map.
+        """
+        columns = None if self.columns is None else self.columns.link(chain, numbers)
+        gathers = [found.link(chain, numbers) for found in self.gathers]
+        diagonals = [numbers[site] for site in self.diagonals]
+        return int(chain.add_stage(self.compiled, columns, gathers, diagonals, wanted))
+
+
+class Chain:
+    """Stages that run one after the other in one call; threads do not wait for each other in between.
+
+    Args:
+        stages: by site, in order; they read maps of stages before them, and others.
+        wanted: sites whose maps are returned. The others' take each other's place in memory that stays with the chain.
+    """
+
+    def __init__(self, stages: Mapping[str, EventStage], wanted: Collection[str]) -> None:
+        read = (site for stage in stages.values() for site in stage.sites)
+        self.sites = list(stages)
+        self.given = list(dict.fromkeys(site for site in read if site not in stages))
+        self.wanted = [site for site in stages if site in wanted]
+        self.compiled = module().Chain(len(self.given))
+        numbers = {site: number for number, site in enumerate(self.given)}
+        for site, stage in stages.items():
+            numbers[site] = stage.link(self.compiled, numbers, site in wanted)
+        self.links = [numbers[site] - len(self.given) for site in stages]  # pools are links, too
+
+    def run(
+        self, maps: Mapping[str, Any], currents: Mapping[str, Tensor | None], rule: Rule, batch: int, steps: int
+    ) -> tuple[dict[str, Any], dict[str, list[int]]]:
+        """Runs all steps.
+
+        Args:
+            maps: spike maps by site.
+            currents: further currents of some sites, ``[N, 1 or S, H * W, padded]`` (`EventStage.pad`).
+            rule: the schedule.
+            batch: N.
+            steps: S.
+
+        Returns:
+            The wanted spike maps by site, and for every site the number of spikes of each step; none of counts.
+
+        Raises:
+            ValueError: potentials are not set, or belong to another number of samples; wrong sizes.
+        """
+        dense: list[Tensor | None] = [None] * (self.links[-1] + 1)
+        for site, link in zip(self.sites, self.links, strict=True):
+            dense[link] = currents.get(site)
+        numbers = (_KINDS.index(rule.kind), *rule[1:])
+        found, spikes = self.compiled.run([maps[site] for site in self.given], dense, numbers, batch, steps)
+        sent = {site: spikes[link] for site, link in zip(self.sites, self.links, strict=True)}
+        return dict(zip(self.wanted, found, strict=True)), sent
+
 
 class _Moving(NamedTuple):
     """A source with windows, and how the map that it reads is made of the site's."""
@@ -175,6 +224,10 @@ class _Moving(NamedTuple):
     def read(self, maps: Mapping[str, Any], batch: int, steps: int) -> Any:
         spikes = maps[self.source.site]
         return spikes if self.pooling is None else self.pooling.counts(spikes, batch, steps)
+
+    def link(self, chain: Any, numbers: Mapping[str, int]) -> int:
+        number = numbers[self.source.site]
+        return number if self.pooling is None else self.pooling.link(chain, number, wanted=False)
 
 
 def _in_columns(found: _Moving, reader: MapShape) -> bool:

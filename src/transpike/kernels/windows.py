@@ -169,9 +169,18 @@ class Pooling:
 
     def counts(self, spikes: Any, batch: int, steps: int) -> Any:
         """The compiled map of counts."""
-        found, images = self.source, batch * (1 if self.source.probe else steps)
+        alone = module().Chain(1)
+        self.link(alone, 0, wanted=True)
+        kept = 1 if self.source.probe else steps
+        (found,), _ = alone.run([spikes], [None], (0, True, 0, 0, 0.0), batch, kept)
+        return found
+
+    def link(self, chain: Any, source: int, *, wanted: bool) -> int:
+        """Adds itself to a compiled chain, given the number of the map that it reads; returns the number of its own."""
+        found = self.source
         shape = (found.padded_rows, found.padded_columns, found.bytes, found.probe)
-        return module().pool(spikes, shape, self.places, self.stride, (images, self.shape.rows, self.shape.columns))
+        out = self.shape.rows, self.shape.columns
+        return int(chain.add_pool(source, shape, self.places, self.stride, out, wanted))
 
 
 def pooled(source: Source, found: MapShape, out: tuple[int, int]) -> tuple[Source, Pooling] | None:
