@@ -30,7 +30,8 @@ sanitize: install
 		OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 		$(BIN)/python -m pytest --capture=sys \
 		tests/kernels/test_native.py tests/kernels/test_events.py tests/kernels/test_counts.py \
-		tests/kernels/test_pairs.py tests/kernels/test_pooling.py \
+		tests/kernels/test_pairs.py tests/kernels/test_pooling.py tests/kernels/test_chain.py \
+		tests/kernels/test_image.py \
 		tests/graph/test_engine.py tests/graph/test_engine_counts.py
 
 lint: install

@@ -28,6 +28,8 @@ struct CountScratch {
   std::int32_t *window; // the same for the other sources' windows, one per pixel
   Pixel *pixel;         // the output pixels of a block
   float *total;         // [pixels of a block][lanes]
+  float *rows;          // of the image, for the pixels of a block
+  float *image;         // their currents from it, [pixels of a block][lanes]
 };
 
 // Three output pixels see a column; their sums stay in registers while the column moves along the row. Columns have one
@@ -99,7 +101,9 @@ void count_channels(const Stage &stage, int count, int tile, std::ptrdiff_t insi
     std::uint8_t *out = stage.out + pixel[i].out + channel;
     for (int k = 0; k < kVectors; ++k) {
       Vec sum = load(total + i * lanes + k * kWidth);
-      if (stage.dense != nullptr) {
+      if (stage.image != nullptr)
+        sum += rho * load(scratch.image + i * lanes + inside + k * kWidth);
+      else if (stage.dense != nullptr) {
         const float *dense =
             stage.dense + pixel[i].n * stage.dense_sample + pixel[i].place * stage.dense_pixel + channel + k * kWidth;
         if (stage.dense_step == 0)
@@ -117,6 +121,9 @@ void count_channels(const Stage &stage, int count, int tile, std::ptrdiff_t insi
 
 void count_tile(const Stage &stage, int count, int tile, const CountScratch &scratch) {
   constexpr int kPair = 2 * kWidth; // more sums at once do not fit into sixteen registers
+  if (stage.image != nullptr)
+    image_currents(*stage.image, scratch.pixel, count, tile * static_cast<std::ptrdiff_t>(stage.lanes), stage.lanes,
+                   stage.padded_channels, scratch.rows, scratch.image);
   if (stage.lanes < kPair)
     count_channels<1>(stage, count, tile, 0, scratch);
   else
@@ -156,9 +163,12 @@ bool run_counts(const Link *links, Link &link, Arena &arena) {
   const std::ptrdiff_t columns = stage.columns != nullptr ? blocks.size + 2 : 0;
   const std::ptrdiff_t fixed = columns * per_column;
   const std::ptrdiff_t free = per_pixel == 0 || per_pixel > stage.list_entries ? per_pixel : stage.list_entries;
+  const std::ptrdiff_t seen = stage.image != nullptr ? image_room(*stage.image, blocks.size) : 0;
+  const std::ptrdiff_t of_image = stage.image != nullptr ? blocks.size * stage.lanes : 0;
   if (!arena.reserve(Arena::bytes<std::uint16_t>(fixed + free) + Arena::bytes<float>(fixed + free) +
                      Arena::bytes<std::int32_t>(2 * columns) + Arena::bytes<std::int32_t>(2 * blocks.size) +
-                     Arena::bytes<Pixel>(blocks.size) + Arena::bytes<float>(blocks.size * stage.lanes)))
+                     Arena::bytes<float>(seen) + Arena::bytes<float>(of_image) + Arena::bytes<Pixel>(blocks.size) +
+                     Arena::bytes<float>(blocks.size * stage.lanes)))
     return false;
   CountScratch scratch{};
   scratch.list = {arena.take<std::uint16_t>(fixed + free), arena.take<float>(fixed + free)};
@@ -166,6 +176,8 @@ bool run_counts(const Link *links, Link &link, Arena &arena) {
   scratch.window = arena.take<std::int32_t>(2 * blocks.size);
   scratch.pixel = arena.take<Pixel>(blocks.size);
   scratch.total = arena.take<float>(blocks.size * stage.lanes);
+  scratch.rows = arena.take<float>(seen);
+  scratch.image = arena.take<float>(of_image);
   take_blocks(links, link, blocks, [&](std::ptrdiff_t first, std::ptrdiff_t end, int tile, int last) {
     run_pixels(
         stage, first, end, per_pixel, free, scratch.pixel,

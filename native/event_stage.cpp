@@ -1,6 +1,7 @@
 // A stage of a network: its weights, the maps it reads, and what the kernels must know of a run.
 #include "event_stage.hpp"
 
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
@@ -17,6 +18,7 @@ namespace {
 
 constexpr std::ptrdiff_t kEntries = std::numeric_limits<std::int32_t>::max() / 2;
 constexpr std::ptrdiff_t kMostChannels = 1 << 24;
+constexpr std::ptrdiff_t kMostMove = 1024, kMostTaps = 4096;
 constexpr std::ptrdiff_t kCachedWeights = 1 << 20; // bytes, of a usual second-level cache
 
 Reader reader(const Geometry &g) {
@@ -157,6 +159,26 @@ void EventStage::add_diagonal(const Geometry &geometry,
   diagonals_.push_back(std::move(source));
 }
 
+void EventStage::set_image(const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &shape,
+                           const std::array<std::ptrdiff_t, 6> &moves, Floats weights) {
+  const auto [channels, rows, columns] = shape;
+  const auto [stride_y, top, dilation_y, stride_x, left, dilation_x] = moves;
+  MapShape{1, channels, rows, columns, 4}.size(); // places in it can be numbered
+  expect(channels >= 1 && rows >= 1 && columns >= 1, "the image is empty");
+  expect(weights.ndim() == 4 && static_cast<std::ptrdiff_t>(weights.shape(0)) == channels && weights.shape(1) >= 1 &&
+             weights.shape(2) >= 1 && static_cast<std::ptrdiff_t>(weights.shape(3)) == padded(),
+         "weights of an image must be [channels, kernel rows, kernel columns, padded channels]");
+  const auto kernel_rows = static_cast<std::ptrdiff_t>(weights.shape(1));
+  const auto kernel_columns = static_cast<std::ptrdiff_t>(weights.shape(2));
+  for (const std::ptrdiff_t move : {stride_y, stride_x, dilation_y, dilation_x})
+    expect(move >= 1 && move <= kMostMove, "strides and dilations of an image must lie in 1 .. 1024");
+  expect(top >= 0 && top <= kMostMove && left >= 0 && left <= kMostMove, "padding of an image must lie in 0 .. 1024");
+  expect(channels * kernel_rows * kernel_columns <= kMostTaps, "a window of an image has at most 4096 values");
+  image_ = {nullptr,  channels, rows,       columns,    kernel_rows, kernel_columns, stride_y,
+            stride_x, dilation_y, dilation_x, top,        left,        weights.data()};
+  image_weights_ = weights;
+}
+
 void EventStage::set_potential(Floats v_init) {
   expect(v_init.ndim() == 3 && (v_init.shape(1) == 1 || static_cast<std::ptrdiff_t>(v_init.shape(1)) == pixels()) &&
              static_cast<std::ptrdiff_t>(v_init.shape(2)) == padded(),
@@ -224,7 +246,7 @@ void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sour
   expect(sources.gathers.size() == gathers_.size() && sources.diagonals.size() == diagonals_.size() &&
              sources.columns.has_value() == columns_source_.has_value(),
          "a source is missing");
-  auto &[gather, diagonal, column, stage] = prepared;
+  auto &[gather, diagonal, column, image, stage] = prepared;
   for (std::size_t i = 0; i < gathers_.size(); ++i) {
     const auto &source = gathers_[i];
     gather.push_back({source.reader.map(sources.gathers[i], samples, kept), source.runs.data(),
@@ -257,7 +279,17 @@ void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sour
   stage.weights = weights_.data();
   stage.rows = weight_rows_;
   stage.inputs = inputs_;
-  if (dense) { // [samples, 1 or steps, pixels, padded channels]
+  expect(dense || !image_weights_, "an image is missing");
+  if (image_weights_) {
+    expect(dense->ndim() == 4 && static_cast<std::ptrdiff_t>(dense->shape(0)) == samples &&
+               static_cast<std::ptrdiff_t>(dense->shape(1)) == image_.channels &&
+               static_cast<std::ptrdiff_t>(dense->shape(2)) == image_.rows &&
+               static_cast<std::ptrdiff_t>(dense->shape(3)) == image_.columns,
+           "the image has another shape");
+    image = image_;
+    image.data = dense->data();
+    stage.image = &image;
+  } else if (dense) { // [samples, 1 or steps, pixels, padded channels]
     expect(dense->ndim() == 4 && static_cast<std::ptrdiff_t>(dense->shape(0)) == samples &&
                (dense->shape(1) == 1 || static_cast<std::ptrdiff_t>(dense->shape(1)) == steps) &&
                static_cast<std::ptrdiff_t>(dense->shape(2)) == stage.pixels &&
@@ -329,6 +361,7 @@ void bind_event_stage(nb::module_ &m) {
             stage.means(sources, out);
           },
           nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"), nb::arg("out").noconvert())
+      .def("set_image", &EventStage::set_image, nb::arg("shape"), nb::arg("moves"), nb::arg("weights").noconvert())
       .def("set_potential", &EventStage::set_potential, nb::arg("v_init").noconvert());
 }
 

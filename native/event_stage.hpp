@@ -3,6 +3,7 @@
 
 #include <nanobind/ndarray.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -43,6 +44,7 @@ struct Prepared {
   std::vector<Gather> gather;
   std::vector<Diagonal> diagonal;
   Columns column{};
+  Image image{};
   Stage stage{};
 };
 
@@ -67,6 +69,12 @@ public:
 
   void add_diagonal(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
                     Floats weights);
+
+  // A convolution of an image [channels, rows, columns], which is then what a run is given as dense currents; weights
+  // [channels, kernel rows, kernel columns, padded channels]. `moves`: stride, padding and
+  // dilation of rows, then of columns.
+  void set_image(const std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t> &shape,
+                 const std::array<std::ptrdiff_t, 6> &moves, Floats weights);
 
   // Initial potentials of the following runs: [1 or samples, 1 or pixels, padded channels].
   void set_potential(Floats v_init);
@@ -122,7 +130,8 @@ private:
   Floats weights_, bias_, theta_;
   Place place_;
   std::optional<ColumnsSource> columns_source_;
-  std::optional<Floats> v_init_;
+  std::optional<Floats> v_init_, image_weights_;
+  Image image_{};
   std::vector<GatherSource> gathers_;
   std::vector<DiagonalSource> diagonals_;
 };

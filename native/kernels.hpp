@@ -84,6 +84,15 @@ struct Diagonal {
   int taps;
 };
 
+// A convolution of an image of numbers, the same at every step.
+struct Image {
+  const float *data; // [samples][channels][rows][columns]
+  std::ptrdiff_t channels, rows, columns;
+  std::ptrdiff_t kernel_rows, kernel_columns, stride_y, stride_x, dilation_y, dilation_x;
+  std::ptrdiff_t top, left; // rows and columns of zeros before the image; behind it there are as many as are needed
+  const float *weights;     // [channels][kernel rows][kernel columns][padded channels of the stage]
+};
+
 // How the neurons of a stage turn currents into spikes.
 struct Rule {
   enum Schedule { kPlain = 0, kResidual = 1, kOffset = 2, kExact = 3, kAccumulate = 4 };
@@ -110,6 +119,7 @@ struct Stage {
   std::ptrdiff_t inputs; // of all windows of one output pixel
   const float *dense;   // currents in memory [samples][steps][pixels][padded channels], by strides; or null
   std::ptrdiff_t dense_sample, dense_step, dense_pixel;
+  const Image *image;        // or null
   const float *bias, *theta; // [padded channels]
   const float *v_init;       // by strides, channels contiguous
   std::ptrdiff_t v_sample, v_pixel;

@@ -6,6 +6,7 @@
 
 #include "chain.hpp"
 #include "currents.hpp"
+#include "image.hpp"
 #include "neurons.hpp"
 
 namespace transpike {
@@ -21,6 +22,8 @@ struct Scratch {
   int end;                // of the tiles at work
   Pixel *pixel;           // the output pixels of a block
   float *current;         // [steps][pixels of a block][lanes]
+  float *rows;            // of the image, for the pixels of a block
+  float *image;           // their currents from it, [pixels of a block][lanes]
   float *v;               // [pixels of a block][lanes]
   std::int64_t *spikes;   // [steps]
   Vec *vectors;           // [probe + 2]
@@ -136,7 +139,9 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
   for (int i = 0; i < count; ++i) {
     const Pixel &pixel = scratch.pixel[i];
     const float *dense = nullptr;
-    if (stage.dense != nullptr)
+    if (stage.image != nullptr)
+      dense = scratch.image + i * kLanes;
+    else if (stage.dense != nullptr)
       dense = stage.dense + pixel.n * stage.dense_sample + pixel.place * stage.dense_pixel +
               static_cast<std::ptrdiff_t>(tile) * kLanes;
     for (std::ptrdiff_t line = 0; line < ahead && next < end; ++line, next += kLine)
@@ -221,7 +226,9 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
     bias[k] = load(stage.bias + channel + k * kWidth);
   if (stage.columns != nullptr)
     column_currents<kVectors>(stage, count, tile, bias, scratch);
-  if (stage.gathers > 0 || stage.dense != nullptr || stage.columns == nullptr)
+  if (stage.image != nullptr)
+    image_currents(*stage.image, pixel, count, channel, kLanes, stage.padded_channels, scratch.rows, scratch.image);
+  if (stage.gathers > 0 || stage.dense != nullptr || stage.image != nullptr || stage.columns == nullptr)
     window_currents<kVectors>(stage, count, steps, step, tile, bias, scratch);
   diagonal_currents<kVectors>(stage, count, tile, scratch);
   if (stage.currents != nullptr) {
@@ -295,9 +302,12 @@ bool run_stage(const Link *links, Link &link, Arena &arena) {
   const std::ptrdiff_t times = stage.times || (listed && stage.columns->counts) ? room : 0;
   const std::ptrdiff_t windows = 2 * kLists * pairs * blocks.size, entries = 2 * kLists * pairs * columns;
   const std::ptrdiff_t currents = blocks.size * stage.steps * stage.lanes;
+  const std::ptrdiff_t seen = stage.image != nullptr ? image_room(*stage.image, blocks.size) : 0;
+  const std::ptrdiff_t of_image = stage.image != nullptr ? blocks.size * stage.lanes : 0;
   if (!arena.reserve(Arena::bytes<std::uint16_t>(room) + Arena::bytes<float>(times) +
                      Arena::bytes<std::int32_t>(windows) + Arena::bytes<std::int32_t>(entries) +
                      Arena::bytes<Pixel>(blocks.size) + Arena::bytes<float>(currents) +
+                     Arena::bytes<float>(seen) + Arena::bytes<float>(of_image) +
                      Arena::bytes<float>(blocks.size * stage.lanes) + Arena::bytes<std::int64_t>(stage.steps) +
                      Arena::bytes<Vec>(stage.rule.probe + 2)))
     return false;
@@ -308,6 +318,8 @@ bool run_stage(const Link *links, Link &link, Arena &arena) {
   scratch.column = arena.take<std::int32_t>(entries);
   scratch.pixel = arena.take<Pixel>(blocks.size);
   scratch.current = arena.take<float>(currents);
+  scratch.rows = arena.take<float>(seen);
+  scratch.image = arena.take<float>(of_image);
   scratch.v = arena.take<float>(blocks.size * stage.lanes);
   scratch.spikes = arena.take<std::int64_t>(stage.steps);
   scratch.vectors = arena.take<Vec>(stage.rule.probe + 2);

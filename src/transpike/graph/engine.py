@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from transpike.graph.lower import Lowered, Readout, SiteRunner
+from transpike.graph.image import Image, split_image
+from transpike.graph.lower import Lowered, Readout, SiteRunner, unfold
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Plan
 from transpike.graph.site import Site
@@ -75,6 +76,7 @@ class Engine:
         self.modules = modules_of(lowered.body)
         self.sites = {site.name: cast("Site", network.get_submodule(site.name)) for site in plan.sites}
         self.values: dict[str, Value] = {}
+        self.images: dict[str, Image] = {}
         self.reports: dict[str, StageReport] = {}
         nodes = {node.name: node for node in network.graph.nodes}
         terms = Terms(network, plan, shapes)
@@ -86,10 +88,12 @@ class Engine:
                     raise NotEventsError("dense operators were faster")
                 if self._channel_bias(site.name) is None:
                     raise NotEventsError("its bias differs from step to step or from neuron to neuron")
-                value = terms.drive(nodes[site.node])
+                value, image = split_image(terms.drive(nodes[site.node]), network, shapes)
                 reason = excess(value.terms, {name: shape[0] for name, shape in populations.items()})
                 if not reason:
                     self.values[site.name] = value
+                    if image is not None:
+                        self.images[site.name] = image
             except NotEventsError as error:
                 reason = str(error)
             sources = self.values[site.name].terms if not reason else ()
@@ -115,7 +119,7 @@ class Engine:
         shapes: Mapping[str, tuple[int, ...]],
         populations: Mapping[str, tuple[int, int, int]],
     ) -> dict[fx.Node, Value]:
-        """What the model answers as maps of spikes, by the nodes that take the running mean of it."""
+        """What the model answers as maps of spikes, by the nodes that say its running mean."""
         found: dict[fx.Node, Value] = {}
         if self.probe:  # counts are spread over the steps when they are unpacked
             return found
@@ -128,7 +132,10 @@ class Engine:
                 except NotEventsError:
                     continue
                 if value.terms and not value.others and not excess(value.terms, sizes):
-                    found[node], self.answers[node] = value, tuple(shapes[module.name][1:])
+                    for mean in (user for user in node.users if user.args[1] == 0):  # the other is the new memory
+                        folds = [user for user in mean.users if user.target is unfold]
+                        for end in folds if len(folds) == len(mean.users) else [mean]:
+                            found[end], self.answers[end] = value, tuple(shapes[module.name][1:])
         return found
 
     def _reader(self, value: Value) -> EventStage:
@@ -156,7 +163,8 @@ class Engine:
             assert own is not None
             bias = own if value.bias is None else value.bias + own
             sources = [(term, self.shapes[term.site]) for term in value.terms]
-        return EventStage(shape, sources, bias, theta)
+        image = self.images.get(name)
+        return EventStage(shape, sources, bias, theta, None if image is None else image.source)
 
     def _channel_bias(self, name: str) -> Tensor | None:
         """The site's own bias ``[C]``; None if it is not one number per channel."""

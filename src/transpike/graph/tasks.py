@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from transpike.graph.lower import SiteRunner
+from transpike.graph.lower import SiteRunner, unfold
 from transpike.graph.operators import keeps_channels_last
 from transpike.graph.watch import mutable
 from transpike.kernels.events import Chain, Rule
@@ -43,6 +43,7 @@ class Tasks:
         operations: nodes to compute with torch, and sites to run.
         owner: the site of every node that runs one.
         only_answer: whether torch operators compute no site's drive.
+        constants: whether anything reads what operators in front of the first neurons compute.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -54,6 +55,8 @@ class Tasks:
         self.answer = next(node for node in body.graph.nodes if node.op == "output").args[0][0]
         self.operations = self._demanded(body.graph)  # nodes to compute with torch, and sites to run
         self.tasks = self._tasks(apart=False)
+        demanded = {need for operation in self.operations for need in self._needs(operation)}
+        self.constants = any(node in demanded for name, node in self.statics.items() if name.startswith("static_"))
         self.channels_last = keeps_channels_last(engine.lowered.prologue) and not self._torch_reads_statics()
         sites = [operation for operation in self.operations if isinstance(operation, str)]
         self.only_answer = all(site in engine.values for site in sites)  # torch operators compute no site's drive
@@ -130,18 +133,18 @@ class Tasks:
         engine = self.engine
         began = time.perf_counter()
         env: dict[fx.Node, Any] = {}
-        given = iter(engine.lowered.prologue(*(self._placed(tensor) for tensor in inputs)))
+        given = iter(engine.lowered.prologue(*(self._placed(tensor) for tensor in inputs)) if self.constants else ())
         scalars = {"batch": batch, "steps": read, "start": torch.zeros((), dtype=torch.int64)}
         for node in self.placeholders:
             name = str(node.target)
-            env[node] = scalars[name] if name in scalars else (None if name.startswith("memory_") else next(given))
+            env[node] = scalars[name] if name in scalars else None if name.startswith("memory_") else next(given, None)
         maps: dict[str, Any] = {}
         apart = seconds is not None or (count is not None and bool(engine.probe))
         for task in self.tasks_apart if apart else self.tasks:
             if isinstance(task.work, fx.Node):
                 env[task.work] = self._compute(task.work, env, maps, batch, read)
             else:
-                currents = {site: self._currents(site, env, batch, steps) for site in task.work.sites}
+                currents = {site: self._currents(site, inputs, env, batch, steps) for site in task.work.sites}
                 found, spikes = task.work.run(maps, currents, rule, batch, steps)
                 maps.update(found)
                 if count is not None:
@@ -166,9 +169,17 @@ class Tasks:
         last = self.channels_last and tensor.dim() == 4
         return tensor.contiguous(memory_format=torch.channels_last) if last else tensor
 
-    def _currents(self, name: str, env: Mapping[fx.Node, Any], batch: int, steps: int) -> Tensor | None:
-        """Currents that are not made of spikes, or the whole drive of a dense stage, ``[N, 1 or S, H * W, padded]``."""
+    def _currents(
+        self, name: str, inputs: Sequence[Tensor], env: Mapping[fx.Node, Any], batch: int, steps: int
+    ) -> Tensor | None:
+        """What a stage takes beside spikes (`Chain.run`): the whole drive of a dense one, or the image it convolves."""
         engine = self.engine
+        image = engine.images.get(name)
+        if image is not None:
+            given = inputs[image.argument]
+            if given.shape[1:] != image.source.shape:
+                raise RuntimeError(f"images of shape {list(image.source.shape)} are expected")
+            return given.contiguous()
         value = engine.values.get(name)
         if value is not None and not value.others:
             return None
@@ -191,7 +202,8 @@ class Tasks:
     ) -> Any:
         if node in self.engine.readers:
             means = self.engine.readers[node].means(maps, batch, steps)
-            return means.reshape(steps * batch, *self.engine.answers[node]), None  # no memory: all steps ran
+            rows = (steps, batch) if node.target is unfold else (steps * batch,)
+            return means.reshape(*rows, *self.engine.answers[node])
         source = node.all_input_nodes[0] if node.all_input_nodes else None
         if source in self.owner:
             name = self.owner[source]

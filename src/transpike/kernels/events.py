@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from transpike.kernels.image import ImageSource
 from transpike.kernels.native import module
 from transpike.kernels.windows import MOST_ROWS, MapShape, Pooling, Source, pooled
 
@@ -49,13 +50,19 @@ class EventStage:
         sources: the maps it reads, with the shapes of those maps.
         bias: ``[C_out]``.
         theta: scalar or ``[C_out]``.
+        image: a convolution of an image, which then is what a run takes as further currents.
 
     Raises:
         ValueError: more weight rows than can be numbered.
     """
 
     def __init__(
-        self, shape: MapShape, sources: Sequence[tuple[Source, MapShape]], bias: Tensor, theta: Tensor
+        self,
+        shape: MapShape,
+        sources: Sequence[tuple[Source, MapShape]],
+        bias: Tensor,
+        theta: Tensor,
+        image: ImageSource | None = None,
     ) -> None:
         moving = [_Moving.of(*pair, shape) for pair in sources if not pair[0].diagonal]
         columns = next((found for found in moving if _in_columns(found, shape)), None)
@@ -78,6 +85,8 @@ class EventStage:
             *(self.pad(bias.detach()), infinite, shape.probe > 0),
             (shape.padded_rows, shape.padded_columns, shape.halo.top, shape.halo.left),
         )
+        if image is not None:
+            image.add_to(self.compiled, self.padded)
         if columns is not None:
             self._set_columns(columns.source, columns.shape, lanes)
         for each, listed in zip(gathers, runs, strict=True):
@@ -189,7 +198,8 @@ class Chain:
 
         Args:
             maps: spike maps by site.
-            currents: further currents of some sites, ``[N, 1 or S, H * W, padded]`` (`EventStage.pad`).
+            currents: further currents of some sites, ``[N, 1 or S, H * W, padded]`` (`EventStage.pad`), or the image
+                that they convolve ``[N, C, H, W]``, contiguous float32.
             rule: the schedule.
             batch: N.
             steps: S.
