@@ -68,6 +68,7 @@ public:
                probe <= 255 / static_cast<std::ptrdiff_t>(places.size()),
            "counts have one byte: a window has 1 to 255 spikes at most");
     expect(stride_y >= 1 && stride_x >= 1, "strides must be positive");
+    expect(stride_y <= kMostStride && stride_x <= kMostStride, "a stride leaves the map");
     PoolSource pool{source, rows, columns, bytes, counts, stride_y, stride_x, {}, out_rows, out_columns};
     for (const auto &[y, x] : places) {
       expect(inside(y, out_rows, stride_y, rows) && inside(x, out_columns, stride_x, columns),
@@ -87,6 +88,7 @@ public:
     const bool counts = kind == Rule::kAccumulate;
     expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
     expect(samples >= 0 && steps >= 1, "there must be at least one step");
+    expect(steps <= kMostSteps, "too many steps for one run; use smaller chunks");
     expect(kind == Rule::kPlain || (probe >= 1 && probe <= steps), "the probe must lie in 1 .. steps");
     expect(!counts || probe <= 255, "counts have one byte: the probe must lie in 1 .. 255");
     expect(soft_reset || kind == Rule::kPlain, "schedules that probe need soft reset");

@@ -29,6 +29,7 @@ Reader reader(const Geometry &g) {
   expect(found.top >= 0 && found.top < found.rows && found.left >= 0 && found.left < found.columns,
          "a halo is larger than its map");
   expect(found.stride_y >= 1 && found.stride_x >= 1, "strides must be positive");
+  expect(found.stride_y <= kMostStride && found.stride_x <= kMostStride, "a stride leaves the map");
   return found;
 }
 
@@ -241,7 +242,7 @@ void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sour
   expect(samples >= 0 && steps >= 1, "there must be at least one step");
   // Numbers of list entries: those of one pixel, and those of the columns of a segment (run_stage).
   const std::ptrdiff_t rows = columns_source_ ? columns_source_->rows : 0;
-  expect(steps <= 1 << 20 && 2 * (inputs_ + 64) * kept + (2 * rows + 64) * (kCurrents / lanes_ + 3 * kept) < kEntries,
+  expect(steps <= kMostSteps && 2 * (inputs_ + 64) * kept + (2 * rows + 64) * (kCurrents / lanes_ + 3 * kept) < kEntries,
          "too many steps for one run; use smaller chunks");
   expect(sources.gathers.size() == gathers_.size() && sources.diagonals.size() == diagonals_.size() &&
              sources.columns.has_value() == columns_source_.has_value(),

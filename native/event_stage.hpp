@@ -16,6 +16,8 @@ namespace transpike {
 
 using Floats = nanobind::ndarray<const float, nanobind::c_contig, nanobind::device::cpu>;
 
+constexpr std::ptrdiff_t kMostSteps = 1 << 20, kMostStride = 1 << 20; // beyond them numbers of bytes might overflow
+
 // What a source does to an output pixel (y, x): windows begin at row top + y * stride_y of its map, halo included.
 struct Reader {
   std::ptrdiff_t rows, columns, channel_bytes, top, left, stride_y, stride_x;

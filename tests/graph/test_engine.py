@@ -421,8 +421,9 @@ def test_a_deep_network_runs() -> None:
     assert all(stage.events for stage in snn.stages().values())
 
 
-def test_samples_run_in_parts_that_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transpike.graph.engine._UNPACKED", 1)  # one sample at a time
+@pytest.mark.parametrize("limit", ["_UNPACKED", "_PACKED"])
+def test_samples_run_in_parts_that_fit_into_memory(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"transpike.graph.engine.{limit}", 1)  # one sample at a time
     torch.manual_seed(14)
     x = dyadic_batch((5, 2, 8, 8))
     snn = convert(make_dyadic(Shortcuts()), x)

@@ -217,6 +217,7 @@ def test_every_kind_of_source_in_one_stage(instruction_set: str) -> None:
         ({"out_shape": (3, 2)}, "leaves"),
         ({"stride": (2**61, 2), "out_shape": (5, 2)}, "leaves"),
         ({"stride": (2, 2**63 - 1)}, "leaves"),
+        ({"stride": (2**40, 2), "out_shape": (1, 2)}, "leaves"),
         ({"out_shape": (0, 2)}, "empty"),
         ({"shape": (2**40, 2**40, 1, 0)}, "too large"),
         ({"source": 1}, "not there"),

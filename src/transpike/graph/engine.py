@@ -209,7 +209,7 @@ class Engine:
     ) -> Any:
         """The answer ``[S, N, *]``, at least its first ``rows`` rows, in the structure of the model's output.
 
-        Samples run in parts, so that the numbers that torch operators read do not fill the memory.
+        Samples run in parts, so that maps, and the numbers that torch operators read, do not fill the memory.
 
         Args:
             inputs: the model's arguments, constant currents.
