@@ -57,6 +57,9 @@ ITERATIONS = 800
 PROBE_STEPS = (4, 8)
 """rho of the rows that run layer after layer."""
 
+ANSWER_STEPS = 4
+"""T for which the last layer's thresholds are chosen in the rows that train thresholds and biases."""
+
 
 VIEWS = 4
 """Randomly shifted and mirrored copies of every calibration image where weights are trained.
@@ -233,10 +236,9 @@ def jobs(ann: zoo.CifarResNet20, steps: tuple[int, ...], calibration: Batches, t
         schedule = AccumulateThenFire(rho)
         parts = (tp.MinimumMSE(rho, per_channel), half, tp.BiasCorrection(rho, schedule))
         add(f"layer after layer: minimum MSE, bias, rho = {rho}", parts, schedule, steps)
-        still = tp.BlockReconstruction(rho, weight_rate=0.0, threshold_rate=5e-3)
-        add(
-            f"layer after layer: the same, thresholds and biases trained, rho = {rho}", (*parts, still), schedule, steps
-        )
+        at_once = tp.BlockReconstruction(rho, weight_rate=0.0, threshold_rate=1e-3, whole=True)
+        still = (*parts, at_once, tp.AnswerThresholds(ANSWER_STEPS, schedule))
+        add(f"layer after layer: the same, thresholds and biases trained, rho = {rho}", still, schedule, steps)
         trained = tp.BlockReconstruction(rho, iterations=ITERATIONS)
         add(f"layer after layer: the same, weights trained too, rho = {rho}", (*parts, trained), schedule, steps)
     return found

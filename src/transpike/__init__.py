@@ -36,6 +36,7 @@ from transpike.graph.operators import MaxPooling
 from transpike.graph.step import State
 from transpike.kernels import KernelPreference, Surrogate
 from transpike.methods import (
+    AnswerThresholds,
     BiasCorrection,
     BlockReconstruction,
     Compare,
@@ -71,6 +72,7 @@ __all__ = [
     "METHODS",
     "QCF",
     "QCFS",
+    "AnswerThresholds",
     "BiasCorrection",
     "BlockReconstruction",
     "Burst",

@@ -87,7 +87,7 @@ class Method:
         made = self.compose(1)
         wanted = {
             Need.DATA: any(not isinstance(part, PotentialRule) for part in made.parts),
-            Need.WEIGHTS: any(isinstance(part, BlockCalibration) for part in made.parts),
+            Need.WEIGHTS: any(isinstance(part, BlockCalibration) and part.changes_weights for part in made.parts),
             Need.NEGATIVE: made.neuron.events is EventKind.SIGNED,
             Need.SEVERAL: made.neuron.events is EventKind.COUNT,
         }

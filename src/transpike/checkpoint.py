@@ -20,7 +20,15 @@ from transpike.container import read_container, write_container
 from transpike.convert import restore
 from transpike.errors import CheckpointError, TranspikeError
 from transpike.graph.operators import MaxPooling
-from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, PerChannel, PerLayer, PerNeuron
+from transpike.methods import (
+    CALIBRATIONS,
+    POTENTIAL_RULES,
+    THRESHOLD_RULES,
+    AnswerThresholds,
+    PerChannel,
+    PerLayer,
+    PerNeuron,
+)
 from transpike.network import SpikingNetwork
 from transpike.neurons import NEURONS
 from transpike.schedules import SCHEDULES
@@ -31,6 +39,7 @@ _KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         *(Card, InputSpec, ModelSource, SlipReLU, RateNorm, ThetaPercentile, PerLayer, PerChannel, PerNeuron),
+        AnswerThresholds,
         *NEURONS.values(),
         *THRESHOLD_RULES.values(),
         *POTENTIAL_RULES.values(),

@@ -55,7 +55,7 @@ def apply_parts(
             f"{threshold} fits no site: all thresholds were trained with the network",
             fix="leave the threshold rule out, or convert the network it was tailored from",
         )
-    if any(isinstance(part, BlockCalibration) for part in calibrations[:-1]):
+    if any(isinstance(part, BlockCalibration) and part.changes_weights for part in calibrations[:-1]):
         raise ValueError("a part that changes weights must come last: the others compare with the source network")
     blocks = [part for part in calibrations if isinstance(part, BlockCalibration)]
     if blocks and snn.neuron.events is not EventKind.BINARY:
@@ -74,6 +74,7 @@ def apply_parts(
             visit_blocks(
                 *(snn.network, snn.plan, data, part.steps, part.update),
                 emitted=None if part.schedule == AccumulateThenFire(part.steps) else partial(_emitted, snn, part, data),
+                as_one=part.as_one,
                 progress=progress,
             )
         else:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 import transpike as tp
 from transpike.methods import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, BlockCalibration, Part
+from transpike.schedules import AccumulateThenFire
 from transpike.testing import TOPOLOGIES, Topology
 
 PARTS: tuple[tuple[Part, ...], ...] = (
@@ -25,6 +26,8 @@ PARTS: tuple[tuple[Part, ...], ...] = (
     (tp.Maximum(), tp.OptimalPotential(2, candidates=4)),
     (tp.Maximum(), tp.TemporalBiasCorrection(2)),
     (tp.Maximum(), tp.BlockReconstruction(2, iterations=2)),
+    (tp.Maximum(), tp.BlockReconstruction(2, iterations=2, weight_rate=0.0, whole=True), tp.AnswerThresholds(2)),
+    (tp.MinimumMSE(4, tp.PerChannel()), tp.AnswerThresholds(2, AccumulateThenFire(4))),
     (tp.GaussianMSE(4, tp.PerChannel()),),
     (tp.LocalThresholdBalancing(50, 0.5),),
     (tp.SpikeNorm(4, 0.75, tp.PerChannel()), tp.ZeroPotential()),

@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import transpike as tp
 from transpike.methods import BlockReconstruction, HalfThreshold, Maximum, PerChannel
@@ -137,6 +138,35 @@ def test_it_comes_last_and_its_settings_are_checked():
     ):
         with pytest.raises(ValueError, match="must"):
             BlockReconstruction(4, **wrong)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+def test_without_weights_the_source_stays_what_it_was(topology, whole):
+    """Thresholds and the sites' own biases only; other parts may follow."""
+    inputs = topology.random_inputs(16)
+    settings = {"iterations": 10, "batch_size": 8, "weight_rate": 0.0, "threshold_rate": 1e-2, "whole": whole}
+    plain = convert(topology, RULES, inputs)
+    snn = convert(topology, [*RULES, Watched(2, **settings), tp.BiasCorrection(2, AccumulateThenFire(2))], inputs)
+    assert all(after <= before for before, after in losses)
+    assert len(losses) == 1 or not whole
+    own = {f"{site.name}.{name}" for site in snn.sites for name in ("theta", "v_init", "bias")}
+    values = snn.network.state_dict()
+    assert all(torch.equal(values[name], old) for name, old in plain.network.state_dict().items() if name not in own)
+    for found, wanted in zip(tree_leaves(snn.ann(*inputs)), tree_leaves(plain.ann(*inputs)), strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_the_whole_network_at_once_comes_nearer_to_the_answer():
+    inputs = RESIDUAL.random_inputs(64)
+    source = RESIDUAL.model()(*inputs).detach()
+    settings = {"iterations": 100, "weight_rate": 0.0, "threshold_rate": 1e-2, "whole": True}
+
+    def error(*parts) -> float:
+        snn = convert(RESIDUAL, [*RULES, *parts], inputs)
+        return float((snn(*inputs, steps=4, schedule=AccumulateThenFire(4))[-1] - source).square().mean())
+
+    assert error(BlockReconstruction(4, **settings)) < 0.9 * error(tp.BiasCorrection(4, AccumulateThenFire(4)))
 
 
 def test_the_schedule_that_it_is_for_is_recommended():

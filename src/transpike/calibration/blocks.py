@@ -54,6 +54,7 @@ def visit_blocks(
     update: Callable[[BlockView], None],
     *,
     emitted: Callable[[str], Tensor] | None = None,
+    as_one: bool = False,
     progress: bool = False,
 ) -> None:
     """Calls ``update`` for every block in execution order, with what the blocks before it give as they are set by then.
@@ -66,6 +67,7 @@ def visit_blocks(
         update: sees each block once.
         emitted: gives what a site, by its node, sends on the average of the steps, ``[N, *]``; for schedules under
             which this is not the quantised output.
+        as_one: take the whole network as one block.
         progress: show a progress bar.
 
     Raises:
@@ -77,7 +79,7 @@ def visit_blocks(
     for index, batch in enumerate(batches):
         run_batch(network, tuple(tensor[:1] for tensor in batch), index)
     inputs = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
-    blocks = find_blocks(network, plan)
+    blocks = [tuple(network.graph.nodes)] if as_one else find_blocks(network, plan)
     modules = modules_of(network)
     called = [modules[str(node.target)] for node in network.graph.nodes if node.op == "call_module"]
     uses = Counter(id(parameter) for module in called for parameter in module.parameters())

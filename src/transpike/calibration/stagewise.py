@@ -58,6 +58,7 @@ def visit_stages(
     batches = [checked_inputs(network, batch, index) for index, batch in enumerate(batches_of(data))]
     if not batches:
         raise no_data()
+    inner = _inner_sites(network, plan)
     lowered = lower(network, plan, neuron, schedule, KernelPreference.AUTO, 0)
     length = schedule.pass_steps(steps, 0) + longest_path(network, schedule.lag)
     with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
@@ -74,20 +75,30 @@ def visit_stages(
             runner, calls = after
             assert isinstance(runner, SiteRunner)
             site, pre = before[0], [args[0] for args in before[1]]
-            update(_stage(runner, pre, calls))
+            update(_stage(runner, pre, calls, runner.name not in inner))
             after = spiking.send([runner(*args) for args in calls])
             before = source.send([site(z) for z in pre])
             bar.advance(task)
 
 
-def _stage(runner: SiteRunner, pre: list[Tensor], calls: Sequence[tuple[Any, ...]]) -> StageView:
+def _inner_sites(network: fx.GraphModule, plan: Plan) -> set[str]:
+    """The sites whose spikes reach other sites."""
+    sites = {site.node: site.name for site in plan.sites}
+    behind: set[fx.Node] = set()  # nodes behind which there is a site
+    for node in reversed(network.graph.nodes):
+        if any(user.name in sites or user in behind for user in node.users):
+            behind.add(node)
+    return {sites[node.name] for node in behind if node.name in sites}
+
+
+def _stage(runner: SiteRunner, pre: list[Tensor], calls: Sequence[tuple[Any, ...]], answers: bool) -> StageView:
     """The view of one site; ``calls`` are the arguments of its runner."""
 
     def emit(currents: Tensor) -> Tensor:
         return runner.emit(runner.site.biased(currents, calls[0][4]), None)[0]
 
     currents = [runner.currents(value, batch, steps) for value, _, batch, steps, _ in calls]
-    return StageView(runner.name, runner.site, runner.neuron, pre, currents, emit)
+    return StageView(runner.name, runner.site, runner.neuron, pre, currents, emit, answers)
 
 
 def _arguments(lowered: Lowered, first: Tensor, steps: int, statics: tuple[Tensor, ...]) -> tuple[Any, ...]:

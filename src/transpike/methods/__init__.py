@@ -1,5 +1,6 @@
 """How thresholds and initial potentials are set. One file per method, one row in the table below."""
 
+from transpike.methods.answer_thresholds import AnswerThresholds
 from transpike.methods.bias_correction import BiasCorrection, Compare
 from transpike.methods.contract import (
     BlockCalibration,
@@ -63,6 +64,7 @@ __all__ = [
     "CALIBRATIONS",
     "POTENTIAL_RULES",
     "THRESHOLD_RULES",
+    "AnswerThresholds",
     "BiasCorrection",
     "BlockCalibration",
     "BlockReconstruction",

@@ -122,6 +122,7 @@ class StageView:
         currents: per batch what arrives from the sites before it, which are calibrated already: ``[S, N, *]``,
             without the site's own bias.
         emit: the events ``[S_out, N, *]`` that the neurons, as they are set now, send for one batch's currents.
+        answers: whether its spikes reach the answer but no other neurons.
     """
 
     site: str
@@ -130,6 +131,7 @@ class StageView:
     source: Sequence[Tensor]
     currents: Sequence[Tensor]
     emit: Callable[[Tensor], Tensor]
+    answers: bool = False
 
     @property
     def wanted(self) -> list[Tensor]:
@@ -224,6 +226,16 @@ class BlockCalibration(Part, ABC):
     def schedule(self) -> Schedule:
         """The schedule that is calibrated for; blocks are given what it sends on the average of the steps."""
         return AccumulateThenFire(self.steps)
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether the network's graph is no longer its source afterwards, with which other parts compare."""
+        return True
+
+    @property
+    def as_one(self) -> bool:
+        """Whether the whole network is one block."""
+        return False
 
     @abstractmethod
     def update(self, block: BlockView) -> None:

@@ -29,18 +29,23 @@ class BlockReconstruction(BlockCalibration):
     With ``stepping_together`` the inputs are the means of the spikes that really come when all layers step together, as
     in SNNC advanced (Li et al. 2021), which has no mixing and trains layer by layer with thresholds unchanged.
 
-    Needs unlabelled data and short training, but no labels and no retraining of the network. Weights change, so `ann`
-    of the converted network is no longer its source; it comes after all other parts. Binary, non-negative events.
+    With ``weight_rate=0`` weights stay as they are, and the sites' biases and thresholds are trained. With ``whole``
+    the network is one block, whose target is the source's answer (BRECQ's network-wise reconstruction).
+
+    Needs unlabelled data and short training, but no labels and no retraining of the network. Where weights change,
+    `ann` of the converted network is no longer its source, and no other part comes after it. Binary, non-negative
+    events.
 
     Attributes:
         steps: T.
         iterations: steps of Adam per block.
         batch_size: samples per step.
-        weight_rate: learning rate of weights, relative to each layer's root mean square weight.
-        threshold_rate: learning rate of the logarithm of the thresholds.
+        weight_rate: learning rate of weights, relative to each layer's root mean square weight; 0 to leave them.
+        threshold_rate: learning rate of the logarithm of the thresholds, and of biases in the size of what they add to.
         mixing: probability that an input value comes from the source network while training.
         stepping_together: calibrate for `Plain`, where all layers step at once, in place of `AccumulateThenFire`. Every
             block then costs one run of the network over the data.
+        whole: train all of the network at once.
         seed: of the order of samples and the mixing.
     """
 
@@ -52,6 +57,7 @@ class BlockReconstruction(BlockCalibration):
     mixing: float = 0.5
     stepping_together: bool = False
     seed: int = 0
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if min(self.steps, self.iterations, self.batch_size) < 1:
@@ -63,6 +69,16 @@ class BlockReconstruction(BlockCalibration):
     def schedule(self) -> Schedule:
         """`Plain` or, layer after layer, `AccumulateThenFire`."""
         return Plain() if self.stepping_together else super().schedule
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether weights are trained."""
+        return self.weight_rate > 0
+
+    @property
+    def as_one(self) -> bool:
+        """See `whole`."""
+        return self.whole
 
     def update(self, block: BlockView) -> None:
         """Trains one block, and takes it back where that did not help."""
@@ -85,7 +101,12 @@ class BlockReconstruction(BlockCalibration):
         """Parameters, each with a learning rate in proportion to its size."""
         groups: list[dict[str, Any]] = []
         level = _size(block.target)
-        for layer in block.layers:
+        if not self.changes_weights:
+            for site in block.sites.values():
+                if site.bias.dim() == 0:
+                    site.set_bias(torch.zeros_like(site.theta))
+                groups.append({"params": [site.bias], "lr": self.threshold_rate * _size(site.theta)})
+        for layer in block.layers if self.changes_weights else ():
             groups.append({"params": [layer.weight], "lr": self.weight_rate * _size(layer.weight)})
             if layer.bias is not None:
                 groups.append({"params": [layer.bias], "lr": self.threshold_rate * level})
@@ -118,7 +139,7 @@ class BlockReconstruction(BlockCalibration):
             schedule.step()
             with torch.no_grad():
                 for site, floor in floors.items():
-                    site.theta.copy_(torch.maximum(site.theta, floor))
+                    site.theta.copy_(torch.maximum(site.theta, floor).clamp_max(site.ceiling or torch.inf))
 
     def _loss(self, block: BlockView) -> float:
         """The squared error over all samples, on the quantised network's own inputs."""
