@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from maps import pack
 from torch import Tensor, nn
+from torchvision import tv_tensors
 
 import transpike as tp
 from transpike.errors import InputError
@@ -161,6 +162,21 @@ def test_whole_networks(stem: nn.Module, inside: bool, batch: int, branch: str) 
         engine, _ = snn._find_engine(schedule)
         assert (snn.sites[0].name in engine.images) == inside
         assert engine.program.constants != inside
+
+
+def test_images_of_every_kind() -> None:
+    """Views, subclasses, and tensors that want gradients which nobody records."""
+    image = torch.randint(-16, 17, (2, 3, 8, 8)) / 16
+    snn = convert(Stem(nn.Conv2d(3, 6, 3, padding=1)), image)
+    wanted = snn(image, steps=4)
+    wanting = image.clone().requires_grad_()
+    negated = torch.complex(torch.zeros_like(image), -image).conj().imag
+    sliced = torch.stack([image, image], -1)[..., 0]
+    for form in (wanting, nn.Parameter(image), tv_tensors.Image(image), negated, sliced):
+        assert torch.equal(snn(form, steps=4), wanted)
+    with torch.inference_mode():
+        assert torch.equal(snn(image.clone(), steps=4), wanted)
+    assert torch.equal(snn(image[:1].expand(2, 3, 8, 8), steps=4)[:, 1], wanted[:, 0])
 
 
 def test_new_weights_and_other_sizes() -> None:

@@ -106,11 +106,11 @@ class Tasks:
             needed = [need for each in group for need in self._needs(each) if need not in group]
             forget = [need for need in dict.fromkeys(needed) if need not in kept]
             sites = [site for site in group if isinstance(site, str)]
-            stages = {site: self.engine.stages[site] for site in sites}
-            work = (
-                group[0] if isinstance(group[0], fx.Node) else Chain(stages, [site for site in sites if site in kept])
-            )
-            tasks.append(_Task(work, forget))
+            if isinstance(group[0], fx.Node):
+                tasks.append(_Task(group[0], forget))
+            else:
+                stages = {site: self.engine.stages[site] for site in sites}
+                tasks.append(_Task(Chain(stages, [site for site in sites if site in kept]), forget))
             kept.update(needed)
         return tasks[::-1]
 
@@ -179,7 +179,7 @@ class Tasks:
             given = inputs[image.argument]
             if given.shape[1:] != image.source.shape:
                 raise RuntimeError(f"images of shape {list(image.source.shape)} are expected")
-            return given.contiguous()
+            return given.detach().as_subclass(Tensor).resolve_neg().contiguous()
         value = engine.values.get(name)
         if value is not None and not value.others:
             return None
