@@ -68,11 +68,10 @@ inline void image_currents(const Image &image, const Pixel *pixel, int count, st
       const float *weights = image.weights + channel + lane;
       int i = begin;
       for (; i + kPixels <= end; i += kPixels)
-        convolve<kPixels>(image, rows + (i - begin) * image.stride_x, width, weights, padded,
-                             out + i * lanes + lane, lanes);
+        convolve<kPixels>(image, rows + (i - begin) * image.stride_x, width, weights, padded, out + i * lanes + lane,
+                          lanes);
       for (; i < end; ++i)
-        convolve<1>(image, rows + (i - begin) * image.stride_x, width, weights, padded, out + i * lanes + lane,
-                       lanes);
+        convolve<1>(image, rows + (i - begin) * image.stride_x, width, weights, padded, out + i * lanes + lane, lanes);
     }
     begin = end;
   }
