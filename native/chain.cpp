@@ -89,7 +89,7 @@ public:
     expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
     expect(samples >= 0 && steps >= 1, "there must be at least one step");
     expect(steps <= kMostSteps, "too many steps for one run; use smaller chunks");
-    expect(kind == Rule::kPlain || (probe >= 1 && probe <= steps), "the probe must lie in 1 .. steps");
+    expect(probe >= (kind == Rule::kPlain ? 0 : 1) && probe <= steps, "the probe must lie in 1 .. steps");
     expect(!counts || probe <= 255, "counts have one byte: the probe must lie in 1 .. 255");
     expect(soft_reset || kind == Rule::kPlain, "schedules that probe need soft reset");
     expect(given.size() == static_cast<std::size_t>(given_) && dense.size() == links_.size(), "a source is missing");

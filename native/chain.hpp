@@ -25,11 +25,13 @@ inline void wait_for(const Link *links, const Link &link, std::ptrdiff_t first, 
   for (int i = 0; i < link.afters; ++i) {
     const Link &before = links[link.after[i]];
     for (std::ptrdiff_t n = first; n <= last; ++n)
-      for (int looks = 0; __atomic_load_n(before.done + n, __ATOMIC_ACQUIRE) < before.units; ++looks)
-        if (looks < kPatience)
+      for (int looks = 0; __atomic_load_n(before.done + n, __ATOMIC_ACQUIRE) < before.units;)
+        if (looks < kPatience) {
+          ++looks;
           pause();
-        else
+        } else {
           sched_yield();
+        }
   }
 }
 

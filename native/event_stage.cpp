@@ -18,6 +18,7 @@ namespace {
 
 constexpr std::ptrdiff_t kEntries = std::numeric_limits<std::int32_t>::max() / 2;
 constexpr std::ptrdiff_t kMostChannels = 1 << 24;
+constexpr std::ptrdiff_t kMostBits = std::ptrdiff_t{1} << 33; // of one step of a map
 constexpr std::ptrdiff_t kMostMove = 1024, kMostTaps = 4096;
 constexpr std::ptrdiff_t kCachedWeights = 1 << 20; // bytes, of a usual second-level cache
 
@@ -25,7 +26,8 @@ Reader reader(const Geometry &g) {
   const Reader found{std::get<0>(g), std::get<1>(g), std::get<2>(g), std::get<3>(g),
                      std::get<4>(g), std::get<5>(g), std::get<6>(g)};
   expect(found.rows >= 1 && found.columns >= 1 && found.channel_bytes >= 1, "a spike map is empty");
-  MapShape{1, 8, found.rows, found.columns, found.channel_bytes}.size(); // places in it can be numbered
+  expect(MapShape{1, 8, found.rows, found.columns, found.channel_bytes}.size() <= kMostBits,
+         "a spike map would be too large"); // its places have numbers of 32 bits
   expect(found.top >= 0 && found.top < found.rows && found.left >= 0 && found.left < found.columns,
          "a halo is larger than its map");
   expect(found.stride_y >= 1 && found.stride_x >= 1, "strides must be positive");

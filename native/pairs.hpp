@@ -103,7 +103,7 @@ inline std::ptrdiff_t list_window(const Stage &stage, const Pixel &pixel, Pair p
     for (int s = 0; s < stage.gathers; ++s) {
       const Gather &source = stage.gather[s];
       const std::uint8_t *first = source.map.at(pixel.n, pair.first, pixel.y, pixel.x);
-      const std::uint8_t *second = pair.alone() ? nullptr : source.map.at(pixel.n, pair.second, pixel.y, pixel.x);
+      const std::uint8_t *second = pair.alone() ? first : source.map.at(pixel.n, pair.second, pixel.y, pixel.x);
       if (source.counts) {
         count += list_senders(first, second, which, source.run, source.runs, from(to, count));
       } else {
@@ -123,7 +123,7 @@ inline std::ptrdiff_t list_columns(const Columns &source, const Pixel &begin, in
                                    Senders list, std::int32_t *entry, std::ptrdiff_t used) {
   for (int c = 0; c < count + 2; ++c, entry += 2 * kLists) {
     const std::uint8_t *first = source.map.at(begin.n, pair.first, begin.y, begin.x + c);
-    const std::uint8_t *second = pair.alone() ? nullptr : source.map.at(begin.n, pair.second, begin.y, begin.x + c);
+    const std::uint8_t *second = pair.alone() ? first : source.map.at(begin.n, pair.second, begin.y, begin.x + c);
     const auto append = [&](Which which, std::ptrdiff_t at) {
       if (source.counts)
         return list_senders(first, second, which, source.run, source.runs, from(list, at));

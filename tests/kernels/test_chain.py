@@ -167,6 +167,9 @@ def test_what_a_chain_refuses() -> None:
         native.run([events, None], [None], (0, True, 0, 0, 0.0), 2, 4)
     with pytest.raises(ValueError, match="too many steps"):
         native.run([events, events], [None], (0, True, 0, 0, 0.0), 0, 2**40)
+    for probe in (-100, 5, 2**31 - 1):
+        with pytest.raises(ValueError, match=r"probe must lie in 1 \.\. steps"):
+            native.run([events, events], [None], (0, True, probe, 0, 0.0), 2, 4)
     with pytest.raises(ValueError, match="unknown schedule"):
         native.run([events, events], [None], (9, True, 0, 0, 0.0), 2, 4)
     later.run({"b": events, "c": events}, {}, PLAIN, 2, 4)

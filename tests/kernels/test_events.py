@@ -167,6 +167,7 @@ def test_windows_that_leave_their_map_are_refused() -> None:
         ((4, 7, 2, 1, 2, 1, LARGEST), "leaves"),
         ((4, 7, 2, LARGEST, 2, 1, 1), "halo"),
         ((2**40, 2**40, 2, 1, 2, 1, 1), "too large"),
+        ((2**15, 2**15, 2, 1, 2, 1, 1), "too large"),
     ):
         with pytest.raises(ValueError, match=message):
             layer.add_gather(geometry, [(0, 0, 16, 0)])

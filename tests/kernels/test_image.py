@@ -148,6 +148,7 @@ def convert(model: nn.Module, image: Tensor) -> tp.SpikingNetwork:
         (nn.Conv2d(3, 6, 3, padding=1, groups=3), False),
         (nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular"), False),
         (nn.Conv2d(3, 6, 7, padding=3), False),  # too many values
+        (nn.Conv2d(3, 6, (1, 3), padding=(0, 1), dilation=(1025, 1)), False),  # too far apart
         (nn.Sequential(nn.AvgPool2d(1), nn.Conv2d(3, 6, 3, padding=1)), False),
     ],
     ids=str,

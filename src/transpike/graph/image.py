@@ -14,6 +14,8 @@ from transpike.kernels.image import ImageSource
 _MOST_TAPS = 64
 """Values of a window, up to which the kernel is as fast as a convolution of torch, which needs a call of its own."""
 
+_MOST_MOVE = 1024  # pixels, of strides, paddings and dilations that the kernel takes
+
 
 @dataclass(frozen=True)
 class Image:
@@ -59,4 +61,6 @@ def image_source(layer: nn.Module, shape: tuple[int, ...]) -> ImageSource | None
     if isinstance(layer.padding, str) or layer.weight[0].numel() > _MOST_TAPS:
         return None
     rows, columns = zip(layer.stride, layer.padding, layer.dilation, strict=True)
+    if max(*rows, *columns) > _MOST_MOVE:
+        return None
     return ImageSource(shape, layer.weight, (*rows, *columns))

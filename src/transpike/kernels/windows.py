@@ -172,7 +172,8 @@ class Pooling:
         alone = module().Chain(1)
         self.link(alone, 0, wanted=True)
         kept = 1 if self.source.probe else steps
-        (found,), _ = alone.run([spikes], [None], (0, True, 0, 0, 0.0), batch, kept)
+        plain = (0, True, 0, 0, 0.0)  # a chain takes a rule, though no neurons fire here
+        (found,), _ = alone.run([spikes], [None], plain, batch, kept)
         return found
 
     def link(self, chain: Any, source: int, *, wanted: bool) -> int:
