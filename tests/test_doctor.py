@@ -13,7 +13,7 @@ import transpike
 from transpike import doctor
 from transpike.doctor import Diagnosis, Finding, Status, diagnose, self_test
 from transpike.kernels import native
-from transpike.kernels.events import EventStage
+from transpike.kernels.events import Chain
 
 
 def by_name(diagnosis: Diagnosis) -> dict[str, Finding]:
@@ -133,14 +133,14 @@ def test_the_self_test_notices_one_wrong_event_of_a_kernel(monkeypatch: pytest.M
 
 
 def test_the_self_test_notices_one_wrong_spike_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = EventStage.run
+    right = Chain.run
 
     def wrong(*arguments):
-        spikes, counts = right(*arguments)
-        counts[0] += 1
-        return spikes, counts
+        maps, counts = right(*arguments)
+        next(iter(counts.values()))[0] += 1
+        return maps, counts
 
-    monkeypatch.setattr(EventStage, "run", wrong)
+    monkeypatch.setattr(Chain, "run", wrong)
     finding = self_test()
     assert finding.status is Status.BROKEN
     assert "the event-driven engine sends" in finding.value
@@ -150,7 +150,7 @@ def test_a_self_test_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -
     def old(*arguments):
         raise AttributeError("no such kernel")
 
-    monkeypatch.setattr(EventStage, "run", old)
+    monkeypatch.setattr(Chain, "run", old)
     finding = self_test()
     assert (finding.status, finding.value) == (Status.BROKEN, "AttributeError: no such kernel")
     assert "pip install" in finding.fix
