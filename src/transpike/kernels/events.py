@@ -124,7 +124,7 @@ class EventStage:
         return padded.float().contiguous()
 
     def set_potential(self, v_init: Tensor) -> None:
-        """Sets the initial potentials of later runs, ``[1 or N, 1 or H * W, padded]`` (`pad`); not while one goes on."""
+        """Sets the initial potentials of later runs, ``[1 or N, 1 or H * W, padded]`` (`pad`); not during a run."""
         self.compiled.set_potential(v_init)
 
     def run(
