@@ -83,12 +83,10 @@ class Seen(Calibration):
 @pytest.mark.parametrize("granularity", [tp.PerLayer(), tp.PerChannel()], ids=repr)
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
 def test_only_the_last_populations_change_and_none_gets_worse(topology, granularity, schedule) -> None:
-    if topology.leave or any(len(shape) < 2 and isinstance(granularity, tp.PerChannel) for shape in topology.inputs):
-        pytest.skip("thresholds of this topology are not set here")
     inputs = topology.random_inputs(12)
     before, after = Seen(T, schedule), Seen(T, schedule)
     parts = [tp.Maximum(granularity), tp.HalfThreshold()]
-    options = {"example_inputs": inputs, "calibration": [inputs]}
+    options = {"example_inputs": inputs, "calibration": [inputs], "leave": topology.leave}
     plain = tp.convert(topology.model(), [*parts, before], **options)
     snn = tp.convert(topology.model(), [*parts, tp.AnswerThresholds(T, schedule), after], **options)
     assert after.answers == before.answers

@@ -173,7 +173,7 @@ class EventStage:
 
 
 class Chain:
-    """Stages that run one after the other in one call; threads do not wait for each other in between.
+    """Stages that run one after the other in one call, in which a thread waits only for the samples that it reads.
 
     Args:
         stages: by site, in order; they read maps of stages before them, and others.
