@@ -76,56 +76,5 @@ void run_columns(Senders list, const std::int32_t *entry, int count, const float
   }
 }
 
-// The same for one step, with sums of weights looked up by the kBytes bytes of a pixel: nothing is listed. A column has
-// kRuns runs; 0: as many as `columns` says.
-template <int kVectors, int kBytes, int kRuns>
-inline void look_up_columns(const Columns &columns, const std::uint8_t *base, int count, const float *weights,
-                            const Vec *bias, float *out) {
-  constexpr std::ptrdiff_t kLanes = kVectors * kWidth, kRow = 3 * kLanes;
-  constexpr int kAll = 3 * kVectors;
-  // One table lookup after the other would wait for the addition before it: two sums where registers allow.
-  constexpr bool kTwoSums = kBytes == 2 && kAll <= 6;
-  const std::ptrdiff_t pixel = columns.map.column;
-  const int runs = kRuns > 0 ? kRuns : columns.runs;
-  std::ptrdiff_t offset[kRuns > 0 ? kRuns : 1];
-  for (int r = 0; r < kRuns; ++r)
-    offset[r] = columns.run[r].offset;
-  Vec sum[3][kVectors];
-  for (int k = 0; k < kVectors; ++k)
-    sum[0][k] = sum[1][k] = sum[2][k] = bias[k];
-  for (int c = 0; c < count + 2; ++c, base += pixel) {
-    Vec other[kAll] = {};
-    const float *table = weights;
-#pragma GCC unroll 3
-    for (int r = 0; r < runs; ++r, table += kBytes * 256 * kRow) {
-      const std::uint8_t *bits = base + (kRuns > 0 ? offset[r] : columns.run[r].offset);
-      const float *row = table + bits[0] * kRow;
-#pragma GCC unroll 16
-      for (int k = 0; k < kAll; ++k)
-        sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
-      if (kBytes == 2) {
-        row = table + (256 + bits[1]) * kRow;
-#pragma GCC unroll 16
-        for (int k = 0; k < kAll; ++k) {
-          if (kTwoSums)
-            other[k] += load(row + k * kWidth);
-          else
-            sum[k / kVectors][k % kVectors] += load(row + k * kWidth);
-        }
-      }
-    }
-    if (kTwoSums)
-      for (int k = 0; k < kAll; ++k)
-        sum[k / kVectors][k % kVectors] += other[k];
-    for (int k = 0; k < kVectors; ++k) {
-      if (c >= 2)
-        store(out + (c - 2) * kLanes + k * kWidth, sum[2][k]);
-      sum[2][k] = sum[1][k];
-      sum[1][k] = sum[0][k];
-      sum[0][k] = bias[k];
-    }
-  }
-}
-
 } // namespace
 } // namespace transpike

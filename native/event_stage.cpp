@@ -110,6 +110,7 @@ void EventStage::add_gather(
     const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>> &runs,
     bool of_counts) {
   check_kind(of_counts);
+  expect(!table_, "windows come before their table");
   GatherSource source{reader(geometry), {}, of_counts};
   for (const auto &[dy, dx, bits, row] : runs) {
     source.reader.check(dy, dx, bits, of_counts ? 1 : 8, rows_, columns_);
@@ -119,6 +120,19 @@ void EventStage::add_gather(
     inputs_ += bits;
   }
   gathers_.push_back(std::move(source));
+}
+
+void EventStage::set_table(Floats table) {
+  for (const auto &source : gathers_) {
+    expect(!source.counts, "counts have no table");
+    for (const Run &run : source.runs)
+      expect(run.bits % 8 == 0 && run.row % 8 == 0, "a table needs windows of whole bytes");
+  }
+  expect(weight_rows_ % 4 == 0 && table.ndim() == 4 && static_cast<int>(table.shape(0)) == tiles_ &&
+             static_cast<std::ptrdiff_t>(table.shape(1)) == weight_rows_ / 4 && table.shape(2) == 16 &&
+             static_cast<int>(table.shape(3)) == lanes_,
+         "the table of windows must be [tiles, rows / 4, 16, lanes]");
+  table_ = table;
 }
 
 void EventStage::set_columns(const Geometry &geometry,
@@ -149,15 +163,22 @@ void EventStage::set_columns(const Geometry &geometry,
 }
 
 void EventStage::add_diagonal(const Geometry &geometry,
-                              const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps, Floats weights) {
-  DiagonalSource source{reader(geometry), {}, weights};
+                              const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps, Floats weights,
+                              std::ptrdiff_t shift) {
+  DiagonalSource source{reader(geometry), {}, weights, shift, 0};
   expect(weights.ndim() == 2 && weights.shape(0) == taps.size() &&
              static_cast<std::ptrdiff_t>(weights.shape(1)) == padded(),
          "diagonal weights must be [taps, padded channels]");
-  expect(source.reader.channel_bytes >= channel_bytes(), "a channel-wise source has too few channels");
-  for (const auto &[dy, dx] : taps) {
-    source.reader.check(dy, dx, source.reader.channel_bytes * per_byte_, per_byte_, rows_, columns_);
-    source.offsets.push_back(static_cast<std::int32_t>(source.reader.offset(dy, dx)));
+  expect(shift >= 0 && shift < channels_ && shift % 8 == 0, "channels move up by whole eights of them");
+  const std::ptrdiff_t inputs = source.reader.channel_bytes * per_byte_;
+  source.end = std::min(shift + inputs, padded());
+  for (std::size_t tap = 0; tap < taps.size(); ++tap) {
+    const auto [dy, dx] = taps[tap];
+    source.reader.check(dy, dx, inputs, per_byte_, rows_, columns_);
+    source.offsets.push_back(static_cast<std::int32_t>(source.reader.offset(dy, dx) - shift / per_byte_));
+    const float *row = weights.data() + static_cast<std::ptrdiff_t>(tap) * padded();
+    for (std::ptrdiff_t c = 0; c < padded(); ++c)
+      expect(row[c] == 0 || (c >= source.first && c < source.end), "a channel has a weight, but no input");
   }
   diagonals_.push_back(std::move(source));
 }
@@ -259,7 +280,7 @@ void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sour
   for (std::size_t i = 0; i < diagonals_.size(); ++i) {
     const auto &source = diagonals_[i];
     diagonal.push_back({source.reader.map(sources.diagonals[i], samples, kept), source.offsets.data(),
-                        source.weights.data(), static_cast<int>(source.offsets.size())});
+                        source.weights.data(), source.first, source.end, static_cast<int>(source.offsets.size())});
   }
   if (columns_source_) {
     const auto &source = *columns_source_;
@@ -280,6 +301,7 @@ void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sour
   stage.diagonal = diagonal.data();
   stage.diagonals = static_cast<int>(diagonal.size());
   stage.weights = weights_.data();
+  stage.table = table_ ? table_->data() : nullptr;
   stage.rows = weight_rows_;
   stage.inputs = inputs_;
   expect(dense || !image_weights_, "an image is missing");
@@ -345,10 +367,11 @@ void bind_event_stage(nb::module_ &m) {
            nb::arg("rows"), nb::arg("columns"), nb::arg("channels"), nb::arg("lanes"), nb::arg("weights").noconvert(),
            nb::arg("bias").noconvert(), nb::arg("theta").noconvert(), nb::arg("counts"), nb::arg("place"))
       .def("add_gather", &EventStage::add_gather, nb::arg("geometry"), nb::arg("runs"), nb::arg("counts") = false)
+      .def("set_table", &EventStage::set_table, nb::arg("table").noconvert())
       .def("set_columns", &EventStage::set_columns, nb::arg("geometry"), nb::arg("taps"),
            nb::arg("weights").noconvert(), nb::arg("table").none().noconvert(), nb::arg("counts") = false)
       .def("add_diagonal", &EventStage::add_diagonal, nb::arg("geometry"), nb::arg("taps"),
-           nb::arg("weights").noconvert())
+           nb::arg("weights").noconvert(), nb::arg("shift") = 0)
       .def(
           "means",
           [](const EventStage &stage, const SpikeMap *columns, const std::vector<const SpikeMap *> &gathers,

@@ -65,12 +65,16 @@ public:
                   const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>> &runs,
                   bool of_counts);
 
+  // The sums of every choice of four weight rows, for all gathers: [tiles, rows / 4, 16, lanes].
+  void set_table(Floats table);
+
   // Taps of the first column of windows three columns wide.
   void set_columns(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
                    Floats weights, std::optional<Floats> table, bool of_counts);
 
+  // Channel c reads channel c - shift; weights [taps, padded channels].
   void add_diagonal(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
-                    Floats weights);
+                    Floats weights, std::ptrdiff_t shift);
 
   // A convolution of an image [channels, rows, columns], which is then what a run is given as dense currents; weights
   // [channels, kernel rows, kernel columns, padded channels]. `moves`: stride, padding and
@@ -113,6 +117,7 @@ private:
     Reader reader;
     std::vector<std::int32_t> offsets;
     Floats weights;
+    std::ptrdiff_t first, end;
   };
 
   void prepare_currents(Prepared &prepared, const Sources<Given> &sources, const std::optional<Floats> &dense,
@@ -132,7 +137,7 @@ private:
   Floats weights_, bias_, theta_;
   Place place_;
   std::optional<ColumnsSource> columns_source_;
-  std::optional<Floats> v_init_, image_weights_;
+  std::optional<Floats> v_init_, image_weights_, table_;
   Image image_{};
   std::vector<GatherSource> gathers_;
   std::vector<DiagonalSource> diagonals_;

@@ -79,8 +79,9 @@ struct Columns {
 // A channel-wise map (shortcut, depthwise convolution): channel c adds weights[tap][c] where its input is active.
 struct Diagonal {
   Map map;
-  const std::int32_t *offset; // byte of channel 0 of each tap
-  const float *weights;       // [taps][padded channels]
+  const std::int32_t *offset; // byte of channel 0's input of each tap, before the pixel where only later ones have one
+  const float *weights;       // [taps][padded channels], zero outside
+  std::ptrdiff_t first, end;  // channels that have inputs
   int taps;
 };
 
@@ -112,6 +113,7 @@ struct Stage {
   const Gather *gather;
   int gathers;
   bool times;             // whether a gather reads counts
+  const float *table;     // [tiles][rows / 4][16][lanes]: the sums of every choice of four rows; or null
   const Diagonal *diagonal;
   int diagonals;
   const float *weights; // [tiles][rows + 1][lanes]; the last row is zero

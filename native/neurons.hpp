@@ -94,8 +94,8 @@ inline Vec start_of(const Vector &a, const Rule &rule, Vec *scratch) {
 }
 
 // The spikes of one step, and the start of the next one.
-template <bool kSoft> inline std::uint32_t spikes_of(Vec &v, const float *current, Vec theta) {
-  v += load(current);
+template <bool kSoft> inline std::uint32_t spikes_of(Vec &v, Vec current, Vec theta) {
+  v += current;
   return replace_reached(v, theta, kSoft ? v - theta : Vec{});
 }
 

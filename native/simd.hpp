@@ -14,11 +14,11 @@ namespace transpike {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kWidth = 16;
+constexpr int kWidth = 16, kRegisters = 32;
 #elif defined(__AVX2__)
-constexpr int kWidth = 8;
+constexpr int kWidth = 8, kRegisters = 16;
 #else
-constexpr int kWidth = 4;
+constexpr int kWidth = 4, kRegisters = 16;
 #endif
 
 typedef float Vec __attribute__((vector_size(kWidth * 4)));

@@ -7,31 +7,15 @@
 #include "chain.hpp"
 #include "currents.hpp"
 #include "image.hpp"
-#include "neurons.hpp"
+#include "narrow.hpp"
 
 namespace transpike {
 namespace {
 
 constexpr std::ptrdiff_t kLine = 16; // floats in a line of the cache
 
-struct Scratch {
-  Senders list;           // active rows of a block, and, where a source has counts, how often
-  std::int32_t *window;   // where the lists of each pixel begin, and their lengths, kLists per pair of steps
-  std::int32_t *column;   // the same of each column
-  Together together;      // whether the steps of a pair have lists in common, for the sample at work
-  int end;                // of the tiles at work
-  Pixel *pixel;           // the output pixels of a block
-  float *current;         // [steps][pixels of a block][lanes]
-  float *rows;            // of the image, for the pixels of a block
-  float *image;           // their currents from it, [pixels of a block][lanes]
-  float *v;               // [pixels of a block][lanes]
-  std::int64_t *spikes;   // [steps]
-  Vec *vectors;           // [probe + 2]
-};
-
-inline const float *initial_potential(const Stage &stage, const Pixel &pixel, std::ptrdiff_t channel) {
-  return stage.v_init + pixel.n * stage.v_sample + pixel.place * stage.v_pixel + channel;
-}
+// Whether active inputs of gathers are listed.
+inline bool lists_windows(const Stage &stage) { return stage.gathers > 0 && stage.table == nullptr; }
 
 // Writes the lowest bytes of a word; little-endian, as every CPU with these vectors.
 inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
@@ -62,7 +46,7 @@ void fire(const Stage &stage, int count, std::ptrdiff_t step, std::ptrdiff_t cha
     for (int t = 0; t < steps; ++t, current += step, out += out_step) {
       std::uint64_t word = 0;
       for (int k = 0; k < kVectors; ++k) {
-        const std::uint64_t bits = spikes_of<kSoft>(v[k], current + k * kWidth, theta[k]);
+        const std::uint64_t bits = spikes_of<kSoft>(v[k], load(current + k * kWidth), theta[k]);
         word |= bits << (k * kWidth);
       }
       if (kWhole)
@@ -81,13 +65,15 @@ void column_currents(const Stage &stage, int count, int tile, const Vec *bias, c
   const Columns &source = *stage.columns;
   const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
   if (source.table != nullptr) {
-    const float *table = source.table + tile * (source.rows / 8) * 256 * 3 * kLanes;
-    constexpr auto one = look_up_columns<kVectors, 1, 0>, two = look_up_columns<kVectors, 2, 0>,
-                   two_by_three = look_up_columns<kVectors, 2, 3>;
-    const auto look_up = source.run->bits == 8 ? one : (source.runs == 3 ? two_by_three : two);
-    for (int t = 0; t < stage.steps; ++t)
-      look_up(source, source.map.at(scratch.pixel->n, t, scratch.pixel->y, scratch.pixel->x), count, table, bias,
-              scratch.current + t * step);
+    for_columns(source, [&](auto bytes, auto runs) {
+      for (int t = 0; t < stage.steps; ++t)
+        look_up_columns<kVectors, bytes.value, runs.value, 1>(
+            source, first_column(stage, scratch, t), count, table_of<kVectors>(source, tile), bias,
+            [&](int i, const Vec(&current)[1][kVectors]) {
+              for (int k = 0; k < kVectors; ++k)
+                store(scratch.current + t * step + i * kLanes + k * kWidth, current[0][k]);
+            });
+    });
     return;
   }
   for (int part = 0; part < kVectors; part += kPart) {
@@ -112,7 +98,7 @@ void column_currents(const Stage &stage, int count, int tile, const Vec *bias, c
 // How many cache lines of the next tile's weights to fetch at each pixel of a block, since each line that comes from
 // memory would be waited for. None where the block does not use each row about once.
 inline std::ptrdiff_t lines_ahead(const Stage &stage, int count, int tile, const Scratch &scratch) {
-  if (!stage.streamed || tile + 1 == scratch.end || stage.gathers == 0)
+  if (!stage.streamed || tile + 1 == scratch.end || !lists_windows(stage))
     return 0;
   std::ptrdiff_t uses = 0;
   const std::ptrdiff_t lists = static_cast<std::ptrdiff_t>(count) * pairs_of(stage.steps) * kLists;
@@ -128,6 +114,7 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
   constexpr int kLanes = kVectors * kWidth;
   const float *rows = stage.weights + tile * (stage.rows + 1) * kLanes;
   const float *next = rows + (stage.rows + 1) * kLanes, *end = next + (stage.rows + 1) * kLanes;
+  const float *table = stage.table == nullptr ? nullptr : stage.table + tile * stage.rows * 4 * kLanes;
   const std::ptrdiff_t ahead = lines_ahead(stage, count, tile, scratch);
   const std::int32_t *entry = scratch.window;
   const auto add = [&](const std::int32_t *at, Vec(&sum)[kVectors]) {
@@ -157,10 +144,12 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
       for (int k = 0; k < kVectors; ++k)
         store(scratch.current + t * step + i * kLanes + k * kWidth, sum[k]);
     };
-    if (stage.gathers == 0) {
+    if (!lists_windows(stage)) {
       for (int t = 0; t < steps; ++t) {
         Vec sum[kVectors];
         begin(t, sum);
+        if (stage.table != nullptr)
+          look_up_windows<kVectors>(stage, pixel, t, table, sum);
         finish(t, sum);
       }
       continue;
@@ -188,24 +177,25 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
 template <int kVectors>
 void diagonal_currents(const Stage &stage, int count, int tile, const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
-  const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes;
   const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
+  const int steps = stage.steps;
   for (int s = 0; s < stage.diagonals; ++s) {
     const Diagonal &source = stage.diagonal[s];
-    for (int tap = 0; tap < source.taps; ++tap) {
-      Vec weights[kVectors];
-      for (int k = 0; k < kVectors; ++k)
-        weights[k] = load(source.weights + tap * stage.padded_channels + channel + k * kWidth);
-      const std::ptrdiff_t offset = source.offset[tap] + channel / 8;
-      for (int i = 0; i < count; ++i) {
-        const Pixel &pixel = scratch.pixel[i];
-        const std::uint8_t *bits = source.map.at(pixel.n, 0, pixel.y, pixel.x) + offset;
-        float *current = scratch.current + i * kLanes;
-        for (int t = 0; t < stage.steps; ++t, bits += source.map.step, current += step)
-          for (int k = 0; k < kVectors; ++k) {
-            const std::uint32_t word = load32(bits + k * kWidth / 8) >> (k * kWidth % 8);
-            store(current + k * kWidth, add_where(word, load(current + k * kWidth), weights[k]));
-          }
+    const std::ptrdiff_t map_step = source.map.step;
+    for (int k = 0; k < kVectors; ++k) {
+      const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes + k * kWidth;
+      if (channel + kWidth <= source.first || channel >= source.end)
+        continue;
+      for (int tap = 0; tap < source.taps; ++tap) {
+        const Vec weights = load(source.weights + tap * stage.padded_channels + channel);
+        const std::ptrdiff_t offset = source.offset[tap] + channel / 8;
+        for (int i = 0; i < count; ++i) {
+          const Pixel &pixel = scratch.pixel[i];
+          const std::uint8_t *bits = source.map.at(pixel.n, 0, pixel.y, pixel.x) + offset;
+          float *current = scratch.current + i * kLanes + k * kWidth;
+          for (int t = 0; t < steps; ++t, bits += map_step, current += step)
+            store(current, add_where(load32(bits) >> (channel % 8), load(current), weights));
+        }
       }
     }
   }
@@ -224,6 +214,11 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   Vec bias[kVectors];
   for (int k = 0; k < kVectors; ++k)
     bias[k] = load(stage.bias + channel + k * kWidth);
+  const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
+  const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
+  const bool whole = bytes == kLanes / 8;
+  if (whole && fires_at_once(stage))
+    return look_up_and_fire<kVectors>(stage, count, tile, bias, scratch);
   if (stage.columns != nullptr)
     column_currents<kVectors>(stage, count, tile, bias, scratch);
   if (stage.image != nullptr)
@@ -247,9 +242,6 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
                             load(initial_potential(stage, pixel[i], channel) + k * kWidth)};
         store(scratch.v + i * kLanes + k * kWidth, start_of(vector, stage.rule, scratch.vectors));
       }
-  const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
-  const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
-  const bool whole = bytes == kLanes / 8;
   if (stage.rule.soft_reset && whole)
     fire<kVectors, true, true>(stage, count, step, channel, bytes, scratch);
   else if (stage.rule.soft_reset)
@@ -295,7 +287,7 @@ bool run_stage(const Link *links, Link &link, Arena &arena) {
   // the last list are written, too.
   const std::ptrdiff_t pairs = pairs_of(stage.steps);
   const bool listed = stage.columns != nullptr && stage.columns->table == nullptr;
-  const std::ptrdiff_t per_pixel = stage.gathers > 0 ? (2 * stage.inputs + 64) * pairs : 0;
+  const std::ptrdiff_t per_pixel = lists_windows(stage) ? (2 * stage.inputs + 64) * pairs : 0;
   const std::ptrdiff_t free = per_pixel == 0 || per_pixel > stage.list_entries ? per_pixel : stage.list_entries;
   const std::ptrdiff_t columns = listed ? blocks.size + 2 : 0;
   const std::ptrdiff_t room = free + (listed ? columns * (2 * stage.columns->rows + 64) * pairs : 0);
@@ -330,7 +322,7 @@ bool run_stage(const Link *links, Link &link, Arena &arena) {
     run_pixels(
         stage, first, end, per_pixel, free, scratch.pixel,
         [&](const Pixel &pixel, int number, std::ptrdiff_t used) {
-          if (stage.gathers == 0)
+          if (!lists_windows(stage))
             return used;
           scratch.together.decide(stage, pixel.n);
           return list_pixel(stage, pixel, number, used, scratch);

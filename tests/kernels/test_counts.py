@@ -131,8 +131,8 @@ def test_windows_and_sizes_are_checked() -> None:
     for run in ((-1, 0, 16, 0), (0, 1, 16, 0), (0, 0, 17, 0)):
         with pytest.raises(ValueError, match="leaves"):
             layer.add_gather(geometry, [run], True)
-    with pytest.raises(ValueError, match="too few channels"):
-        layer.add_diagonal((3, 4, 1, 0, 0, 1, 1), [(0, 0)], torch.zeros(1, 16))
+    with pytest.raises(ValueError, match="but no input"):
+        layer.add_diagonal((3, 4, 1, 0, 0, 1, 1), [(0, 0)], torch.ones(1, 16))
     with pytest.raises(ValueError, match="no table"):
         layer.set_columns(geometry, [(0, -2)], torch.zeros(1, 17, 3, 16), torch.zeros(1, 2, 256, 3, 16), True)
     with pytest.raises(ValueError, match="cannot read spikes"):

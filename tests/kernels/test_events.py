@@ -137,7 +137,8 @@ def test_unpacking_checks_sizes() -> None:
 
 
 def test_windows_that_leave_their_map_are_refused() -> None:
-    layer = stage().compiled
+    table = torch.zeros(1, 17, 16), torch.zeros(16), torch.ones(16)
+    layer = compiled.EventStage(3, 4, 2, 16, *table, False, (3, 4, 0, 0))
     geometry = (4, 7, 2, 1, 2, 1, 1)  # padded rows and columns, bytes, top, left, strides
     layer.add_gather(geometry, [(-1, 1, 16, 0)])
     for run in (

@@ -91,11 +91,14 @@ class EventStage:
             self._set_columns(columns.source, columns.shape, lanes)
         for each, listed in zip(gathers, runs, strict=True):
             self.compiled.add_gather(_geometry(each.source, each.shape), listed, each.shape.probe > 0)
+        if gathers and all(_narrow(each.shape) for each in gathers) and rows * 4 * self.padded * 4 <= _TABLE_BYTES:
+            self.compiled.set_table(_sums_by_bits(_tiles(table[:-1], lanes), 4))
         for source, found in sources:
             if source.diagonal:
-                weights = torch.stack([self.pad(source.weights[tap.weights].detach()) for tap in source.taps])
+                table = torch.stack([source.weights[tap.weights].detach() for tap in source.taps])
+                weights = self.pad(torch.nn.functional.pad(table, (source.shift, 0)))
                 places = [(tap.dy, tap.dx) for tap in source.taps]
-                self.compiled.add_diagonal(_geometry(source, found), places, weights)
+                self.compiled.add_diagonal(_geometry(source, found), places, weights, source.shift)
 
     def _set_columns(self, source: Source, found: MapShape, lanes: int) -> None:
         """Packs windows three columns wide by column, the three weight rows of an input side by side."""
@@ -110,10 +113,9 @@ class EventStage:
             rows[begin : begin + weights.shape[0], tap.dx - first, : self.shape.channels] = weights
         tiled = rows.view(rows.shape[0], 3, -1, lanes).permute(2, 0, 1, 3).contiguous()
         table = None
-        if not found.probe and found.bytes <= 2 and len(heights) * found.bytes * 256 * 3 * lanes * 4 <= _TABLE_BYTES:
-            pattern = (torch.arange(256).unsqueeze(1) >> torch.arange(8)) & 1
-            by_byte = tiled[:, :-1].reshape(tiled.shape[0], -1, 8, 3, lanes)
-            table = torch.einsum("pb,trbkl->trpkl", pattern.float(), by_byte).contiguous()
+        if _narrow(found) and len(heights) * found.bytes * 256 * 3 * lanes * 4 <= _TABLE_BYTES:
+            sums = _sums_by_bits(tiled[:, :-1].flatten(2), 8)
+            table = sums.view(*sums.shape[:3], 3, lanes)
         places = [(dy, first) for dy in heights]
         self.compiled.set_columns(_geometry(source, found), places, tiled, table, found.probe > 0)
 
@@ -265,6 +267,18 @@ def _table(
             begin += found.inputs
         runs.append(_runs(source, numbered, found.inputs))
     return table, runs
+
+
+def _narrow(found: MapShape) -> bool:
+    """Whether sums of weights are looked up by the bits of a pixel: of more channels, active ones are listed faster."""
+    return not found.probe and found.bytes <= 2
+
+
+def _sums_by_bits(rows: Tensor, bits: int) -> Tensor:
+    """``[tiles, rows, lanes] -> [tiles, rows / bits, 2 ** bits, lanes]``: the sums of every choice of so many rows."""
+    chosen = (torch.arange(2**bits).unsqueeze(1) >> torch.arange(bits)) & 1
+    grouped = rows.reshape(rows.shape[0], -1, bits, rows.shape[2])
+    return torch.einsum("pb,trbl->trpl", chosen.float(), grouped).contiguous()
 
 
 def _tiles(table: Tensor, lanes: int) -> Tensor:

@@ -120,16 +120,18 @@ class Source:
         stride: rows and columns of the map from one output pixel to the next.
         taps: pixels of the window.
         weights: channel by channel ``[C]`` (``diagonal``), or ``[C, C_out]``; scaled by the site's threshold.
+        shift: of a diagonal, by how many channels, whole eights, those that it feeds come later than their inputs.
     """
 
     site: str
     stride: tuple[int, int]
     taps: tuple[Tap, ...]
     weights: tuple[Tensor, ...]
+    shift: int = 0
 
     @property
     def diagonal(self) -> bool:
-        """Whether each channel feeds only the channel of its own number."""
+        """Whether each channel feeds only one channel, all in order."""
         return self.weights[0].dim() == 1
 
     def needs(self, shape: tuple[int, int, int], out: tuple[int, int]) -> Halo:
