@@ -31,7 +31,7 @@ sanitize: install
 		$(BIN)/python -m pytest --capture=sys \
 		tests/kernels/test_native.py tests/kernels/test_events.py tests/kernels/test_counts.py \
 		tests/kernels/test_pairs.py tests/kernels/test_pooling.py tests/kernels/test_chain.py \
-		tests/kernels/test_image.py \
+		tests/kernels/test_image.py tests/kernels/test_narrow.py \
 		tests/graph/test_engine.py tests/graph/test_engine_counts.py
 
 lint: install

@@ -57,17 +57,22 @@ Blocks divide(const Stage &stage) {
 template <typename List, typename Run>
 void run_pixels(const Stage &stage, std::ptrdiff_t first, std::ptrdiff_t end, std::ptrdiff_t per_pixel,
                 std::ptrdiff_t room, Pixel *pixels, List list, Run run) {
-  std::ptrdiff_t n = first / stage.pixels, y = first % stage.pixels / stage.row_pixels, x = first % stage.row_pixels;
+  const std::ptrdiff_t row = stage.row_pixels, bytes = stage.out_channel_bytes;
+  std::ptrdiff_t n = first / stage.pixels, y = first % stage.pixels / row, x = first % row;
   while (first < end) {
     std::ptrdiff_t used = 0;
     int count = 0;
-    for (; first < end && used + per_pixel <= room; ++first, ++count) {
-      pixels[count] = {n, y, x, y * stage.row_pixels + x,
-                       n * stage.out_sample + y * stage.out_row + x * stage.out_channel_bytes};
-      used = list(pixels[count], count, used);
-      if (++x == stage.row_pixels) {
+    while (first < end && used + per_pixel <= room) { // the rest of a row
+      const std::ptrdiff_t begin = x, stop = end - first < row - x ? x + end - first : row;
+      std::ptrdiff_t out = n * stage.out_sample + y * stage.out_row + x * bytes;
+      for (; x < stop && used + per_pixel <= room; ++x, ++count, out += bytes) {
+        pixels[count] = {n, y, x, y * row + x, out};
+        used = list(pixels[count], count, used);
+      }
+      first += x - begin;
+      if (x == row) {
         x = 0;
-        if (++y * stage.row_pixels == stage.pixels) {
+        if (++y * row == stage.pixels) {
           y = 0;
           ++n;
         }

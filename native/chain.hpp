@@ -44,26 +44,30 @@ inline void tell(const Link &link, std::ptrdiff_t per_sample, std::ptrdiff_t fir
   }
 }
 
-// Takes turns 0 .. count - 1, `chunk` at a time, until the threads have taken all.
-template <typename Turn> void take_turns(Link &link, std::ptrdiff_t count, std::ptrdiff_t chunk, Turn turn) {
+// Takes turns 0 .. count - 1, `chunk` at a time, until the threads have taken all: `turns(begin, end)`.
+template <typename Turns> void take_turns(Link &link, std::ptrdiff_t count, std::ptrdiff_t chunk, Turns turns) {
   for (;;) {
     const std::ptrdiff_t begin = __atomic_fetch_add(&link.next, chunk, __ATOMIC_RELAXED);
     if (begin >= count)
       return;
-    for (std::ptrdiff_t i = begin; i < begin + chunk && i < count; ++i)
-      turn(i);
+    turns(begin, begin + chunk < count ? begin + chunk : count);
   }
 }
 
 // Runs the blocks of a stage: `block(first, end, tile, last)` runs output pixels for tiles `tile` .. `last` - 1.
 template <typename Block> void take_blocks(const Link *links, Link &link, const Blocks &blocks, Block block) {
   const Stage &stage = *link.stage;
-  take_turns(link, blocks.count * blocks.groups, blocks.chunk(stage), [&](std::ptrdiff_t turn) {
-    const std::ptrdiff_t index = turn % blocks.count;
-    const std::ptrdiff_t first = blocks.first(stage, index), end = blocks.last(stage, index);
-    wait_for(links, link, first / stage.pixels, (end - 1) / stage.pixels);
-    block(first, end, blocks.tile(stage, turn), blocks.tile(stage, turn + blocks.count));
-    tell(link, stage.pixels, first, end);
+  take_turns(link, blocks.count * blocks.groups, blocks.chunk(stage), [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    while (begin < end) { // blocks that follow one another, all for one group of tiles
+      const std::ptrdiff_t group = begin / blocks.count * blocks.count;
+      const std::ptrdiff_t stop = end < group + blocks.count ? end : group + blocks.count;
+      const std::ptrdiff_t first = blocks.first(stage, begin - group), last = blocks.last(stage, stop - 1 - group);
+      wait_for(links, link, first / stage.pixels, (last - 1) / stage.pixels);
+      const int tile = blocks.tile(stage, begin), next = blocks.tile(stage, begin + blocks.count);
+      for (; begin < stop; ++begin)
+        block(blocks.first(stage, begin - group), blocks.last(stage, begin - group), tile, next);
+      tell(link, stage.pixels, first, last);
+    }
   });
 }
 

@@ -42,16 +42,18 @@ void run_pool(const Link *links, Link &link) {
   const Pool &pool = *link.pool;
   const std::ptrdiff_t bytes = pool.counts ? pool.bytes : 8 * pool.bytes;
   const std::ptrdiff_t lines = pool.samples * pool.steps * pool.rows, per_sample = pool.steps * pool.rows;
-  take_turns(link, lines, lines / kChunks + 1, [&](std::ptrdiff_t line) {
-    wait_for(links, link, line / per_sample, line / per_sample);
-    const std::uint8_t *from = pool.from + line / pool.rows * pool.image + line % pool.rows * pool.row;
-    std::uint8_t *to = pool.to + line * pool.columns * bytes;
-    for (std::ptrdiff_t x = 0; x < pool.columns; ++x, from += pool.column, to += bytes)
-      if (pool.counts)
-        add_counts(from, pool, to);
-      else
-        count_bits(from, pool, to);
-    tell(link, per_sample, line, line + 1);
+  take_turns(link, lines, lines / kChunks + 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    wait_for(links, link, begin / per_sample, (end - 1) / per_sample);
+    for (std::ptrdiff_t line = begin; line < end; ++line) {
+      const std::uint8_t *from = pool.from + line / pool.rows * pool.image + line % pool.rows * pool.row;
+      std::uint8_t *to = pool.to + line * pool.columns * bytes;
+      for (std::ptrdiff_t x = 0; x < pool.columns; ++x, from += pool.column, to += bytes)
+        if (pool.counts)
+          add_counts(from, pool, to);
+        else
+          count_bits(from, pool, to);
+    }
+    tell(link, per_sample, begin, end);
   });
 }
 

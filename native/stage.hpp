@@ -177,25 +177,27 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
 template <int kVectors>
 void diagonal_currents(const Stage &stage, int count, int tile, const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
+  const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes;
   const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
   const int steps = stage.steps;
   for (int s = 0; s < stage.diagonals; ++s) {
-    const Diagonal &source = stage.diagonal[s];
-    const std::ptrdiff_t map_step = source.map.step;
-    for (int k = 0; k < kVectors; ++k) {
-      const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes + k * kWidth;
-      if (channel + kWidth <= source.first || channel >= source.end)
-        continue;
-      for (int tap = 0; tap < source.taps; ++tap) {
-        const Vec weights = load(source.weights + tap * stage.padded_channels + channel);
-        const std::ptrdiff_t offset = source.offset[tap] + channel / 8;
-        for (int i = 0; i < count; ++i) {
-          const Pixel &pixel = scratch.pixel[i];
-          const std::uint8_t *bits = source.map.at(pixel.n, 0, pixel.y, pixel.x) + offset;
-          float *current = scratch.current + i * kLanes + k * kWidth;
-          for (int t = 0; t < steps; ++t, bits += map_step, current += step)
-            store(current, add_where(load32(bits) >> (channel % 8), load(current), weights));
-        }
+    const Diagonal source = stage.diagonal[s];
+    for (int tap = 0; tap < source.taps; ++tap) {
+      Vec weights[kVectors];
+      for (int k = 0; k < kVectors; ++k)
+        weights[k] = load(source.weights + tap * stage.padded_channels + channel + k * kWidth);
+      const std::ptrdiff_t offset = source.offset[tap] + channel / 8;
+      for (int i = 0; i < count; ++i) {
+        const Pixel &pixel = scratch.pixel[i];
+        const std::uint8_t *bits = source.map.at(pixel.n, 0, pixel.y, pixel.x) + offset;
+        float *current = scratch.current + i * kLanes;
+        for (int t = 0; t < steps; ++t, bits += source.map.step, current += step)
+          for (int k = 0; k < kVectors; ++k) {
+            if (channel + (k + 1) * kWidth <= source.first || channel + k * kWidth >= source.end)
+              continue;
+            const std::uint32_t word = load32(bits + k * kWidth / 8) >> (k * kWidth % 8);
+            store(current + k * kWidth, add_where(word, load(current + k * kWidth), weights[k]));
+          }
       }
     }
   }
