@@ -1,8 +1,9 @@
 // A chain: stages and pools one after the other, computed by all threads without a meeting in between.
 //
 // A thread takes turns of the first link until none is left and goes on with the next one while others are still at
-// work. Before a turn it waits until the links that it reads are done with the turn's samples: with several samples in a
-// batch they have been for long. Turns are taken in order, so the earliest that is not done never waits.
+// work. Before the turns that it takes at once it waits until the links that it reads are done with their samples: with
+// several samples in a batch they have been for long. Turns are taken in order, so the earliest that is not done never
+// waits.
 #pragma once
 
 #include <sched.h>

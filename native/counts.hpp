@@ -83,7 +83,7 @@ void count_channels(const Stage &stage, int count, int tile, std::ptrdiff_t insi
   }
   for (int s = 0; s < stage.diagonals; ++s) {
     const Diagonal &source = stage.diagonal[s];
-    if (channel + kVectors * kWidth <= source.first || channel >= source.end)
+    if (!source.feeds(channel, kVectors * kWidth))
       continue;
     for (int tap = 0; tap < source.taps; ++tap) {
       const float *weights = source.weights + tap * stage.padded_channels + channel;

@@ -83,6 +83,7 @@ struct Diagonal {
   const float *weights;       // [taps][padded channels], zero outside
   std::ptrdiff_t first, end;  // channels that have inputs
   int taps;
+  bool feeds(std::ptrdiff_t channel, std::ptrdiff_t lanes) const { return channel + lanes > first && channel < end; }
 };
 
 // A convolution of an image of numbers, the same at every step.

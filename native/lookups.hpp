@@ -49,8 +49,9 @@ inline void look_up_columns(const Columns &columns, const std::uint8_t *base, in
                             const Vec *bias, Finish finish) {
   constexpr std::ptrdiff_t kRow = 3 * kVectors * kWidth;
   constexpr int kAll = 3 * kVectors;
-  // One table lookup after the other would wait for the addition before it: two sums where registers allow.
-  constexpr bool kTwoSums = kBytes == 2 && kAll <= 6 && kSteps == 1;
+  // One table lookup after the other would wait for the addition before it: two sums where registers allow. Whatever
+  // kSteps is, so that the sums of a step do not depend on how many steps there are.
+  constexpr bool kTwoSums = kBytes == 2 && kAll <= 6;
   const std::ptrdiff_t pixel = columns.map.column, step = columns.map.step;
   const int runs = kRuns > 0 ? kRuns : columns.runs;
   std::ptrdiff_t offset[kRuns > 0 ? kRuns : 1];

@@ -8,9 +8,9 @@
 namespace transpike {
 namespace {
 
-// The part of a tile of channels.
+// The table of a tile of channels.
 template <int kVectors> const float *table_of(const Columns &source, int tile) {
-  return source.table + tile * (source.rows / 8) * 256 * 3 * kVectors * kWidth;
+  return source.table + static_cast<std::ptrdiff_t>(tile) * (source.rows / 8) * 256 * 3 * kVectors * kWidth;
 }
 
 // What the first column of a segment of a row is at step t.
@@ -32,7 +32,7 @@ void look_up_and_fire(const Stage &stage, int count, int tile, int t, const Vec 
         const Pixel &pixel = scratch.pixel[i];
         for (int s = 0; s < stage.diagonals; ++s) {
           const Diagonal &source = stage.diagonal[s];
-          if (channel + kLanes <= source.first || channel >= source.end)
+          if (!source.feeds(channel, kLanes))
             continue;
           for (int tap = 0; tap < source.taps; ++tap) {
             const std::uint8_t *bits =
@@ -62,7 +62,7 @@ void look_up_and_fire(const Stage &stage, int count, int tile, int t, const Vec 
       });
 }
 
-// The same for all steps, as many at once as registers have room for.
+// The same for all steps, as many at once as have room for their sums in half of the registers.
 template <int kVectors>
 void look_up_and_fire(const Stage &stage, int count, int tile, const Vec *bias, const Scratch &scratch) {
   constexpr int kAtOnce = 3 * kVectors * 4 <= kRegisters / 2 ? 4 : 1;

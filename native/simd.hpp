@@ -13,6 +13,7 @@
 namespace transpike {
 namespace {
 
+// Floats in a vector, and vectors that fit into registers (at least: AArch64 has more).
 #if defined(__AVX512F__)
 constexpr int kWidth = 16, kRegisters = 32;
 #elif defined(__AVX2__)

@@ -133,7 +133,7 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
               static_cast<std::ptrdiff_t>(tile) * kLanes;
     for (std::ptrdiff_t line = 0; line < ahead && next < end; ++line, next += kLine)
       __builtin_prefetch(next, 0, 2);
-    const auto begin = [&](int t, Vec(&sum)[kVectors]) { // with all that is not listed
+    const auto begin = [&](int t, Vec(&sum)[kVectors]) { // with all that is neither listed nor looked up
       for (int k = 0; k < kVectors; ++k)
         sum[k] = stage.columns != nullptr ? load(scratch.current + t * step + i * kLanes + k * kWidth) : bias[k];
       if (dense != nullptr)
@@ -181,7 +181,10 @@ void diagonal_currents(const Stage &stage, int count, int tile, const Scratch &s
   const std::ptrdiff_t step = static_cast<std::ptrdiff_t>(count) * kLanes;
   const int steps = stage.steps;
   for (int s = 0; s < stage.diagonals; ++s) {
-    const Diagonal source = stage.diagonal[s];
+    const Diagonal &source = stage.diagonal[s];
+    if (!source.feeds(channel, kLanes))
+      continue;
+    const std::ptrdiff_t map_step = source.map.step;
     for (int tap = 0; tap < source.taps; ++tap) {
       Vec weights[kVectors];
       for (int k = 0; k < kVectors; ++k)
@@ -191,10 +194,8 @@ void diagonal_currents(const Stage &stage, int count, int tile, const Scratch &s
         const Pixel &pixel = scratch.pixel[i];
         const std::uint8_t *bits = source.map.at(pixel.n, 0, pixel.y, pixel.x) + offset;
         float *current = scratch.current + i * kLanes;
-        for (int t = 0; t < steps; ++t, bits += source.map.step, current += step)
+        for (int t = 0; t < steps; ++t, bits += map_step, current += step)
           for (int k = 0; k < kVectors; ++k) {
-            if (channel + (k + 1) * kWidth <= source.first || channel + k * kWidth >= source.end)
-              continue;
             const std::uint32_t word = load32(bits + k * kWidth / 8) >> (k * kWidth % 8);
             store(current + k * kWidth, add_where(word, load(current + k * kWidth), weights[k]));
           }

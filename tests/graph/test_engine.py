@@ -187,24 +187,26 @@ def test_shortcuts_and_means() -> None:
 class Widening(nn.Module):
     """A shortcut whose channels move up by whole eights, to neurons or directly to another convolution."""
 
-    def __init__(self, direct: bool) -> None:
+    def __init__(self, front: int, back: int, direct: bool) -> None:
         super().__init__()
-        self.a, self.b = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, 32, 3, 2, 1)
-        self.c, self.d = nn.Conv2d(32, 4, 1), nn.Linear(4, 3)
-        self.direct = direct
+        wide = 8 + front + back
+        self.a, self.b = nn.Conv2d(2, 8, 3, padding=1), nn.Conv2d(8, wide, 3, 2, 1)
+        self.c, self.d = nn.Conv2d(wide, 4, 1), nn.Linear(4, 3)
+        self.front, self.back, self.direct = front, back, direct
 
     def forward(self, x):
         x = F.relu(self.a(x))
-        wide = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 16, 8))
+        wide = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.front, self.back))
         x = wide if self.direct else F.relu(self.b(x) + wide)
         return self.d(F.relu(self.c(x)).mean((2, 3)))
 
 
 @pytest.mark.parametrize("direct", [False, True])
-def test_shortcuts_to_later_channels(direct: bool) -> None:
+@pytest.mark.parametrize(("front", "back"), [(16, 8), (0, 8), (8, 0), (0, 1), (4, 4)])
+def test_shortcuts_to_later_channels(front: int, back: int, direct: bool) -> None:
     torch.manual_seed(2)
     x = dyadic_batch((3, 2, 8, 8))
-    snn = convert(make_dyadic(Widening(direct)), x)
+    snn = convert(make_dyadic(Widening(front, back, direct)), x)
     assert_engine_is_the_reference(snn, x, steps=6)
     reasons = [stage.reason for stage in snn.stages().values()]
     why = "a convolution follows another convolution without neurons between them"

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from maps import pack
+from maps import pack, running_means
 from torch import Tensor
 
 from transpike.kernels.events import EventStage, Rule
@@ -26,10 +26,14 @@ def windows(weight: Tensor, stride: int, site: str) -> Source:
 
 
 @pytest.mark.parametrize("instruction_set", compiled.instruction_sets())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_spikes_and_counts(instruction_set: str, data: st.DataObject) -> None:
-    """Every step of integrate and fire, and the counts of accumulate-then-fire; dyadic, hence exact."""
+    """Every step of integrate and fire, and the counts of accumulate-then-fire; dyadic, hence exact.
+
+    Beside the convolution neurons may be fed by a pooled shortcut to later channels, by a plain one, by a 1x1
+    convolution, and by currents in memory.
+    """
     draw = data.draw
     channels, out = draw(st.integers(1, 16)), draw(st.sampled_from([1, 8, 16, 17, 32, 40, 64, 80]))
     stride, heights = draw(st.sampled_from([1, 2])), draw(st.integers(1, 3))
@@ -37,52 +41,108 @@ def test_spikes_and_counts(instruction_set: str, data: st.DataObject) -> None:
     batch, steps = draw(st.integers(1, 3)), draw(st.integers(1, 9))
     kind = draw(st.sampled_from(["soft", "hard", "counts"]))
     shift = 8 * draw(st.integers(0, (out - 1) // 8))
-    fed = draw(st.integers(0, out - shift))
+    fed = draw(st.integers(1, out - shift))
+    read = draw(st.sets(st.sampled_from(["pooled", "plain", "pointwise", "memory"])))
+    per_neuron = draw(st.booleans())
     torch.manual_seed(draw(st.integers(0, 99)))
 
+    def numbers(*size: int) -> Tensor:
+        return torch.randint(-32, 33, size) / 64
+
     probe, kept = (steps, 1) if kind == "counts" else (0, steps)
-    inside = MapShape(channels, stride * rows, stride * columns, Halo(1, 2, 1, 2), probe)
-    beside, shape = MapShape(max(1, fed), rows, columns, NONE, probe), MapShape(out, rows, columns, NONE, probe)
-    weight = torch.randint(-32, 33, (out, channels, heights, 3)) / 64
-    factors = torch.randint(-32, 33, (max(1, fed),)) / 64
-    sources = [(windows(weight, stride, "a"), inside)]
-    if fed:
-        sources.append((Source("b", (1, 1), (Tap(0, 0, 0),), (factors,), shift), beside))
-    bias, v_init = torch.randint(-8, 9, (out,)) / 16, torch.randint(0, 16, (batch, rows * columns, out)) / 16
-    stage = EventStage(shape, sources, bias, torch.ones(out))
-    stage.set_potential(stage.pad(v_init))
-    events = torch.rand(batch, kept, channels, stride * rows, stride * columns) < draw(
-        st.sampled_from([0.05, 0.3, 0.9])
+    shape = MapShape(out, rows, columns, NONE, probe)
+    weight, factors, plain, pointwise = (
+        numbers(out, channels, heights, 3),
+        numbers(4, fed),
+        numbers(out),
+        numbers(7, out),
     )
-    more = torch.rand(batch, kept, max(1, fed), rows, columns) < 0.3
+    corners = tuple(Tap(y, x, 2 * y + x) for y in (0, 1) for x in (0, 1))
+    one = (Tap(0, 0, 0),)
+    every = {
+        "a": (
+            windows(weight, stride, "a"),
+            MapShape(channels, stride * rows, stride * columns, Halo(1, 2, 1, 2), probe),
+        ),
+        "pooled": (
+            Source("pooled", (2, 2), corners, tuple(factors), shift),
+            MapShape(fed, 2 * rows, 2 * columns, NONE, probe),
+        ),
+        "plain": (Source("plain", (1, 1), one, (plain,)), shape),
+        "pointwise": (Source("pointwise", (1, 1), one, (pointwise,)), MapShape(7, rows, columns, NONE, probe)),
+    }
+    sources = {site: pair for site, pair in every.items() if site in {"a", *read}}
+    rate = draw(st.sampled_from([0.05, 0.3, 0.9]))
+    events = {
+        site: (torch.rand(batch, kept, at.channels, at.rows, at.columns) < rate).to(torch.uint8)
+        for site, (_, at) in sources.items()
+    }
+    memory = numbers(batch, out, rows, columns) if "memory" in read else torch.zeros(batch, out, rows, columns)
+    bias = numbers(out)
+    v_init = torch.randint(0, 16, (batch, rows * columns, out) if per_neuron else (1, 1, out)) / 16
+    stage = EventStage(shape, list(sources.values()), bias, torch.ones(out))
+    stage.set_potential(stage.pad(v_init))
     best = compiled.instruction_set()
     compiled.use_instruction_set(instruction_set)
     try:
         rule = Rule("accumulate", probe=steps) if probe else Rule("plain", soft_reset=kind == "soft")
-        maps = {"a": pack(inside, events.to(torch.uint8)), "b": pack(beside, more.to(torch.uint8))}
-        found, spikes = stage.run(maps, None, rule, batch, steps)
+        maps = {site: pack(at, events[site]) for site, (_, at) in sources.items()}
+        dense = stage.pad(memory.flatten(2).mT.unsqueeze(1)) if "memory" in read else None
+        found, spikes = stage.run(maps, dense, rule, batch, steps)
+        means = stage.means(maps, batch, steps) if not probe else None
     finally:
         compiled.use_instruction_set(best)
 
-    padded = F.pad(events.flatten(0, 1).double(), (1, 1, 1, heights - 2))
+    flat = {site: each.flatten(0, 1).double() for site, each in events.items()}
+    padded = F.pad(flat["a"], (1, 1, 1, heights - 2))
     currents = F.conv2d(padded, weight.double(), None, stride)[:, :, :rows, :columns]
-    if fed:
-        shortcut = more.flatten(0, 1).double() * factors.double().view(-1, 1, 1)
-        currents[:, shift : shift + fed] += shortcut
+    if "pooled" in read:
+        for tap in corners:
+            corner = flat["pooled"][:, :, tap.dy :: 2, tap.dx :: 2] * factors[tap.weights].double().view(-1, 1, 1)
+            currents[:, shift : shift + fed] += corner
+    if "plain" in read:
+        currents += flat["plain"] * plain.double().view(-1, 1, 1)
+    if "pointwise" in read:
+        currents += F.conv2d(flat["pointwise"], pointwise.double().T[:, :, None, None])
     currents = currents.unflatten(0, (batch, kept))
-    v = v_init.double().mT.reshape(batch, out, rows, columns)
-    per_channel = bias.double().view(-1, 1, 1)
+    constant = bias.double().view(-1, 1, 1) + memory.double()
+    v = v_init.double().mT.reshape(len(v_init), out, -1).expand(batch, out, rows * columns)
+    v = v.reshape(batch, out, rows, columns)
     if probe:
-        counts = (v + currents[:, 0] + steps * per_channel).floor().clamp(0, steps)
+        counts = (v + currents[:, 0] + steps * constant).floor().clamp(0, steps)
         assert torch.equal(found.bytes, pack(shape, counts.unsqueeze(1)).bytes)
         return
+    assert torch.equal(means, running_means((currents + bias.double().view(-1, 1, 1)).transpose(0, 1)))
     wanted = []
     for step in range(steps):
-        v = v + currents[:, step] + per_channel
+        v = v + currents[:, step] + constant
         wanted.append((v >= 1).double())
         v = v - wanted[-1] if kind == "soft" else v * (1 - wanted[-1])
     assert torch.equal(shape.unpack(found, batch, steps, torch.ones(())).double(), torch.stack(wanted))
     assert spikes == [int(each.sum()) for each in wanted]
+
+
+@pytest.mark.parametrize("instruction_set", compiled.instruction_sets())
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_step_does_not_depend_on_how_many_follow(stride: int, instruction_set: str) -> None:
+    """Sums that round have one order, whether four steps are looked up at once or one."""
+    torch.manual_seed(0)
+    inside, shape = MapShape(16, 8, 8, Halo(1, 2, 1, 2)), MapShape(16, 8 // stride, 8 // stride, NONE)
+    stage = EventStage(
+        shape, [(windows(torch.randn(16, 16, 3, 3), stride, "a"), inside)], torch.randn(16), torch.ones(16)
+    )
+    stage.set_potential(stage.pad(torch.full((1, 1, 16), 0.5)))
+    events = (torch.rand(2, 7, 16, 8, 8) < 0.3).to(torch.uint8)
+    best = compiled.instruction_set()
+    compiled.use_instruction_set(instruction_set)
+    try:
+        answers = {}
+        for steps in (3, 4, 7):
+            out, _ = stage.run({"a": pack(inside, events[:, :steps])}, None, Rule("plain"), 2, steps)
+            answers[steps] = shape.unpack(out, 2, steps, torch.ones(()))
+    finally:
+        compiled.use_instruction_set(best)
+    assert all(torch.equal(answers[7][:steps], answer) for steps, answer in answers.items())
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -52,7 +52,8 @@ class Value:
             raise NotEventsError(f"{operator_} acts on a value that does not spike")
         if self.bias is not None:
             raise NotEventsError(f"{operator_} acts on a sum with a bias")
-        if not all(term.diagonal and not term.shift for term in self.terms):
+        channels = self.shape[0]
+        if not all(term.diagonal and len(term.weights[0]) == channels for term in self.terms):
             raise NotEventsError(f"{operator_} follows another convolution without neurons between them")
         return self
 
@@ -261,8 +262,9 @@ class Terms:
             raise NotEventsError("padding of space, or with other values than zero")
         channels = value.shape[0]
         out = channels + amounts[4] + amounts[5]
-        terms = [replace(term, shift=amounts[4]) for term in value.terms]
-        if amounts[4] % 8:
+        if amounts[4] % 8 == 0:
+            terms = [replace(term, shift=amounts[4]) for term in value.terms]
+        else:
             padded = [[F.pad(torch.diag(scale), amounts[4:]) for scale in term.weights] for term in value.terms]
             terms = [replace(term, weights=tuple(each)) for term, each in zip(value.terms, padded, strict=True)]
         return Value(tuple(terms), None, (), (out, *value.shape[1:]))

@@ -15,7 +15,7 @@ from transpike.kernels.windows import MOST_ROWS, MapShape, Pooling, Source, pool
 
 _WEIGHT_BYTES = 640 * 1024  # of one tile of channels: what a usual second-level cache holds beside the lists of inputs
 _COLUMN_BYTES = 640 * 1024  # of all weights of a convolution by columns
-_TABLE_BYTES = 320 * 1024
+_TABLE_BYTES = 320 * 1024  # of one table of sums
 _KINDS = ("plain", "residual", "offset", "exact", "accumulate")  # Rule::Schedule in native/kernels.hpp
 
 
@@ -91,12 +91,12 @@ class EventStage:
             self._set_columns(columns.source, columns.shape, lanes)
         for each, listed in zip(gathers, runs, strict=True):
             self.compiled.add_gather(_geometry(each.source, each.shape), listed, each.shape.probe > 0)
-        if gathers and all(_narrow(each.shape) for each in gathers) and rows * 4 * self.padded * 4 <= _TABLE_BYTES:
+        if gathers and all(_narrow(each.shape) for each in gathers) and rows * 4 * lanes * 4 <= _TABLE_BYTES:
             self.compiled.set_table(_sums_by_bits(_tiles(table[:-1], lanes), 4))
         for source, found in sources:
             if source.diagonal:
-                table = torch.stack([source.weights[tap.weights].detach() for tap in source.taps])
-                weights = self.pad(torch.nn.functional.pad(table, (source.shift, 0)))
+                factors = torch.stack([source.weights[tap.weights].detach() for tap in source.taps])
+                weights = self.pad(torch.nn.functional.pad(factors, (source.shift, 0)))
                 places = [(tap.dy, tap.dx) for tap in source.taps]
                 self.compiled.add_diagonal(_geometry(source, found), places, weights, source.shift)
 
