@@ -128,18 +128,17 @@ def test_a_step_does_not_depend_on_how_many_follow(stride: int, instruction_set:
     """Sums that round have one order, whether four steps are looked up at once or one."""
     torch.manual_seed(0)
     inside, shape = MapShape(16, 8, 8, Halo(1, 2, 1, 2)), MapShape(16, 8 // stride, 8 // stride, NONE)
-    stage = EventStage(
-        shape, [(windows(torch.randn(16, 16, 3, 3), stride, "a"), inside)], torch.randn(16), torch.ones(16)
-    )
+    tenths = torch.randint(-3, 4, (16, 16, 3, 3)) / 10  # potentials are thresholds but for rounding, every tenth
+    stage = EventStage(shape, [(windows(tenths, stride, "a"), inside)], torch.full((16,), 0.1), torch.ones(16))
     stage.set_potential(stage.pad(torch.full((1, 1, 16), 0.5)))
-    events = (torch.rand(2, 7, 16, 8, 8) < 0.3).to(torch.uint8)
+    events = (torch.rand(4, 7, 16, 8, 8) < 0.3).to(torch.uint8)
     best = compiled.instruction_set()
     compiled.use_instruction_set(instruction_set)
     try:
         answers = {}
         for steps in (3, 4, 7):
-            out, _ = stage.run({"a": pack(inside, events[:, :steps])}, None, Rule("plain"), 2, steps)
-            answers[steps] = shape.unpack(out, 2, steps, torch.ones(()))
+            out, _ = stage.run({"a": pack(inside, events[:, :steps])}, None, Rule("plain"), 4, steps)
+            answers[steps] = shape.unpack(out, 4, steps, torch.ones(()))
     finally:
         compiled.use_instruction_set(best)
     assert all(torch.equal(answers[7][:steps], answer) for steps, answer in answers.items())
