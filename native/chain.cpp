@@ -80,10 +80,10 @@ public:
   }
 
   // Makes all maps; `dense` has the further currents of each link, or None. Returns the wanted maps in the order of their
-  // numbers, and the spikes of each link at each step, none where maps hold counts.
+  // numbers, and the spikes of each link at each step if they shall be `counted`, none where maps hold counts.
   std::pair<std::vector<SpikeMap>, std::vector<std::vector<std::int64_t>>>
   run(const std::vector<const SpikeMap *> &given, const std::vector<std::optional<Floats>> &dense,
-      const RuleNumbers &rule, std::ptrdiff_t samples, std::ptrdiff_t steps) {
+      const RuleNumbers &rule, std::ptrdiff_t samples, std::ptrdiff_t steps, bool counted) {
     const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
     const bool counts = kind == Rule::kAccumulate;
     expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
@@ -120,9 +120,9 @@ public:
     for (std::size_t i = 0; i < links_.size(); ++i) {
       const Each &each = links_[i];
       Link &link = links[i];
-      const bool spiking = each.stage != nullptr && !counts;
-      spikes.emplace_back(static_cast<std::size_t>(spiking ? steps : 0), 0);
-      link.spikes = spikes.back().data();
+      const bool added = counted && each.stage != nullptr && !counts;
+      spikes.emplace_back(static_cast<std::size_t>(added ? steps : 0), 0);
+      link.spikes = added ? spikes.back().data() : nullptr;
       link.after = each.after.data();
       link.afters = static_cast<int>(each.after.size());
       link.counts = counts;
@@ -274,7 +274,7 @@ void bind_chain(nb::module_ &m) {
       .def("add_pool", &Chain::add_pool, nb::arg("source"), nb::arg("shape"), nb::arg("places"), nb::arg("stride"),
            nb::arg("out_shape"), nb::arg("wanted"))
       .def("run", &Chain::run, nb::arg("given"), nb::arg("dense").noconvert(), nb::arg("rule"), nb::arg("samples"),
-           nb::arg("steps"));
+           nb::arg("steps"), nb::arg("counted") = true);
 }
 
 } // namespace transpike

@@ -249,10 +249,8 @@ void EventStage::means(const Sources<Given> &sources,
   prepare_currents(prepared, sources, std::nullopt, samples, steps);
   std::vector<float> currents(static_cast<std::size_t>(samples * steps * pixels() * padded()));
   prepared.stage.currents = currents.data(); // [samples, steps, pixels, padded channels]
-  std::vector<std::int64_t> spikes(static_cast<std::size_t>(steps), 0);
   Link link{};
   link.stage = &prepared.stage;
-  link.spikes = spikes.data();
   std::vector<Link> links{link};
   run_links(links, samples);
   nb::gil_scoped_release release;

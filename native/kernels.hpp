@@ -154,7 +154,7 @@ struct Link {
   const Stage *stage; // one of the two, the other is null
   const Pool *pool;
   bool counts;          // whether the stage's maps hold counts (counts.hpp)
-  std::int64_t *spikes; // of each step, to which the stage's are added; not read where maps hold counts
+  std::int64_t *spikes; // of each step, to which the stage's are added, or null; not read where maps hold counts
   const int *after;     // links that must be done with a sample before this one begins it
   int afters;
   std::ptrdiff_t *done; // by sample: how many of its units are done,

@@ -26,6 +26,7 @@ void look_up_and_fire(const Stage &stage, int count, int tile, int t, const Vec 
   constexpr int kLanes = kVectors * kWidth;
   const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes, out_step = stage.out_step;
   const bool last = t + kSteps == stage.steps;
+  std::int64_t *const spikes = scratch.spikes;
   look_up_columns<kVectors, kBytes, kRuns, kSteps>(
       *stage.columns, first_column(stage, scratch, t), count, table_of<kVectors>(*stage.columns, tile), bias,
       [&](int i, Vec(&current)[kSteps][kVectors]) {
@@ -54,7 +55,8 @@ void look_up_and_fire(const Stage &stage, int count, int tile, int t, const Vec 
           for (int k = 0; k < kVectors; ++k)
             word |= static_cast<std::uint64_t>(spikes_of<true>(v[k], current[at][k], theta[k])) << (k * kWidth);
           __builtin_memcpy(out, &word, kLanes / 8);
-          scratch.spikes[t + at] += __builtin_popcountll(word);
+          if (spikes != nullptr)
+            spikes[t + at] += __builtin_popcountll(word);
         }
         if (!last)
           for (int k = 0; k < kVectors; ++k)

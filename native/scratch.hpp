@@ -17,7 +17,7 @@ struct Scratch {
   float *rows;            // of the image, for the pixels of a block
   float *image;           // their currents from it, [pixels of a block][lanes]
   float *v;               // [pixels of a block][lanes]
-  std::int64_t *spikes;   // [steps]
+  std::int64_t *spikes;   // [steps], or null where nobody asks
   Vec *vectors;           // [probe + 2]
 };
 

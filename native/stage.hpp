@@ -32,7 +32,7 @@ void fire(const Stage &stage, int count, std::ptrdiff_t step, std::ptrdiff_t cha
   const bool started = stage.rule.schedule != Rule::kPlain; // whether scratch holds what the neurons start with
   const int steps = stage.steps; // copies, since the bytes written might be those of the stage for all the compiler knows
   const std::ptrdiff_t out_step = stage.out_step;
-  std::int64_t *spikes = scratch.spikes;
+  std::int64_t *const spikes = scratch.spikes;
   Vec theta[kVectors];
   for (int k = 0; k < kVectors; ++k)
     theta[k] = load(stage.theta + channel + k * kWidth);
@@ -53,7 +53,8 @@ void fire(const Stage &stage, int count, std::ptrdiff_t step, std::ptrdiff_t cha
         __builtin_memcpy(out, &word, kLanes / 8);
       else
         put(out, word, bytes);
-      spikes[t] += __builtin_popcountll(word);
+      if (spikes != nullptr)
+        spikes[t] += __builtin_popcountll(word);
     }
   }
 }
@@ -316,9 +317,9 @@ bool run_stage(const Link *links, Link &link, Arena &arena) {
   scratch.rows = arena.take<float>(seen);
   scratch.image = arena.take<float>(of_image);
   scratch.v = arena.take<float>(blocks.size * stage.lanes);
-  scratch.spikes = arena.take<std::int64_t>(stage.steps);
+  scratch.spikes = link.spikes == nullptr ? nullptr : arena.take<std::int64_t>(stage.steps);
   scratch.vectors = arena.take<Vec>(stage.rule.probe + 2);
-  for (int t = 0; t < stage.steps; ++t)
+  for (int t = 0; t < stage.steps && scratch.spikes != nullptr; ++t)
     scratch.spikes[t] = 0;
   take_blocks(links, link, blocks, [&](std::ptrdiff_t first, std::ptrdiff_t end, int tile, int last) {
     scratch.end = last;
@@ -339,7 +340,7 @@ bool run_stage(const Link *links, Link &link, Arena &arena) {
             run_tile(stage, count, each, scratch);
         });
   });
-  for (int t = 0; t < stage.steps; ++t)
+  for (int t = 0; t < stage.steps && scratch.spikes != nullptr; ++t)
     __atomic_fetch_add(link.spikes + t, scratch.spikes[t], __ATOMIC_RELAXED);
   return true;
 }

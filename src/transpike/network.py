@@ -304,6 +304,8 @@ class SpikingNetwork(nn.Module):
     def verify(self, *inputs: Tensor, ann: nn.Module | None = None, tolerance: float = 1e-3) -> Verification:
         """Checks on data that the graph computes what its source computes, sample by sample.
 
+        Staircases are compared as ramps: in front of a step a rounding changes a whole level.
+
         Args:
             inputs: a batch of real data.
             ann: the source model, in evaluation mode; None checks only that samples do not influence each other.

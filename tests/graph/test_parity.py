@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import transpike as tp
+from transpike.activations import SlipActivation
 from transpike.errors import ConversionError, InputError, VerificationError
 
 X = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
@@ -120,3 +121,36 @@ def test_another_piece_of_a_split_tensor_is_no_view():
             return self.out(torch.cat([F.relu(one, inplace=True), F.relu(other)], 1))
 
     assert tp.inspect(Pieces().eval(), X).convertible
+
+
+class Stairs(nn.Module):
+    """Sums that lie on the steps of a staircase but for rounding, which folded statistics change."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.norm = nn.Conv2d(3, 16, 3, bias=False), nn.BatchNorm2d(16)
+        self.b, self.out = nn.Conv2d(16, 16, 3), nn.Linear(16, 4)
+        with torch.no_grad():
+            self.a.weight.copy_(0.3 * torch.randint(-3, 4, self.a.weight.shape))  # a third of it, as folded
+            self.norm.weight.fill_(0.7)
+            self.norm.bias.fill_(0.05)  # steps lie at odd multiples of it
+            self.norm.running_var.fill_((3 * 0.7) ** 2 - self.norm.eps)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.a(x)))
+        return self.out(F.relu(self.b(x)).mean((2, 3)))
+
+
+def test_a_rounding_in_front_of_a_step_is_no_difference():
+    x = torch.randint(0, 2, (8, 3, 8, 8)).float()
+    ann = tp.tailor(Stairs(), tp.QCFS(10, theta_init=1.0)).eval()
+    snn = tp.convert(ann, example_inputs=x)
+    with torch.no_grad():
+        assert (snn.network(x) - ann(x)).abs().max() > 1e-3 * ann(x).abs().max()  # a level, in some neurons
+    assert max(snn.verify(x, ann=ann)) < 1e-5
+    assert "forward" not in vars(next(module for module in ann.modules() if isinstance(module, SlipActivation)))
+    with torch.no_grad():
+        ann.get_parameter("out.weight").mul_(1.01)
+    with pytest.raises(VerificationError, match="parity"):
+        snn.verify(x, ann=ann)

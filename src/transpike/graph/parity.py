@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.errors import InputError, VerificationError
 from transpike.graph.probe import first_line
+from transpike.graph.ramps import ramps
 
 
 class Verification(NamedTuple):
@@ -47,13 +48,15 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
 def check_parity(model: nn.Module, network: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Checks that ``network``, traced from ``model``, answers as it does; both run in the mode they are in.
 
+    Staircases are ramps meanwhile (`transpike.graph.ramps`).
+
     Raises:
         InputError: the model fails on the inputs.
         VerificationError: the answers differ, or are NaN or infinite.
     """
     name = type(model).__name__
     devices = {tensor.device for tensor in inputs if tensor.device.type == "cuda"}
-    with torch.no_grad(), torch.random.fork_rng(devices):
+    with torch.no_grad(), torch.random.fork_rng(devices), ramps(model, network):
         torch.manual_seed(0)  # the same dropout in both
         try:
             expected = tensors_in(model(*(tensor.clone() for tensor in inputs)))
@@ -85,13 +88,13 @@ def verify(
     network: nn.Module, inputs: Sequence[Tensor], batch: int, ann: nn.Module | None, tolerance: float
 ) -> Verification:
     """See `SpikingNetwork.verify`."""
-    together = tensors_in(network(*inputs))
-    single = [tensors_in(network(*(tensor[i : i + 1] for tensor in inputs))) for i in range(batch)]
+    with ramps(network, *([] if ann is None else [ann])):
+        together = tensors_in(network(*inputs))
+        single = [tensors_in(network(*(tensor[i : i + 1] for tensor in inputs))) for i in range(batch)]
+        source = together if ann is None else tensors_in(ann(*inputs))
     alone = [torch.cat(rows) for rows in zip(*single, strict=True)]
     of_batch = largest(map(relative_difference, alone, together))
-    parity = 0.0
-    if ann is not None:
-        parity = largest(map(relative_difference, tensors_in(ann(*inputs)), together))
+    parity = largest(map(relative_difference, source, together))
     result = Verification(parity, of_batch)
     if not largest(result) <= tolerance:
         raise VerificationError(

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from transpike.activations import TrainedActivation
 from transpike.errors import InputError
-from transpike.graph.site import Site
+from transpike.graph.ramps import ramps
 from transpike.graph.trace import source_of
 
 ROWS = 3
@@ -42,21 +41,6 @@ class _Recorder(fx.Interpreter):
             raise _NodeError(n, first_line(error)) from error
         self.keep(n, value)
         return value
-
-
-class _Ramps(_Recorder):
-    """Runs with the clipped ramp in place of every trained activation, which may be a staircase.
-
-    Sums over another batch size are rounded otherwise; in front of a step of a staircase that changes the value by a
-    whole level, which looks as if samples were mixed.
-    """
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        module = self.fetch_attr(str(target))
-        activation = module.activation if isinstance(module, Site) else module
-        if isinstance(activation, TrainedActivation):
-            return torch.minimum(args[0].clamp_min(0.0), activation.threshold)
-        return super().call_module(target, args, kwargs)
 
 
 class _NodeError(Exception):
@@ -249,10 +233,10 @@ def batch_violations(
                 violations[node] = "its result for one sample depends on the other samples of the batch"
                 tainted.add(node)
 
-    with torch.no_grad():
-        _Ramps(gm, keep).run(*inputs)
+    with torch.no_grad(), ramps(gm):
+        _Recorder(gm, keep).run(*inputs)
         try:
-            _Ramps(gm, compare).run(*(tensor[-1:] for tensor in inputs))
+            _Recorder(gm, compare).run(*(tensor[-1:] for tensor in inputs))
         except _NodeError as error:
             if error.node not in tainted:
                 violations[error.node] = f"it fails for a single sample: {error.message}"

@@ -145,7 +145,7 @@ class Tasks:
                 env[task.work] = self._compute(task.work, env, maps, batch, read)
             else:
                 currents = {site: self._currents(site, inputs, env, batch, steps) for site in task.work.sites}
-                found, spikes = task.work.run(maps, currents, rule, batch, steps)
+                found, spikes = task.work.run(maps, currents, rule, batch, steps, counted=count is not None)
                 maps.update(found)
                 if count is not None:
                     for site in task.work.sites:

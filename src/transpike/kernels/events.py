@@ -194,7 +194,14 @@ class Chain:
         self.links = [numbers[site] - len(self.given) for site in stages]  # pools are links, too
 
     def run(
-        self, maps: Mapping[str, Any], currents: Mapping[str, Tensor | None], rule: Rule, batch: int, steps: int
+        self,
+        maps: Mapping[str, Any],
+        currents: Mapping[str, Tensor | None],
+        rule: Rule,
+        batch: int,
+        steps: int,
+        *,
+        counted: bool = True,
     ) -> tuple[dict[str, Any], dict[str, list[int]]]:
         """Runs all steps.
 
@@ -205,6 +212,7 @@ class Chain:
             rule: the schedule.
             batch: N.
             steps: S.
+            counted: whether spikes are counted, which takes time.
 
         Returns:
             The wanted spike maps by site, and for every site the number of spikes of each step; none of counts.
@@ -216,7 +224,8 @@ class Chain:
         for site, link in zip(self.sites, self.links, strict=True):
             dense[link] = currents.get(site)
         numbers = (_KINDS.index(rule.kind), *rule[1:])
-        found, spikes = self.compiled.run([maps[site] for site in self.given], dense, numbers, batch, steps)
+        given = [maps[site] for site in self.given]
+        found, spikes = self.compiled.run(given, dense, numbers, batch, steps, counted)
         sent = {site: spikes[link] for site, link in zip(self.sites, self.links, strict=True)}
         return dict(zip(self.wanted, found, strict=True)), sent
 
