@@ -135,8 +135,8 @@ def test_the_self_test_notices_one_wrong_event_of_a_kernel(monkeypatch: pytest.M
 def test_the_self_test_notices_one_wrong_spike_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Chain.run
 
-    def wrong(*arguments):
-        maps, counts = right(*arguments)
+    def wrong(*arguments, **settings):
+        maps, counts = right(*arguments, **settings)
         next(iter(counts.values()))[0] += 1
         return maps, counts
 
@@ -147,7 +147,7 @@ def test_the_self_test_notices_one_wrong_spike_of_the_engine(monkeypatch: pytest
 
 
 def test_a_self_test_that_raises_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def old(*arguments):
+    def old(*arguments, **settings):
         raise AttributeError("no such kernel")
 
     monkeypatch.setattr(Chain, "run", old)
