@@ -98,6 +98,9 @@ def test_a_chain_is_its_stages_one_by_one(
         assert sent == spikes
         assert set(found) == wanted
         assert all(torch.equal(found[site].bytes, maps[site]) for site in wanted)
+        again, none = chain.run({}, {"in": currents}, rule, samples, steps, counted=False)
+        assert not any(none.values())
+        assert all(torch.equal(again[site].bytes, maps[site]) for site in wanted)
 
 
 def test_maps_from_before_and_pools_of_them() -> None:

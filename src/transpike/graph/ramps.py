@@ -22,6 +22,7 @@ def ramps(*networks: nn.Module) -> Iterator[None]:
     activations = {
         module for network in networks for module in network.modules() if isinstance(module, TrainedActivation)
     }
+    own = {each: each.__dict__["forward"] for each in activations if "forward" in each.__dict__}  # wrappers that watch
     for activation in activations:
         activation.__dict__["forward"] = partial(_clip, activation)
     try:
@@ -29,6 +30,8 @@ def ramps(*networks: nn.Module) -> Iterator[None]:
     finally:
         for activation in activations:
             del activation.__dict__["forward"]
+            if activation in own:
+                activation.__dict__["forward"] = own[activation]
 
 
 def _clip(activation: TrainedActivation, z: Tensor) -> Tensor:
