@@ -210,6 +210,7 @@ def run_recipe(
     *,
     data_root: Path | None = None,
     device: str = "auto",
+    compile: bool = False,
     progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
@@ -222,6 +223,7 @@ def run_recipe(
         folder: for checkpoints (``*.safetensors``), training states, ``result.json`` and ``accuracy.png``.
         data_root: folder with the data sets; None reads TRANSPIKE_DATA.
         device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+        compile: train under ``torch.compile`` (see `transpike.training.fit`).
         progress: show progress bars.
         say: called with a line about each phase.
 
@@ -231,7 +233,7 @@ def run_recipe(
     data = load_data(recipe.data, data_root, seed=recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
     calibration = list(loader(random_subset(data.calibration, recipe.calibration_images, recipe.seed)))
-    networks = _networks(recipe, data, calibration, folder, device, progress, say)
+    networks = _networks(recipe, data, calibration, folder, device, compile, progress, say)
     reports: dict[str, Report] = {}
     for index, variant in enumerate(recipe.variants):
         say(f"evaluating {variant.label}")
@@ -274,6 +276,7 @@ def _networks(
     calibration: list[Any],
     folder: Path,
     device: str,
+    compile: bool,
     progress: bool,
     say: Callable[[str], None],
 ) -> dict[str, nn.Module]:
@@ -310,6 +313,7 @@ def _networks(
             seed=recipe.seed,
             checkpoint=folder / f"{training.name}.ckpt",
             device=device,
+            compile=compile,
             progress=progress,
         )
         network.cpu()

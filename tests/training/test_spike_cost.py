@@ -164,3 +164,27 @@ def test_nothing_stays_on_the_network_after_training_or_an_error(tmp_path: Path)
     with pytest.raises(ValueError, match=r"\.ckpt"):
         fit(net, blobs(), epochs=1, spike_penalty=1.0, checkpoint=tmp_path / "state.bin")
     assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_compiled_training_counts_and_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, where another order of sums stays far below the tolerance; the last batch is a smaller one."""
+    compiled_calls: list[object] = []
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled_calls.append(f) or compile_(f, **options))
+    torch.manual_seed(0)
+    start = tp.tailor(Residual().double(), tp.QCFS(4))
+    images, labels = torch.rand(12, 1, 4, 4, dtype=torch.float64), torch.arange(12) % 5
+    dataset = TensorDataset(images, labels)
+    data = Data(InputSpec((1, 4, 4), dataset="made"), dataset, dataset, dataset, dataset)
+    trained = []
+    for compiled in (False, True):
+        network = copy.deepcopy(start)
+        history = fit(network, data, epochs=2, batch_size=8, spike_penalty=3.0, device="cpu", compile=compiled)
+        trained.append((history[-1], network.state_dict()))
+    assert len(compiled_calls) == 1
+    (eager, expected), (fast, found) = trained
+    assert fast.operations == pytest.approx(eager.operations, rel=1e-5)
+    assert fast.loss == pytest.approx(eager.loss, rel=1e-5)
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-9)

@@ -16,6 +16,7 @@ from transpike.cli.main import app
 from transpike.cli.options import (
     Activation,
     Calibrate,
+    Compile,
     DataName,
     Device,
     Factory,
@@ -106,6 +107,7 @@ def train(
     ),
     workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
     device: Device = Device.AUTO,
+    compile_: Compile = False,
     factory: Factory = None,
 ) -> None:
     """Train a network; interrupted training goes on from OUTPUT with the ending .ckpt.
@@ -159,6 +161,7 @@ def train(
         checkpoint=output.with_suffix(".ckpt"),
         workers=workers,
         device=device.value,
+        compile=compile_,
         progress=True,
     )
     checkpoint.save(network.cpu(), output, inputs=found.inputs)
@@ -311,6 +314,7 @@ def run(
     ] = None,
     data: Root = None,
     device: Device = Device.AUTO,
+    compile_: Compile = False,
 ) -> None:
     """Run a recipe: train, convert, evaluate, and write checkpoints, a JSON record and a plot.
 
@@ -331,7 +335,9 @@ def run(
         return
     plan = find_recipe(recipe)
     folder = output or Path("runs") / plan.name
-    outcome = run_recipe(plan, folder, data_root=data, device=device.value, progress=True, say=out.print)
+    outcome = run_recipe(
+        plan, folder, data_root=data, device=device.value, compile=compile_, progress=True, say=out.print
+    )
     out.print(comparison_table(outcome.reports, outcome.published))
     first = next(iter(outcome.reports))
     out.print(f"{first}:", markup=False)

@@ -94,6 +94,7 @@ def fit(
     workers: int = 0,
     device: str = "auto",
     precision: str = "32-true",
+    compile: bool = False,
     progress: bool = False,
 ) -> list[Epoch]:
     """Trains ``network`` in place with cross-entropy; the defaults are the papers' settings.
@@ -121,6 +122,7 @@ def fit(
         device: a Lightning accelerator, ``"auto"``, ``"cpu"`` or ``"gpu"``.
         precision: a Lightning precision; ``"bf16-mixed"`` keeps weights in fp32 and is twice as fast on CPUs and GPUs
             that multiply bfloat16.
+        compile: train under ``torch.compile``, which needs a C++ compiler and a minute to prepare; rounds otherwise.
         progress: show a progress bar.
 
     Raises:
@@ -160,7 +162,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        return run(network, settings, train, validation, checkpoint, device, progress)
+        return run(network, settings, train, validation, checkpoint, device, compile, progress)
 
 
 def _size(dataset: Dataset[Any]) -> int:

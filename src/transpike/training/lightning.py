@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,16 @@ class _Classifier(LightningModule):  # type: ignore[misc]
     """Cross-entropy, with what spikes cost if they are penalised; SGD, cosine."""
 
     def __init__(
-        self, network: nn.Module, settings: dict[str, Any], classes: int, spike_cost: SpikeCost | None
+        self,
+        network: nn.Module,
+        settings: dict[str, Any],
+        classes: int,
+        spike_cost: SpikeCost | None,
+        learner: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__()
         self.spike_cost = spike_cost
+        self.learner = learner
         self.operations = MeanMetric()
         self.network = network
         self.settings = settings
@@ -59,7 +66,7 @@ class _Classifier(LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
-        logits = self.network(images).float()
+        logits = self.learner(images).float()
         loss: Tensor = F.cross_entropy(logits, labels)
         if not bool(torch.isfinite(loss)):
             raise TrainingError(
@@ -142,6 +149,7 @@ def run(
     validation: DataLoader[Any],
     checkpoint: Path | None,
     device: str,
+    compiled: bool,
     progress: bool,
 ) -> list[Epoch]:
     """Trains; see `transpike.training.fit`."""
@@ -178,7 +186,9 @@ def run(
     resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
     network.train().to(memory_format=torch.channels_last)
     spike_cost = SpikeCost(network, example) if settings["spike_penalty"] else None
-    module = _Classifier(network, settings, classes, spike_cost)
+    # A function, so that the compiled form is no second child; a shape each, since the last batch alone may differ.
+    learner = torch.compile(network.__call__, dynamic=False) if compiled else network.__call__
+    module = _Classifier(network, settings, classes, spike_cost, learner)
     try:
         trainer.fit(module, train, validation, ckpt_path=resume)
     except RuntimeError as error:
