@@ -135,7 +135,10 @@ Options = Annotated[
     list[str] | None, typer.Option("--option", help="name=value for the network's builder; repeatable.")
 ]
 Compile = Annotated[
-    bool, typer.Option("--compile", help="Train under torch.compile: often twice as fast; needs a C++ compiler.")
+    bool,
+    typer.Option(
+        "--compile", help="Train under torch.compile (a CIFAR ResNet-20 in half the time); needs a C++ compiler."
+    ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="State_dict to load into MODEL (*.safetensors, *.pt, *.th).")]
 DataName = Annotated[
