@@ -32,7 +32,7 @@ sanitize: install
 		tests/kernels/test_native.py tests/kernels/test_events.py tests/kernels/test_counts.py \
 		tests/kernels/test_pairs.py tests/kernels/test_pooling.py tests/kernels/test_chain.py \
 		tests/kernels/test_image.py tests/kernels/test_narrow.py \
-		tests/graph/test_engine.py tests/graph/test_engine_counts.py
+		tests/engine/test_engine.py tests/engine/test_engine_counts.py
 
 lint: install
 	$(BIN)/ruff check .

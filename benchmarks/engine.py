@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 import transpike as tp
 from transpike.bench import Contender, bench
-from transpike.card import card_of
-from transpike.config import write_json
+from transpike.cli.resolve import schedule_for
 from transpike.data import load_data, random_subset
 from transpike.graph.site import Site
 from transpike.report.bench import bench_table
-from transpike.resolve import schedule_for
+from transpike.serialization.json_records import write_json
+from transpike.serialization.model_info import card_of
 
 Call = Callable[[Tensor], Tensor]
 

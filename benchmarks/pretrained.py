@@ -35,11 +35,11 @@ from torch import Tensor, nn
 
 import transpike as tp
 from transpike import zoo
-from transpike.config import write_json
 from transpike.data import load_data, loader, random_subset
-from transpike.methods import Part
-from transpike.recipe import test_images
+from transpike.experiments.recipe import test_images
+from transpike.rules import Part
 from transpike.schedules import AccumulateThenFire, Plain, Schedule
+from transpike.serialization.json_records import write_json
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 WEIGHTS = "resnet20_cifar10_relu.th"

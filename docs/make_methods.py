@@ -11,8 +11,8 @@ from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
-from transpike.catalogue import METHODS, Method
-from transpike.comparison import MethodResult
+from transpike.conversion.methods import METHODS, Method
+from transpike.experiments.compare import MethodResult
 from transpike.neurons import IF, Neuron
 
 ROOT = Path(__file__).parents[1]

@@ -12,8 +12,8 @@ import torchvision.models as tv
 from torch import nn
 
 import transpike as tp
-from transpike.analysis import site_errors
 from transpike.errors import TraceError
+from transpike.evaluation.offsets import site_errors
 
 warnings.filterwarnings("ignore")
 SIZE = {"vgg16": 32, "vgg16_bn": 32, "vit_b_16": 224}

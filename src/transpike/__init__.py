@@ -23,19 +23,19 @@ from transpike.activations import (
     ThetaPercentile,
     ThresholdReLU,
 )
-from transpike.card import Card, InputSpec, card_of
-from transpike.catalogue import METHODS, Composition, Method, convert_by
-from transpike.checkpoint import describe, load, save
-from transpike.choose import Choice, LatencyKind, choose
-from transpike.convert import Inspection, convert, inspect
-from transpike.early_exit import answer_early, choose_confidence, evaluate_early
-from transpike.encoding import Coding, Encoding, Poisson, Sequence
+from transpike.conversion.convert import Inspection, convert, inspect
+from transpike.conversion.methods import METHODS, Composition, Method, convert_by
+from transpike.conversion.tailor import Tailoring, tailor, tailoring
 from transpike.errors import TranspikeError
-from transpike.evaluate import evaluate
+from transpike.evaluation.delayed_readout import delayed_readout, readout_delay
+from transpike.evaluation.early_exit import answer_early, choose_confidence, evaluate_early
+from transpike.evaluation.evaluate import evaluate
+from transpike.evaluation.report import Report
 from transpike.graph.operators import MaxPooling
-from transpike.graph.step import State
 from transpike.kernels import KernelPreference, Surrogate
-from transpike.methods import (
+from transpike.network.spiking import SpikingNetwork
+from transpike.neurons import IF, Burst, Reset, SignedIF
+from transpike.rules import (
     AnswerThresholds,
     BiasCorrection,
     BlockReconstruction,
@@ -58,13 +58,13 @@ from transpike.methods import (
     TemporalBiasCorrection,
     ZeroPotential,
 )
-from transpike.network import SpikingNetwork
-from transpike.neurons import IF, Burst, Reset, SignedIF
-from transpike.readout import delayed_readout, readout_delay
-from transpike.results import Report
+from transpike.runtime.encoding import Coding, Encoding, Poisson, Sequence
+from transpike.runtime.step import State
 from transpike.schedules import Plain, Schedule
-from transpike.search import LagSearch, search_lags
-from transpike.tailor import Tailoring, tailor, tailoring
+from transpike.selection.choose import Choice, LatencyKind, choose
+from transpike.selection.lags import LagSearch, search_lags
+from transpike.serialization.model_info import Card, InputSpec, card_of
+from transpike.storage.checkpoint import describe, load, save
 from transpike.training import fit
 
 __all__ = [

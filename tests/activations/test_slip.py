@@ -12,7 +12,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transpike import config
 from transpike.activations import (
     QCF,
     QCFS,
@@ -25,6 +24,7 @@ from transpike.activations import (
     ThetaPercentile,
     ThresholdReLU,
 )
+from transpike.serialization import json_records as config
 
 KINDS = {"SlipReLU": SlipReLU, "ThetaPercentile": ThetaPercentile}
 THETA_FLOOR = 1 / 1024

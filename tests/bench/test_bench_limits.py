@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from transpike.bench import Peaks, count_additions, measure_peaks
 from transpike.bench.limits import packed_bytes, weight_bytes
-from transpike.kernels.windows import Source, Tap
+from transpike.engine.spike_map import Source, Tap
 
 
 @settings(max_examples=40, deadline=None)

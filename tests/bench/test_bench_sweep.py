@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 
 from transpike.bench import BenchError, Peaks, fastest, fit_line, random_map, sweep, timing
-from transpike.kernels.events import EventStage
-from transpike.kernels.windows import Halo, MapShape
+from transpike.engine.spike_map import Halo, MapShape
+from transpike.engine.stage import EventStage
 from transpike.report.bench import plot_sweep, sweep_table
 
 pytest.importorskip("transpike.kernels._native")

@@ -10,7 +10,7 @@ import transpike as tp
 from transpike.calibration import find_blocks, visit_blocks
 from transpike.errors import CalibrationError
 from transpike.functional import expected_count
-from transpike.methods import BlockView, Maximum
+from transpike.rules import BlockView, Maximum
 from transpike.schedules import AccumulateThenFire
 from transpike.testing import TOPOLOGIES, set_dyadic_thresholds
 from transpike.zoo import build

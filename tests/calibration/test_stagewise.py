@@ -12,7 +12,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.errors import CalibrationError
-from transpike.methods import Calibration, Maximum, SpikingThresholdRule, StageView
+from transpike.rules import Calibration, Maximum, SpikingThresholdRule, StageView
 from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Schedule, Staggered, TwoPasses
 from transpike.testing import TOPOLOGIES, Topology
 

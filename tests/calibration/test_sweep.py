@@ -12,7 +12,7 @@ import transpike as tp
 from transpike.calibration import calibrate_thresholds, sweep
 from transpike.errors import CalibrationError
 from transpike.graph.site import Site
-from transpike.methods import Maximum, Percentile, PerChannel, PerLayer
+from transpike.rules import Maximum, Percentile, PerChannel, PerLayer
 
 
 class Small(nn.Module):

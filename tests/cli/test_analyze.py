@@ -14,8 +14,8 @@ from rich.table import Table
 
 import transpike as tp
 from transpike import zoo
-from transpike.analysis import CaseExample, Offsets, ShiftCase, SiteOffsets, Trajectory
 from transpike.data import load_data
+from transpike.evaluation.offsets import CaseExample, Offsets, ShiftCase, SiteOffsets, Trajectory
 from transpike.report import cases_table, convergence_table, offsets_table, plot_cases, plot_convergence, plot_offsets
 
 

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 import transpike as tp
 from transpike import zoo
-from transpike.card import Card, card_of, set_card
 from transpike.cli import commands  # noqa: F401 - registers the commands
 from transpike.cli.bench import app
 from transpike.data import load_data
 from transpike.schedules import AccumulateThenFire
+from transpike.serialization.model_info import Card, card_of, set_card
 
 pytest.importorskip("transpike.kernels._native")
 RUNNER = CliRunner()

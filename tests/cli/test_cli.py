@@ -11,7 +11,7 @@ import pytest
 
 import transpike as tp
 from transpike.cli.options import Rule
-from transpike.methods import THRESHOLD_RULES
+from transpike.rules import THRESHOLD_RULES
 
 
 def test_the_installed_program() -> None:

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import transpike as tp
-from transpike.card import InputSpec
 from transpike.data import Preparation, cifar100, image_folder, load_data, loader
 from transpike.data.cifar import SETTINGS, Cutout
 from transpike.errors import DataError
+from transpike.serialization.model_info import InputSpec
 
 
 @pytest.fixture

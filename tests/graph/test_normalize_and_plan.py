@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import transpike as tp
+from transpike.graph.capture import trace
+from transpike.graph.example_run import shapes_of
 from transpike.graph.fold import fold_batchnorm
 from transpike.graph.plan import Kind
-from transpike.graph.probe import shapes_of
-from transpike.graph.trace import trace
 
 
 def _convert(model, x, **settings):

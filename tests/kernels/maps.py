@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from transpike.kernels.windows import MapShape
+from transpike.engine.spike_map import MapShape
 
 
 def pack(shape: MapShape, events: Tensor) -> Any:

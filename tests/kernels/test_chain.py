@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from maps import pack
 
-from transpike.kernels.events import Chain, EventStage, Rule
-from transpike.kernels.windows import Halo, MapShape, Source, Tap
+from transpike.engine.spike_map import Halo, MapShape, Source, Tap
+from transpike.engine.stage import Chain, EventStage
+from transpike.kernels import Rule
 
 compiled = pytest.importorskip("transpike.kernels._native")
 PLAIN = Rule("plain")

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transpike.kernels.events import EventStage, Rule
-from transpike.kernels.windows import Halo, MapShape, Source, Tap
+from transpike.engine.spike_map import Halo, MapShape, Source, Tap
+from transpike.engine.stage import EventStage
+from transpike.kernels import Rule
 
 compiled = pytest.importorskip("transpike.kernels._native")
 NONE = Halo(0, 0, 0, 0)

@@ -6,9 +6,10 @@ import pytest
 import torch
 from maps import pack
 
-from transpike.graph.lower import Readout
-from transpike.kernels.events import EventStage, Rule
-from transpike.kernels.windows import Halo, MapShape, Source, Tap
+from transpike.engine.spike_map import Halo, MapShape, Source, Tap
+from transpike.engine.stage import EventStage
+from transpike.kernels import Rule
+from transpike.runtime.lower import Readout
 
 compiled = pytest.importorskip("transpike.kernels._native")
 LARGEST = 2**63 - 1

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 import transpike as tp
+from transpike.engine.image import image_source
+from transpike.engine.spike_map import Halo, MapShape, Source, Tap
+from transpike.engine.stage import EventStage
 from transpike.errors import InputError
-from transpike.graph.image import image_source
-from transpike.kernels import KernelPreference
-from transpike.kernels.events import EventStage, Rule
-from transpike.kernels.windows import Halo, MapShape, Source, Tap
+from transpike.kernels import KernelPreference, Rule
 from transpike.schedules import AccumulateThenFire, Plain
 from transpike.testing import assert_same_answer, make_dyadic, set_dyadic_thresholds
 

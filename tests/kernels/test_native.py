@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from transpike.functional import expected_count
 from transpike.kernels import KernelPreference, integrate_fire, native, reference, runs_native
-from transpike.kernels.probe import probe
+from transpike.kernels.offset_probe import probe
 from transpike.schedules import AccumulateThenFire, OffsetSpike
 from transpike.schedules.exact_potential import exact_potential
 from transpike.schedules.offset_spike import shift

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from maps import pack, running_means
 from torch import Tensor
 
-from transpike.kernels.events import EventStage, Rule
-from transpike.kernels.windows import Halo, MapShape, Source, Tap
+from transpike.engine.spike_map import Halo, MapShape, Source, Tap
+from transpike.engine.stage import EventStage
+from transpike.kernels import Rule
 
 compiled = pytest.importorskip("transpike.kernels._native")
 pytestmark = pytest.mark.usefixtures("every_instruction_set")

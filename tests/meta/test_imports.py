@@ -11,41 +11,26 @@ import transpike
 
 ROOT = Path(transpike.__file__).parent
 
-# Rooms in one group may import each other's public modules only where WITHIN says so; groups import earlier groups.
+# A room may import the rooms of earlier groups, and in its own group those that WITHIN names.
 GROUPS = [
-    ["errors", "config", "card", "container", "encoding"],
-    ["functional"],
+    ["errors", "functional"],
+    ["serialization"],
     ["activations", "kernels"],
     ["neurons"],
     ["schedules"],
     ["graph"],
-    ["methods"],
-    ["calibration"],
-    ["network", "tailor", "compose", "convert"],
-    ["catalogue"],
-    ["results", "readout"],
-    ["evaluate", "search", "choose"],
-    ["early_exit", "bench", "comparison"],
-    ["analysis", "data", "zoo", "training"],
-    ["checkpoint"],
-    ["resolve"],
+    ["runtime"],
+    ["engine", "rules"],
+    ["calibration", "network"],
+    ["conversion"],
+    ["data", "zoo", "evaluation"],
+    ["bench", "selection", "storage", "training"],
     ["testing"],
-    ["doctor"],
-    ["interop", "report"],
-    ["recipe", "recipes"],
+    ["experiments", "interop"],
+    ["report"],
     ["cli"],
 ]
-WITHIN = {
-    "config": {"errors"},
-    "card": {"errors", "config"},
-    "encoding": {"errors"},
-    "container": {"errors", "config"},
-    "compose": {"network"},
-    "convert": {"network", "tailor", "compose"},
-    "training": {"data", "zoo"},
-    "zoo": {"data"},
-    "recipes": {"recipe"},
-}
+WITHIN = {"zoo": {"data"}}
 ALLOWED = {
     room: {earlier for group in GROUPS[:level] for earlier in group} | WITHIN.get(room, set())
     for level, rooms in enumerate(GROUPS)
@@ -77,14 +62,14 @@ def _rooms_imported(path: Path) -> set[str]:
 
 
 def test_every_room_is_in_the_order():
-    rooms = {_room(path) for path in FILES if path.name != "__main__.py"} - {"__init__", "py"}
+    rooms = {_room(path) for path in FILES} - {"__init__", "py"}
     assert rooms <= set(ALLOWED), f"put {sorted(rooms - set(ALLOWED))} into GROUPS"
-    assert {"errors", "functional", "activations", "kernels", "neurons", "schedules", "graph", "methods"} <= rooms
+    assert {"errors", "functional", "activations", "kernels", "neurons", "schedules", "graph", "rules"} <= rooms
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_one_way(path):
-    if _room(path) in ("__init__", "__main__"):
+    if _room(path) == "__init__":
         return
     wrong = _rooms_imported(path) - ALLOWED[_room(path)]
     assert not wrong, f"{path.relative_to(ROOT)} must not import {sorted(wrong)}"
@@ -92,9 +77,9 @@ def test_imports_point_one_way(path):
 
 def test_the_rule_itself_finds_a_wrong_import(tmp_path):
     path = tmp_path / "wrong.py"
-    path.write_text("def f():\n    from transpike.methods.maximum import Maximum\n    import transpike.cli\n")
-    assert {name.split(".")[1] for name in _imports(path)} == {"methods", "cli"}
-    assert "methods" not in ALLOWED["graph"]
+    path.write_text("def f():\n    from transpike.rules.thresholds.maximum import Maximum\n    import transpike.cli\n")
+    assert {name.split(".")[1] for name in _imports(path)} == {"rules", "cli"}
+    assert "rules" not in ALLOWED["graph"]
     assert "graph" not in ALLOWED["kernels"]
 
 
@@ -106,9 +91,9 @@ def test_kernels_know_no_module_and_no_graph():
 
 
 def test_graph_knows_no_method_and_no_particular_schedule_by_name():
-    from transpike import methods, schedules
+    from transpike import rules, schedules
 
-    known = {name for name in (*methods.__all__, "Plain") if name not in ("Part", "Statistic")}
+    known = {name for name in (*rules.__all__, "Plain") if name not in ("Part", "Statistic")}
     assert {"Maximum", "Percentile", "HalfThreshold"} <= known
     assert schedules.Plain
     for path in (ROOT / "graph").glob("*.py"):
@@ -120,7 +105,7 @@ def test_graph_knows_no_method_and_no_particular_schedule_by_name():
 
 def test_only_kernels_loop_over_time():
     """A loop over the first dimension of a drive outside of ``kernels`` would be a second specification."""
-    for room in ("neurons", "schedules", "graph", "methods"):
+    for room in ("neurons", "schedules", "graph", "rules"):
         for path in (ROOT / room).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.For | ast.comprehension):

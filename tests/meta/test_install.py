@@ -63,7 +63,8 @@ def test_installed_alone(built: dict[str, Path], kind: str, tmp_path: Path) -> N
     subprocess.run([*pip, "--no-build-isolation", "--target", str(site), str(built[kind])], check=True)
     (site / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     code = (
-        "import transpike, transpike.recipe as r, torch; print(transpike.__file__); print(sorted(r.recipes()));"
+        "import transpike, transpike.experiments.recipe as r, torch;"
+        "print(transpike.__file__); print(sorted(r.recipes()));"
         "m = transpike.zoo.build('digits-resnet'); x = torch.rand(2, 1, 8, 8);"
         "s = transpike.convert(m, [transpike.Maximum()], calibration=x, example_inputs=x);"
         "print(tuple(s(x, steps=2).shape))"
@@ -74,7 +75,9 @@ def test_installed_alone(built: dict[str, Path], kind: str, tmp_path: Path) -> N
     assert file.startswith(str(site))
     assert names == "['cifar10-resnet20-qcfs', 'cifar10-resnet20-relu', 'cifar10-vgg16-qcfs', 'digits']"
     assert shape == "(2, 2, 10)"
-    module = subprocess.run([python, "-m", "transpike", "run", "--list"], capture_output=True, text=True, cwd=tmp_path)
+    module = subprocess.run(
+        [python, "-m", "transpike.cli", "run", "--list"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert module.returncode == 0, module.stderr
     assert "digits" in module.stdout
 

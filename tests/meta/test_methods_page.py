@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from transpike.catalogue import METHODS
-from transpike.comparison import MethodResult, MethodRow
-from transpike.config import write_json
+from transpike.conversion.methods import METHODS
+from transpike.experiments.compare import MethodResult, MethodRow
 from transpike.schedules import Latency
+from transpike.serialization.json_records import write_json
 
 FILE = Path(__file__).parents[2] / "docs" / "make_methods.py"
 

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 import transpike as tp
 from transpike import zoo
-from transpike.analysis import offset_spikes
 from transpike.errors import ConversionError, InputError, StateError
+from transpike.evaluation.offsets import offset_spikes
 from transpike.neurons import NEURONS, Burst, EventKind, Neuron, SignedIF
 from transpike.schedules import SCHEDULES, Plain, Staggered, TwoPasses
 from transpike.schedules.staggered import Wait

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transpike.activations import QCFS
 from transpike.functional import expected_count
 from transpike.kernels import KernelPreference
-from transpike.kernels.probe import least_potentials, probe
+from transpike.kernels.offset_probe import least_potentials, probe
 from transpike.neurons import IF, Reset, SiteParameters
 from transpike.schedules import (
     AccumulateThenFire,

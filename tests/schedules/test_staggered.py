@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import transpike as tp
-from transpike.config import from_json, to_json
 from transpike.schedules import Plain, Staggered, Wait
+from transpike.serialization.json_records import from_json, to_json
 from transpike.testing import TOPOLOGIES, assert_same_answer, record, set_dyadic_thresholds
 
 

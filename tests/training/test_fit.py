@@ -9,10 +9,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import transpike as tp
-from transpike.card import InputSpec
-from transpike.container import read_container
 from transpike.data import Data
 from transpike.errors import CheckpointError
+from transpike.serialization.container import read_container
+from transpike.serialization.model_info import InputSpec
 from transpike.training import TrainingError, fit
 from transpike.training.fit import EpochShuffle, parameter_groups
 

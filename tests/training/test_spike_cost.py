@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import transpike as tp
-from transpike.card import InputSpec
 from transpike.data import Data
+from transpike.serialization.model_info import InputSpec
 from transpike.training import TrainingError, fit
 from transpike.training.spike_cost import SpikeCost, fan_out
 

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from transpike.bench.timing import fastest
 from transpike.errors import TranspikeError
 from transpike.kernels import KernelPreference, native
-from transpike.network import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import Plain, Schedule
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from transpike.engine.spike_map import Source
 from transpike.kernels import native
-from transpike.kernels.windows import Source
 
 _SIZES = (2**14, 2**17, 2**19, 2**22, 2**23, 2**26)
 """Bytes per thread: in the first cache of usual CPUs, the second, at its end, twice in the third, in memory."""

@@ -12,10 +12,10 @@ from torch import Tensor, fx
 
 from transpike.bench.compare import Gate, pass_gate, relu_network
 from transpike.bench.limits import Peaks, count_additions, measure_peaks, packed_bytes, weight_bytes
-from transpike.graph.tasks import READOUT
-from transpike.graph.terms import map_shape
+from transpike.engine.drive import map_shape
+from transpike.engine.execution_plan import READOUT
 from transpike.kernels import native
-from transpike.network import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import Plain, Schedule
 
 _PART = 8  # samples whose spikes are counted at once: torch stores those of all sites and steps as numbers

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transpike.bench.compare import BenchError
 from transpike.bench.limits import Peaks, count_additions, measure_peaks, packed_bytes
 from transpike.bench.timing import fastest
+from transpike.engine.spike_map import Halo, MapShape, Source, Tap
+from transpike.engine.stage import EventStage
 from transpike.kernels import Rule, native, reference
-from transpike.kernels.events import EventStage
-from transpike.kernels.windows import Halo, MapShape, Source, Tap
 
 LAYERS = ((16, 32), (32, 16), (64, 8), (64, 32), (128, 16), (256, 8), (512, 4), (512, 2))
 """Channels and size of the convolutions of CIFAR networks."""

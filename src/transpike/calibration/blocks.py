@@ -20,7 +20,7 @@ from transpike.calibration.sweep import CalibrationData, batches_of, checked_inp
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
-from transpike.methods.contract import BlockView, Layer
+from transpike.rules.contract import BlockView, Layer
 
 _MOVING = (Kind.STATIC, Kind.SEQUENCE)
 

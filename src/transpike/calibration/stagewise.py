@@ -11,13 +11,13 @@ from torch import Tensor, fx
 
 from transpike.calibration.sweep import CalibrationData, batches_of, checked_inputs, no_data, run_batch
 from transpike.errors import CalibrationError
-from transpike.graph.lower import Lowered, SiteRunner, lower
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Plan, longest_path
 from transpike.graph.site import Site
 from transpike.kernels import KernelPreference
-from transpike.methods.contract import StageView
 from transpike.neurons import Neuron
+from transpike.rules.contract import StageView
+from transpike.runtime.lower import Lowered, SiteRunner, lower
 from transpike.schedules import Schedule
 
 

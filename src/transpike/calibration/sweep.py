@@ -10,10 +10,10 @@ from rich.progress import Progress
 from torch import Tensor, fx
 
 from transpike.errors import CalibrationError, InputError
+from transpike.graph.example_run import check_inputs, first_line
 from transpike.graph.normalize import modules_of
-from transpike.graph.probe import check_inputs, first_line
 from transpike.graph.site import Site
-from transpike.methods.contract import ThresholdRule, rows_of, set_thresholds
+from transpike.rules.contract import ThresholdRule, rows_of, set_thresholds
 
 CalibrationData = Tensor | Iterable[Any]
 """A tensor ``[N, *]``, or batches: tensors, or tuples whose first element is the input (labels are ignored)."""

@@ -66,11 +66,10 @@ def offset(
     * `transpike analyze offset snn.safetensors --images 500 -o offsets`
     * `transpike analyze offset snn.safetensors --probe-steps 8 --iterations 2 --rhos 4,8,16`
     """
-    from transpike.analysis import OffsetSettings, study_offsets
-    from transpike.card import card_of
-    from transpike.config import write_json
+    from transpike.cli.resolve import check_writable, dataset_for, resolve_converted, resolve_schedule
     from transpike.data import load_data, loader
-    from transpike.recipe import test_images, torch_device
+    from transpike.evaluation.offsets import OffsetSettings, study_offsets
+    from transpike.experiments.recipe import test_images, torch_device
     from transpike.report import (
         cases_table,
         convergence_table,
@@ -82,7 +81,8 @@ def offset(
         plot_offsets,
         running_table,
     )
-    from transpike.resolve import check_writable, dataset_for, resolve_converted, resolve_schedule
+    from transpike.serialization.json_records import write_json
+    from transpike.serialization.model_info import card_of
 
     settings = OffsetSettings(
         probe_steps=probe_steps,

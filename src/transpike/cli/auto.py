@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from transpike.graph.operators import MaxPooling
-    from transpike.network import SpikingNetwork
+    from transpike.network.spiking import SpikingNetwork
 
 
 def choose_network(
@@ -28,10 +28,10 @@ def choose_network(
     max_pooling: MaxPooling,
 ) -> SpikingNetwork:
     """The network converted by the best method; prints what was tried, and how to run it."""
-    from transpike.catalogue import find_methods
-    from transpike.choose import LatencyKind, choose
+    from transpike.conversion.methods import find_methods
     from transpike.neurons import EventKind
     from transpike.report import choice_table
+    from transpike.selection.choose import LatencyKind, choose
 
     choice = choose(
         model,

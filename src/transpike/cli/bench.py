@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from transpike.network import SpikingNetwork
+    from transpike.network.spiking import SpikingNetwork
 
 from transpike.cli.main import app
 from transpike.cli.options import DataName, Factory, OwnIterations, OwnProbeSteps, OwnWaiting, Root, ScheduleName
@@ -55,9 +55,9 @@ def bench(
     """
     from transpike.bench import bench as run_bench
     from transpike.bench import cost_stages, sweep
-    from transpike.config import write_json
+    from transpike.cli.resolve import schedule_for
     from transpike.report.bench import bench_table, plot_sweep, stages_table, sweep_table
-    from transpike.resolve import schedule_for
+    from transpike.serialization.json_records import write_json
 
     record = {}
     if file is not None:
@@ -100,9 +100,9 @@ def _network_and_images(
 ) -> tuple[SpikingNetwork, Tensor]:
     import torch
 
-    from transpike.card import card_of
+    from transpike.cli.resolve import dataset_for, resolve_converted
     from transpike.data import load_data
-    from transpike.resolve import dataset_for, resolve_converted
+    from transpike.serialization.model_info import card_of
 
     snn = resolve_converted(file, factory)
     found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)

@@ -57,9 +57,9 @@ def inspect(
     * `transpike inspect cifar-resnet20`
     * `transpike inspect torchvision.models:resnet18 --input-shape 3,224,224`
     """
-    from transpike.convert import inspect as inspect_model
+    from transpike.cli.resolve import example_for, parse_options, resolve_model
+    from transpike.conversion.convert import inspect as inspect_model
     from transpike.report import inspection_table
-    from transpike.resolve import example_for, parse_options, resolve_model
 
     network = resolve_model(model, parse_options(option or []), model=factory)
     found = inspect_model(
@@ -118,12 +118,13 @@ def train(
     """
     import torch
 
-    from transpike import activations, checkpoint, zoo
-    from transpike.card import Card, card_of, set_card
+    from transpike import activations, zoo
+    from transpike.cli.resolve import check_writable, dataset_for, parse_options, resolve_model
+    from transpike.conversion.tailor import tailor, tailoring
     from transpike.data import Preparation, load_data, loader, random_subset
     from transpike.report import training_table
-    from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
-    from transpike.tailor import tailor, tailoring
+    from transpike.serialization.model_info import Card, card_of, set_card
+    from transpike.storage import checkpoint
     from transpike.training import fit
 
     torch.manual_seed(seed)
@@ -226,12 +227,14 @@ def convert(
     * `transpike convert relu.safetensors --threshold percentile --calibrate bias --steps 4 -o snn.safetensors`
     * `transpike convert relu.safetensors --auto --budget-steps 8 --latency pipeline -o snn.safetensors`
     """
-    from transpike import checkpoint, zoo
-    from transpike.card import card_of
-    from transpike.convert import convert as convert_model
+    from transpike import zoo
+    from transpike.cli.resolve import check_writable, dataset_for, parse_options, resolve_model
+    from transpike.conversion.convert import convert as convert_model
     from transpike.data import load_data, loader, random_subset
+    from transpike.experiments.recipe import threshold_rule
     from transpike.graph.operators import MaxPooling
-    from transpike.methods import (
+    from transpike.neurons import NEURONS
+    from transpike.rules import (
         CALIBRATIONS,
         POTENTIAL_RULES,
         THRESHOLD_RULES,
@@ -239,9 +242,8 @@ def convert(
         Part,
         RandomPotential,
     )
-    from transpike.neurons import NEURONS
-    from transpike.recipe import threshold_rule
-    from transpike.resolve import check_writable, dataset_for, parse_options, resolve_model
+    from transpike.serialization.model_info import card_of
+    from transpike.storage import checkpoint
 
     network = resolve_model(model, parse_options(option or []), model=factory)
     if weights is not None:
@@ -322,8 +324,8 @@ def run(
     * `transpike run --list`
     * `transpike run digits`
     """
-    from transpike.recipe import find_recipe, recipes, run_recipe
-    from transpike.report import comparison_table, report_table
+    from transpike.experiments.recipe import find_recipe, recipes, run_recipe
+    from transpike.report import comparison_table, plot_accuracy, report_table
 
     if list_ or recipe is None:
         table = Table(box=box.SIMPLE)
@@ -342,4 +344,5 @@ def run(
     first = next(iter(outcome.reports))
     out.print(f"{first}:", markup=False)
     out.print(report_table(outcome.reports[first]))
+    plot_accuracy(outcome.reports, folder / "accuracy.png", plan.about)
     out.print(f"written: {folder}/ (checkpoints, result.json, accuracy.png)")

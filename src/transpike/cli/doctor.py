@@ -15,8 +15,8 @@ def doctor() -> None:
     Example:
     * `transpike doctor`
     """
-    from transpike.doctor import diagnose
     from transpike.report.doctor import doctor_table
+    from transpike.testing.doctor import diagnose
 
     found = diagnose()
     out.print(doctor_table(found))

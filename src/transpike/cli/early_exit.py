@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
     from transpike.data import Data
-    from transpike.encoding import Coding
-    from transpike.network import SpikingNetwork
+    from transpike.network.spiking import SpikingNetwork
+    from transpike.runtime.encoding import Coding
     from transpike.schedules import Schedule
 
 
@@ -34,7 +34,7 @@ def print_early_exit(
         ValueError: the confidence is neither a probability nor ``auto``.
     """
     from transpike.data import loader, random_subset
-    from transpike.early_exit import choose_confidence, evaluate_early
+    from transpike.evaluation.early_exit import choose_confidence, evaluate_early
     from transpike.report.early_exit import early_exit_table, steps_used_table
 
     snn = snn.to(device=device)

@@ -9,8 +9,8 @@ import typer
 
 if TYPE_CHECKING:
     from transpike.data import Data
-    from transpike.network import SpikingNetwork
-    from transpike.results import Report
+    from transpike.evaluation.report import Report
+    from transpike.network.spiking import SpikingNetwork
     from transpike.schedules import Schedule
 
 from transpike.cli.main import app
@@ -71,15 +71,15 @@ def evaluate(
     * `transpike evaluate snn.safetensors --steps 16 --early-exit auto`
     * `transpike evaluate snn.safetensors --steps 32 --readout-delay auto`
     """
-    from transpike.card import card_of
     from transpike.cli.early_exit import print_early_exit
+    from transpike.cli.resolve import dataset_for, resolve_converted, schedule_for, search_schedule
     from transpike.data import load_data, loader
-    from transpike.encoding import Coding
-    from transpike.evaluate import evaluate as evaluate_network
-    from transpike.methods import BlockCalibration
-    from transpike.recipe import test_images, torch_device
+    from transpike.evaluation.evaluate import evaluate as evaluate_network
+    from transpike.experiments.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
-    from transpike.resolve import dataset_for, resolve_converted, schedule_for, search_schedule
+    from transpike.rules import BlockCalibration
+    from transpike.runtime.encoding import Coding
+    from transpike.serialization.model_info import card_of
 
     snn = resolve_converted(file, factory)
     stored = card_of(snn.network).inputs
@@ -138,7 +138,7 @@ def evaluate(
 def _delay(snn: SpikingNetwork, wanted: str, data: Data, images: int) -> int:
     """A number of steps, or that of `transpike.readout_delay` on training images."""
     from transpike.data import loader, random_subset
-    from transpike.readout import readout_delay
+    from transpike.evaluation.delayed_readout import readout_delay
 
     if wanted != "auto" and not wanted.isdecimal():
         raise ValueError(f"--readout-delay takes a number of steps or auto, not {wanted!r}")
@@ -193,14 +193,8 @@ def compare(
     * `transpike compare relu.safetensors --methods all --steps 8 --long-steps 32 -o methods`
     """
     from transpike import zoo
-    from transpike.card import card_of
     from transpike.cli.methods import print_methods
-    from transpike.config import write_json
-    from transpike.data import load_data, loader
-    from transpike.evaluate import evaluate as evaluate_network
-    from transpike.recipe import test_images, torch_device
-    from transpike.report import plot_latency, schedules_table
-    from transpike.resolve import (
+    from transpike.cli.resolve import (
         dataset_for,
         parse_options,
         resolve_converted,
@@ -208,6 +202,12 @@ def compare(
         resolve_schedule,
         search_schedule,
     )
+    from transpike.data import load_data, loader
+    from transpike.evaluation.evaluate import evaluate as evaluate_network
+    from transpike.experiments.recipe import test_images, torch_device
+    from transpike.report import plot_latency, schedules_table
+    from transpike.serialization.json_records import write_json
+    from transpike.serialization.model_info import card_of
 
     if methods is not None:
         network = resolve_model(file, parse_options(option or []), model=factory)

@@ -40,13 +40,13 @@ def print_methods(
         device: where to evaluate.
         output: folder for JSON.
     """
-    from transpike.card import card_of
-    from transpike.catalogue import find_methods
-    from transpike.comparison import Sample, compare_methods
+    from transpike.cli.resolve import dataset_for
+    from transpike.conversion.methods import find_methods
     from transpike.data import load_data, loader, random_subset
-    from transpike.recipe import test_images
+    from transpike.experiments.compare import Sample, compare_methods
+    from transpike.experiments.recipe import test_images
     from transpike.report import methods_table
-    from transpike.resolve import dataset_for
+    from transpike.serialization.model_info import card_of
 
     methods = find_methods(names)
     found = load_data(dataset_for(model, dataset), data, seed=seed, like=card_of(model).inputs)

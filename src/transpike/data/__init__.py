@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from transpike.card import InputSpec
 from transpike.data.cifar import Preparation, cifar10, cifar100
 from transpike.data.contract import Data, fixed_test_indices, loader, random_subset
 from transpike.data.digits import digits
 from transpike.data.folders import image_folder, imagenet
 from transpike.errors import DataError
+from transpike.serialization.model_info import InputSpec
 
 __all__ = [
     "DATA",

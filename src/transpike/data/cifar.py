@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from transpike.card import InputSpec
 from transpike.data.contract import Data, split_indices
 from transpike.errors import DataError
+from transpike.serialization.model_info import InputSpec
 
 
 class Preparation(Enum):

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from transpike.card import InputSpec
 from transpike.errors import DataError
+from transpike.serialization.model_info import InputSpec
 
 
 @dataclass(frozen=True)

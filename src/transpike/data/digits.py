@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Subset, TensorDataset
 
-from transpike.card import InputSpec
 from transpike.data.contract import Data, split_indices
+from transpike.serialization.model_info import InputSpec
 
 
 def digits(*, seed: int = 0) -> Data:

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Subset
 
-from transpike.card import InputSpec
 from transpike.data.contract import Data, split_indices
 from transpike.errors import DataError
+from transpike.serialization.model_info import InputSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -14,6 +14,7 @@ from torch import fx, nn
 
 from transpike.activations import TrainedActivation
 from transpike.errors import ConversionError, Obstacle
+from transpike.graph.capture import source_of
 from transpike.graph.operators import (
     DROPOUT_FUNCTIONS,
     MAX_POOL_FUNCTIONS,
@@ -25,7 +26,6 @@ from transpike.graph.operators import (
     match_activation,
     operator_name,
 )
-from transpike.graph.trace import source_of
 
 _PIECES = frozenset(["chunk", "split", "tensor_split", "unbind"])
 _VIEWS = _PIECES | frozenset(

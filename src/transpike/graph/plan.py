@@ -9,6 +9,8 @@ from enum import Enum
 from torch import Tensor, fx, nn
 
 from transpike.errors import Obstacle
+from transpike.graph.capture import source_of
+from transpike.graph.example_run import ROWS, batch_violations, shapes_of, sizes_of
 from transpike.graph.normalize import ActivationCall, modules_of
 from transpike.graph.operators import (
     DIVISIONS,
@@ -21,9 +23,7 @@ from transpike.graph.operators import (
     operator_name,
     role_of,
 )
-from transpike.graph.probe import ROWS, batch_violations, shapes_of, sizes_of
 from transpike.graph.site import Site
-from transpike.graph.trace import source_of
 from transpike.schedules import Schedule
 
 

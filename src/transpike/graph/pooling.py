@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from transpike.errors import ConversionError, Obstacle
+from transpike.graph.capture import source_of
 from transpike.graph.normalize import ActivationCall, call_module, modules_of
 from transpike.graph.operators import (
     MAX_POOL_MODULES,
@@ -19,7 +20,6 @@ from transpike.graph.operators import (
     is_a,
     operator_name,
 )
-from transpike.graph.trace import source_of
 
 
 def pool_before_activation(

@@ -1,8 +1,7 @@
 """Loops over time: the reference that specifies each neuron, and faster kernels tested against it."""
 
-from transpike.kernels.events import Rule
 from transpike.kernels.ops import KernelPreference, Surrogate, integrate_fire, runs_native
+from transpike.kernels.rule import LARGEST_COUNT, Rule
 from transpike.kernels.scan import scan
-from transpike.kernels.windows import LARGEST_COUNT
 
 __all__ = ["LARGEST_COUNT", "KernelPreference", "Rule", "Surrogate", "integrate_fire", "runs_native", "scan"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.table import Table
 
 from transpike.bench import BenchReport, StageCosts, Sweep
-from transpike.config import write_atomically
 from transpike.report.layout import plain_table
+from transpike.serialization.json_records import write_atomically
 
 
 def bench_table(report: BenchReport) -> Table:

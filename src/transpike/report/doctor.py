@@ -6,7 +6,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from transpike.doctor import Diagnosis, Status
+from transpike.testing.doctor import Diagnosis, Status
 
 _MARKS = {Status.OK: "[green]ok[/]", Status.ABSENT: "[yellow]absent[/]", Status.BROKEN: "[bold red]BROKEN[/]"}
 

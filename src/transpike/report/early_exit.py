@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from transpike.early_exit import EarlyReport
+from transpike.evaluation.early_exit import EarlyReport
 from transpike.report.layout import plain_table
 
 

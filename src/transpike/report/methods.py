@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from transpike.choose import Choice, Trial
-from transpike.comparison import MethodResult
+from transpike.experiments.compare import MethodResult
 from transpike.report.layout import plain_table
+from transpike.selection.choose import Choice, Trial
 
 
 def choice_table(choice: Choice) -> Table:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transpike.analysis import CaseExample, Offsets, ShiftCase, SiteOffsets, Trajectory
-from transpike.config import write_atomically
-from transpike.results import Report
+from transpike.evaluation.offsets import CaseExample, Offsets, ShiftCase, SiteOffsets, Trajectory
+from transpike.evaluation.report import Report
+from transpike.serialization.json_records import write_atomically
 
 _NAMED_SITES = 24  # more names than this cannot be read below the axis
 _BLUE, _RED = (0.15, 0.35, 0.65), (0.75, 0.25, 0.15)

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from transpike.analysis import CaseExample, Offsets, ShiftCase, running_times
+from transpike.evaluation.offsets import CaseExample, Offsets, ShiftCase, running_times
+from transpike.evaluation.report import Report
 from transpike.report.layout import plain_table
-from transpike.results import Report
 
 _NAMED = 3  # psi beyond this share two columns
 

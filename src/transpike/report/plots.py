@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
-from transpike.config import write_atomically
-from transpike.results import Report
+from transpike.evaluation.report import Report
+from transpike.serialization.json_records import write_atomically
 
 
 def plot_latency(reports: Mapping[str, Report], path: Path, title: str) -> None:

@@ -8,9 +8,9 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from transpike.convert import Inspection
+from transpike.conversion.convert import Inspection
+from transpike.evaluation.report import Report
 from transpike.report.layout import plain_table
-from transpike.results import Report
 from transpike.training import Epoch
 
 

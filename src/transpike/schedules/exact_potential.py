@@ -9,7 +9,7 @@ from torch import Tensor
 
 from transpike.functional import expected_count
 from transpike.kernels import Rule, native, runs_native
-from transpike.kernels.probe import least_potentials
+from transpike.kernels.offset_probe import least_potentials
 from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from transpike.kernels import Rule, native, runs_native
-from transpike.kernels.probe import Probe, probe
+from transpike.kernels.offset_probe import Probe, probe
 from transpike.schedules.contract import Memory, Visit
 from transpike.schedules.probing import Probing, need_soft_reset
 

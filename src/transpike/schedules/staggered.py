@@ -28,7 +28,7 @@ class Staggered(Schedule):
     """Each site sends nothing for its first d steps, then runs plainly.
 
     Between "all layers together" (0) and "layer after layer". Emission j uses the drive of steps 1 .. j + d. Binary,
-    non-negative events. `transpike.search.search_lags` finds lags for a latency.
+    non-negative events. `transpike.search_lags` finds lags for a latency.
 
     Attributes:
         waiting: d, the lag of every site that ``own`` does not name.

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from transpike.analysis import site_errors
-from transpike.graph.step import State
-from transpike.network import SpikingNetwork
+from transpike.evaluation.offsets import site_errors
+from transpike.network.spiking import SpikingNetwork
+from transpike.runtime.step import State
 from transpike.schedules import Schedule
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transpike.activations import SlipActivation
-from transpike.network import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork
 
 GRID = 64
 """Weights and inputs are multiples of ``1 / GRID``."""

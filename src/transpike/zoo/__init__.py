@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transpike.card import Card, CardedModule, InputSpec, ModelSource
 from transpike.errors import ModelError
+from transpike.serialization.model_info import Card, CardedModule, InputSpec, ModelSource
 from transpike.zoo.digits import DigitsResNet
 from transpike.zoo.resnet import ResNet
 from transpike.zoo.resnet20 import CifarResNet20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.card import CardedModule
+from transpike.serialization.model_info import CardedModule
 
 
 class _Block(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transpike.card import CardedModule
+from transpike.serialization.model_info import CardedModule
 
 
 class _PadShortcut(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.card import CardedModule
+from transpike.serialization.model_info import CardedModule
 
 
 def _convolutions(widths: tuple[int | str, ...]) -> tuple[list[nn.Module], int]:

@@ -1,5 +1,0 @@
-"""``python -m transpike``."""
-
-from transpike.cli import main
-
-main()

@@ -1,0 +1,5 @@
+"""``python -m transpike.cli``."""
+
+from transpike.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Runs a network event by event with compiled kernels."""

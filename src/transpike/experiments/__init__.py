@@ -1,0 +1,1 @@
+"""Trains, converts and evaluates what a table needs."""

@@ -1,0 +1,1 @@
+"""Recipes as TOML files; `transpike.experiments.recipe` runs them."""

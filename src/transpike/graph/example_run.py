@@ -1,0 +1,252 @@
+"""Runs the graph once on example inputs: shapes, and proof that samples of a batch do not influence each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from transpike.errors import InputError
+from transpike.graph.capture import source_of
+from transpike.graph.clipped_activations import ramps
+
+ROWS = 3
+"""Samples in the probing batch: a number that layer sizes seldom have."""
+
+
+Inputs = Tensor | list[Tensor] | tuple[Tensor, ...]
+"""One tensor ``[N, *]``, or one per argument of the model."""
+
+
+def inputs_from(inputs: Inputs) -> tuple[Tensor, ...]:
+    """The arguments as a tuple."""
+    return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+
+
+class _Recorder(fx.Interpreter):
+    """Keeps what ``keep`` makes of each node's value."""
+
+    def __init__(self, gm: fx.GraphModule, keep: Any) -> None:
+        super().__init__(gm)
+        self.keep = keep
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            value = super().run_node(n)
+        except Exception as error:  # whatever an operator of the user's raises
+            raise _NodeError(n, first_line(error)) from error
+        self.keep(n, value)
+        return value
+
+
+class _NodeError(Exception):
+    """An operator failed on the probing batch."""
+
+    def __init__(self, node: fx.Node, message: str) -> None:
+        self.node = node
+        self.message = message
+        super().__init__(message)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the graph dumps that torch appends."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_inputs(inputs: Sequence[Any], where: str) -> int:
+    """Checks a batch of input tensors; returns the number of samples.
+
+    Raises:
+        InputError: no tensor, an empty batch, batch sizes that differ, whole numbers, NaN or infinity.
+    """
+    if not inputs:
+        raise InputError("no input given", where=where, fix="pass one tensor [N, *] per argument of the model")
+    sizes = []
+    for index, tensor in enumerate(inputs):
+        name = f"{where}, input {index}"
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"a tensor is expected, not {type(tensor).__name__}", where=name, fix="pass a tensor")
+        if tensor.dim() < 1:
+            raise InputError("the tensor has no batch dimension", where=name, fix="give it the shape [N, *]")
+        if not tensor.dtype.is_floating_point:
+            raise InputError(
+                f"{tensor.dtype} is not a floating type",
+                where=name,
+                fix="scale images to floats, as in training",
+            )
+        # a sum is much faster than a test of every value, and where it is finite all values are
+        if tensor.shape[0] and not (math.isfinite(tensor.sum().item()) or bool(torch.isfinite(tensor).all())):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise InputError(f"{bad} values are NaN or infinite", where=name, fix="clean the data before conversion")
+        sizes.append(tensor.shape[0])
+    if len(set(sizes)) > 1:
+        raise InputError(f"inputs have different batch sizes {sizes}", where=where, fix="use one batch size")
+    if sizes[0] == 0:
+        raise InputError("the batch is empty", where=where, fix="pass at least one sample")
+    return sizes[0]
+
+
+def check_arguments(gm: fx.GraphModule, inputs: Sequence[Any], where: str) -> None:
+    """Checks that there is an input for every argument of the model that has no default.
+
+    Raises:
+        InputError: there are fewer, or more than the model takes.
+    """
+    arguments = gm.graph.find_nodes(op="placeholder")
+    if len(inputs) == len(arguments):
+        return
+    needed = [node for node in arguments if not node.args]
+    if not len(needed) <= len(inputs) <= len(arguments):
+        raise InputError(
+            f"the model takes {len(needed)} input(s), got {len(inputs)}",
+            where=where,
+            fix="pass one tensor each for " + ", ".join(node.name for node in needed),
+        )
+
+
+def check_run(network: fx.GraphModule, inputs: tuple[Tensor, ...], reference: Tensor, where: str) -> int:
+    """Checks the arguments of a run; returns the number of samples.
+
+    Raises:
+        InputError: they are unusable, or not on the device and in the precision of ``reference``.
+    """
+    batch = check_inputs(inputs, where)
+    check_arguments(network, inputs, where)
+    for index, tensor in enumerate(inputs):
+        autocast = torch.is_autocast_enabled(tensor.device.type)
+        if tensor.device != reference.device or (tensor.dtype != reference.dtype and not autocast):
+            raise InputError(
+                f"the input is {tensor.dtype} on {tensor.device}, the network {reference.dtype} on {reference.device}",
+                where=f"{where}, input {index}",
+                fix="move one of them with .to(...)",
+            )
+    return batch
+
+
+@contextmanager
+def explain_shapes(inputs: Sequence[Tensor], expected: list[list[int]] | None, where: str) -> Iterator[None]:
+    """Where an operator fails on samples of another shape than the network was converted with, says so.
+
+    Args:
+        inputs: the batch that is run.
+        expected: shape of one sample per argument, if known.
+        where: what was called.
+
+    Raises:
+        InputError: an operator failed, and the shapes are others.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        shapes = [list(tensor.shape[1:]) for tensor in inputs]
+        if expected is None or shapes == expected:
+            raise
+        raise InputError(
+            f"samples have shape {shapes}, the network was converted with {expected}: {first_line(error)}",
+            where=where,
+            fix="give the samples the shape that the network was converted with",
+        ) from error
+
+
+def probing_batch(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Three different samples made from the example inputs (a single sample is varied)."""
+    rows = []
+    for tensor in inputs:
+        index = torch.arange(ROWS, device=tensor.device)
+        factor = 1.0 - index.to(tensor.dtype) / 8
+        base = tensor[index % tensor.shape[0]]
+        rows.append(base * factor.view(-1, *[1] * (tensor.dim() - 1)))
+    return tuple(rows)
+
+
+def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tuple[int, ...] | None]:
+    """Shape of every tensor-valued node on these inputs; None for other values.
+
+    Raises:
+        InputError: an operator fails on them.
+    """
+    shapes: dict[fx.Node, tuple[int, ...] | None] = {}
+
+    def keep(node: fx.Node, value: Any) -> None:
+        shapes[node] = tuple(value.shape) if isinstance(value, Tensor) else None
+
+    try:
+        with torch.no_grad():
+            _Recorder(gm, keep).run(*inputs)
+    except _NodeError as error:
+        given = ", ".join(f"{list(tensor.shape[1:])} {tensor.dtype}" for tensor in inputs)
+        raise InputError(
+            f"the model fails on samples of shape {given}: {error.message}",
+            where=f"node {error.node.name!r} at {source_of(error.node)}",
+            fix="pass example_inputs of the shape, dtype and device that the model takes",
+        ) from error
+    return shapes
+
+
+def sizes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
+    """Value of every node that gives a whole number or a shape on these inputs, up to one that fails on them."""
+    sizes: dict[fx.Node, Any] = {}
+
+    def keep(node: fx.Node, value: Any) -> None:
+        if isinstance(value, int | torch.Size):
+            sizes[node] = value
+
+    with suppress(_NodeError), torch.no_grad():
+        _Recorder(gm, keep).run(*inputs)
+    return sizes
+
+
+def batch_violations(
+    gm: fx.GraphModule, inputs: Sequence[Tensor], batched: Mapping[fx.Node, bool]
+) -> list[tuple[fx.Node, str]]:
+    """The first operators whose value for one sample depends on the rest of the batch, or that move the batch.
+
+    Every ``batched`` node is computed for the batch and for its last sample alone, with ramps for staircases.
+
+    Returns:
+        Pairs of a node and what is wrong with it; operators fed by one of them are not listed.
+    """
+    values: dict[fx.Node, Tensor] = {}
+    violations: dict[fx.Node, str] = {}
+    tainted: set[fx.Node] = set()
+
+    def keep(node: fx.Node, value: Any) -> None:
+        if isinstance(value, Tensor) and batched.get(node, False):
+            values[node] = value
+
+    def compare(node: fx.Node, value: Any) -> None:
+        if any(source in tainted for source in node.all_input_nodes):
+            tainted.add(node)
+        elif node in values and isinstance(value, Tensor):
+            together = values[node]
+            if together.dim() == 0 or together.shape[0] != ROWS or together.shape[1:] != value.shape[1:]:
+                violations[node] = (
+                    f"its result has shape {tuple(together.shape)} for {ROWS} samples, {tuple(value.shape)} for one: "
+                    "the batch must stay the first dimension"
+                )
+                tainted.add(node)
+            elif not _close(together[-1:], value):
+                violations[node] = "its result for one sample depends on the other samples of the batch"
+                tainted.add(node)
+
+    with torch.no_grad(), ramps(gm):
+        _Recorder(gm, keep).run(*inputs)
+        try:
+            _Recorder(gm, compare).run(*(tensor[-1:] for tensor in inputs))
+        except _NodeError as error:
+            if error.node not in tainted:
+                violations[error.node] = f"it fails for a single sample: {error.message}"
+    return list(violations.items())
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if not a.dtype.is_floating_point:
+        return torch.equal(a, b)
+    scale = float(a.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if a.numel() else 0.0
+    tolerance = 1e-3 if a.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    same = (a == b) | (a.isnan() & b.isnan())  # NaN is the model's own fault, told elsewhere
+    return bool((same | ((a - b).abs() <= tolerance * (scale + 1e-6))).all())

@@ -1,0 +1,1 @@
+"""The converted network as an ``nn.Module``."""

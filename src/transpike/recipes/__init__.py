@@ -1,1 +1,0 @@
-"""Recipes as TOML files; `transpike.recipe` runs them."""

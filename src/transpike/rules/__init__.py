@@ -1,0 +1,100 @@
+"""How thresholds and initial potentials are set. One file per method, one row in the table below."""
+
+from transpike.rules.contract import (
+    BlockCalibration,
+    BlockView,
+    Calibration,
+    Granularity,
+    Part,
+    PerChannel,
+    PerLayer,
+    PerNeuron,
+    Population,
+    PotentialRule,
+    SpikingThresholdRule,
+    StageView,
+    Statistic,
+    ThresholdRule,
+    average,
+)
+from transpike.rules.corrections.bias import BiasCorrection, Compare
+from transpike.rules.corrections.optimal_potential import OptimalPotential
+from transpike.rules.corrections.potential import PotentialCorrection
+from transpike.rules.corrections.reconstruction import BlockReconstruction
+from transpike.rules.corrections.temporal_bias import Replay, TemporalBiasCorrection
+from transpike.rules.potentials.fixed import HalfThreshold, RandomPotential, ShiftedPotential, ZeroPotential
+from transpike.rules.thresholds.answer_thresholds import AnswerThresholds
+from transpike.rules.thresholds.gaussian import GaussianMSE
+from transpike.rules.thresholds.local_balancing import LocalThresholdBalancing
+from transpike.rules.thresholds.maximum import Maximum
+from transpike.rules.thresholds.minimum_mse import MinimumMSE
+from transpike.rules.thresholds.percentile import Percentile
+from transpike.rules.thresholds.spike_norm import SpikeNorm
+
+THRESHOLD_RULES: dict[str, type[ThresholdRule] | type[SpikingThresholdRule]] = {
+    "maximum": Maximum,
+    "percentile": Percentile,
+    "minimum-mse": MinimumMSE,
+    "gaussian-mse": GaussianMSE,
+    "local-balancing": LocalThresholdBalancing,
+    "spike-norm": SpikeNorm,
+}
+POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
+    "zero": ZeroPotential,
+    "half": HalfThreshold,
+    "shifted": ShiftedPotential,
+    "random": RandomPotential,
+}
+CALIBRATIONS: dict[
+    str,
+    type[BiasCorrection]
+    | type[PotentialCorrection]
+    | type[OptimalPotential]
+    | type[TemporalBiasCorrection]
+    | type[BlockReconstruction],
+] = {
+    "bias": BiasCorrection,
+    "potential": PotentialCorrection,
+    "optimal-potential": OptimalPotential,
+    "temporal-bias": TemporalBiasCorrection,
+    "reconstruction": BlockReconstruction,
+}
+
+__all__ = [
+    "CALIBRATIONS",
+    "POTENTIAL_RULES",
+    "THRESHOLD_RULES",
+    "AnswerThresholds",
+    "BiasCorrection",
+    "BlockCalibration",
+    "BlockReconstruction",
+    "BlockView",
+    "Calibration",
+    "Compare",
+    "GaussianMSE",
+    "Granularity",
+    "HalfThreshold",
+    "LocalThresholdBalancing",
+    "Maximum",
+    "MinimumMSE",
+    "OptimalPotential",
+    "Part",
+    "PerChannel",
+    "PerLayer",
+    "PerNeuron",
+    "Percentile",
+    "Population",
+    "PotentialCorrection",
+    "PotentialRule",
+    "RandomPotential",
+    "Replay",
+    "ShiftedPotential",
+    "SpikeNorm",
+    "SpikingThresholdRule",
+    "StageView",
+    "Statistic",
+    "TemporalBiasCorrection",
+    "ThresholdRule",
+    "ZeroPotential",
+    "average",
+]

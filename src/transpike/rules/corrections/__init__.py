@@ -1,0 +1,1 @@
+"""Corrections that run through a network stage by stage, or block by block."""

@@ -1,0 +1,1 @@
+"""Runs a lowered network in time with torch's own operators."""

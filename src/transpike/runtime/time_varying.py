@@ -1,0 +1,60 @@
+"""Inputs that differ from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from transpike.errors import ConversionError
+from transpike.graph.example_run import ROWS, check_arguments
+from transpike.graph.normalize import ActivationCall
+from transpike.graph.operators import MaxPooling
+from transpike.graph.plan import Plan, make_plan
+from transpike.runtime.encoding import Encoding
+
+
+def split_frames(
+    network: fx.GraphModule, inputs: tuple[Any, ...], steps: Callable[[], int]
+) -> tuple[dict[str, Tensor], tuple[Any, ...]]:
+    """The frames ``[S, N, *]`` of every argument that moves, by name, and all arguments of the first step.
+
+    Args:
+        network: the ANN graph with its sites.
+        inputs: tensors and encodings.
+        steps: gives S; asked for only if an argument moves.
+
+    Raises:
+        InputError: too few arguments or too many, too few frames.
+    """
+    if not any(isinstance(value, Encoding) for value in inputs):
+        return {}, inputs
+    check_arguments(network, inputs, "SpikingNetwork")
+    names = [node.name for node in network.graph.find_nodes(op="placeholder")]
+    given = dict(zip(names, inputs, strict=False))  # arguments with defaults may be left out
+    moving = {name: value.frames(steps()) for name, value in given.items() if isinstance(value, Encoding)}
+    return moving, tuple(moving[name][0] if name in moving else value for name, value in given.items())
+
+
+def plan_for(network: fx.GraphModule, plan: Plan, record: Mapping[str, Any], moving: Collection[str]) -> Plan:
+    """The plan when some arguments differ from step to step.
+
+    Args:
+        network: the ANN graph with its sites.
+        plan: the plan for constant inputs.
+        record: how the network was converted.
+        moving: names of the arguments.
+
+    Raises:
+        ConversionError: an operator in front of the first neurons cannot take an input that changes.
+    """
+    reference = next(network.parameters())
+    generator = torch.Generator().manual_seed(0)
+    probe = tuple(torch.rand(ROWS, *shape, generator=generator).to(reference) for shape in record["example_shapes"])
+    calls = [ActivationCall(site.name, site.operator, site.source) for site in plan.sites]
+    planning = make_plan(network, probe, calls, record["leave"], MaxPooling(record["max_pooling"]), moving)
+    if planning.obstacles:
+        raise ConversionError(planning.obstacles)
+    return planning.plan

@@ -1,0 +1,1 @@
+"""Chooses methods, lags and confidences on training data."""

@@ -1,0 +1,318 @@
+"""Which method of conversion suits this network and this number of steps: measured on held-back calibration images."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import Tensor, nn
+
+from transpike.calibration import CalibrationData
+from transpike.calibration.sweep import batches_of, checked_inputs
+from transpike.conversion.convert import restore
+from transpike.conversion.methods import METHODS, Method, convert_by
+from transpike.errors import CalibrationError, InputError, TranspikeError, reason
+from transpike.graph.capture import LeafModules, leaf_names
+from transpike.graph.example_run import Inputs, inputs_from
+from transpike.graph.operators import MaxPooling
+from transpike.graph.plan import steps_sent
+from transpike.network.spiking import SpikingNetwork
+from transpike.neurons import IF, EventKind
+from transpike.schedules import Latency, Schedule
+
+_BATCH = 100
+_MEMORY = 2**25 // 4
+"""Numbers in one site's currents: answers are run in pieces of at most 32 MiB of float32."""
+
+
+class LatencyKind(Enum):
+    """Which of the four latency figures the budget is for.
+
+    ``ANSWER``: T, the steps that are averaged; waiting and probing cost nothing. ``PIPELINE``: from the first input to
+    the answer on a device that steps all layers at once.
+    """
+
+    ANSWER = "answer"
+    PIPELINE = "pipeline"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one method did on the held-back images.
+
+    Attributes:
+        method: its name.
+        tuned_for: steps that the conversion was tuned for, the probe's length under layer-after-layer schedules.
+        schedule: how it ran.
+        latency: the four figures of the answer.
+        agreement: images whose answer is the ANN's own, in percent.
+        error: mean squared difference of the outputs.
+        events: spikes per image.
+        seconds: wall time of the conversion.
+        doubt: the best one mends fewer than two standard deviations of a fair coin more answers than it spoils
+            compared with this one; never for the best one itself.
+    """
+
+    method: str
+    tuned_for: int
+    schedule: Schedule
+    latency: Latency
+    agreement: float
+    error: float
+    events: float
+    seconds: float
+    doubt: bool = False
+
+    @property
+    def order(self) -> tuple[float, float, float]:
+        """Sorts trials, the best one first: agreement, then error, then events."""
+        return (-self.agreement, self.error, self.events)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A method that was not run, and why."""
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What `choose` found.
+
+    Attributes:
+        network: converted by the best method with all images; its schedule is ``network.recommended``.
+        steps: T to run it for.
+        budget: the steps allowed.
+        latency: what the budget is for.
+        images: number of images that calibrated, and of those held back to judge.
+        ranking: every method that was run, the best first.
+        refused: the others.
+    """
+
+    network: SpikingNetwork
+    steps: int
+    budget: int
+    latency: LatencyKind
+    images: tuple[int, int]
+    ranking: tuple[Trial, ...]
+    refused: tuple[Refusal, ...]
+
+
+def choose(
+    model: nn.Module,
+    calibration: CalibrationData,
+    budget: int,
+    *,
+    example_inputs: Inputs | None = None,
+    latency: LatencyKind = LatencyKind.ANSWER,
+    methods: Iterable[Method] = tuple(METHODS.values()),
+    events: Collection[EventKind] = (EventKind.BINARY,),
+    held_back: float = 1 / 3,
+    seed: int = 0,
+    leave: str | Collection[str] = (),
+    leaf_modules: LeafModules = (),
+    max_pooling: MaxPooling = MaxPooling.RUNNING,
+    progress: bool = False,
+) -> Choice:
+    """Converts a network by each method for a number of steps, and again by the one that answers most like the ANN.
+
+    A part of the images is held back from all conversions; on it, the answers (the largest outputs) are compared with
+    those of the network itself. Labels are not used. Between equals the smaller squared difference of the outputs
+    decides, then the fewer spikes. Under a pipeline budget a layer-after-layer schedule gets the longest probe that
+    leaves as many steps to answer, and what then is left goes to the answer; what does not fit is refused.
+
+    Args:
+        model: the trained network, a classifier; it is not changed.
+        calibration: training inputs, never those that accuracy is reported on.
+        budget: steps that the answer may take, at least 1.
+        example_inputs: for `convert`; None takes four of the images.
+        latency: how the budget counts.
+        methods: what to try.
+        events: what neurons may send; by default 0 or 1 per step only.
+        held_back: share of the images that judge, in (0, 1).
+        seed: of the division of the images.
+        leave: as for `convert`.
+        leaf_modules: as for `convert`.
+        max_pooling: as for `convert`.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: budget below 1, or a share outside (0, 1).
+        CalibrationError: fewer than two images, or every method was refused; the message has the reasons.
+        InputError: the answer is not one tensor ``[N, classes]``.
+        TranspikeError: the network does not convert at all.
+    """
+    if budget < 1:
+        raise ValueError(f"budget must be at least 1, got {budget}")
+    if not 0.0 < held_back < 1.0:
+        raise ValueError(f"held_back must lie in (0, 1), got {held_back}")
+    methods = tuple(methods)
+    data = list(batches_of(calibration))
+    reference = next(model.parameters())
+    example = _first(data) if example_inputs is None else inputs_from(example_inputs)
+    example = tuple(tensor.to(reference.device, reference.dtype) for tensor in example)
+    leaf_modules = leaf_names(model, leaf_modules)
+    leave = (leave,) if isinstance(leave, str) else tuple(leave)
+    frame = restore(model, example, leave, leaf_modules, IF(), max_pooling)
+    chosen, judges = _divide(frame, data, held_back, seed)
+
+    def converted(method: Method, tuned_for: int, inputs: tuple[Tensor, ...]) -> SpikingNetwork:
+        batches = list(zip(*(torch.split(tensor, _BATCH) for tensor in inputs), strict=True))
+        return convert_by(
+            method,
+            model,
+            steps=tuned_for,
+            calibration=batches,
+            example_inputs=example,
+            leave=leave,
+            leaf_modules=leaf_modules,
+            max_pooling=max_pooling,
+        )
+
+    judge = _Judge(frame, judges)
+    trials: list[Trial] = []
+    hits: dict[str, Tensor] = {}
+    refused: list[Refusal] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with torch.no_grad(), Progress(*columns, transient=True, disable=not progress) as bar:
+        task = bar.add_task("methods", total=len(methods))
+        for method in methods:
+            bar.update(task, description=method.name)
+            try:
+                tuned_for, steps = _fit(frame, method, budget, latency, events)
+                began = time.perf_counter()
+                snn = converted(method, tuned_for, chosen)
+                seconds = time.perf_counter() - began
+                hits[method.name], error, sent = judge.score(snn, steps)
+                agreement = 100.0 * float(hits[method.name].double().mean())
+                found = (snn.recommended, snn.latency(steps, snn.recommended), agreement, error, sent, seconds)
+                trials.append(Trial(method.name, tuned_for, *found))
+            except (TranspikeError, ValueError) as problem:
+                refused.append(Refusal(method.name, reason(problem)))
+            bar.advance(task)
+        if not trials:
+            reasons = "; ".join(f"{refusal.method}: {refusal.reason}" for refusal in refused)
+            raise CalibrationError(
+                f"no method fits: {reasons or 'none was given'}", fix="allow more steps, or other events"
+            )
+        ranking = _rank(trials, hits)
+        best = ranking[0]
+        method = next(method for method in methods if method.name == best.method)
+        bar.update(task, description=f"{method.name} with all images")
+        everything = tuple(torch.cat(pair) for pair in zip(chosen, judges, strict=True))
+        network = converted(method, best.tuned_for, everything)
+    images = (chosen[0].shape[0], judges[0].shape[0])
+    return Choice(network, best.latency.answer_steps, budget, latency, images, ranking, tuple(refused))
+
+
+def _first(data: Sequence[object]) -> tuple[Tensor, ...]:
+    """Four samples of the first batch, for models with one argument."""
+    first = data[0] if data else None
+    first = first[0] if isinstance(first, list | tuple) and first else first
+    if not isinstance(first, Tensor):
+        raise CalibrationError(
+            "there are no images", where="calibration", fix="pass a tensor or batches; a used-up iterator gives none"
+        )
+    return (first[:4],)
+
+
+def _divide(
+    frame: SpikingNetwork, data: Sequence[object], held_back: float, seed: int
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The images that calibrate and those that judge; whatever follows the inputs in a batch is dropped here."""
+    batches = [checked_inputs(frame.network, batch, index) for index, batch in enumerate(data)]
+    inputs = tuple(torch.cat(tensors) for tensors in zip(*batches, strict=True))
+    images = inputs[0].shape[0]
+    if images < 2:
+        raise CalibrationError(
+            "one image cannot be divided into some that calibrate and others that judge",
+            where="calibration",
+            fix="pass some hundred training images",
+        )
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed)).to(inputs[0].device)
+    judges = min(max(1, round(held_back * images)), images - 1)
+    return tuple(tensor[order[judges:]] for tensor in inputs), tuple(tensor[order[:judges]] for tensor in inputs)
+
+
+def _fit(
+    frame: SpikingNetwork, method: Method, budget: int, latency: LatencyKind, events: Collection[EventKind]
+) -> tuple[int, int]:
+    """Steps to tune for, and T.
+
+    Raises:
+        ValueError: the neuron sends what is not allowed, or the budget is too small.
+    """
+    kind = method.compose(budget).neuron.events
+    if kind not in events:
+        allowed = ", ".join(event.value for event in events)
+        raise ValueError(f"its neurons send {kind.value} events, allowed are: {allowed}")
+    if latency is LatencyKind.ANSWER:
+        return budget, budget
+    for steps in range(budget, 0, -1):
+        taken = frame.latency(steps, method.compose(steps).schedule).pipeline_steps
+        if taken <= budget:
+            return steps, steps + budget - taken
+    raise ValueError(f"it takes at least {taken} pipeline steps, the budget is {budget}")
+
+
+class _Judge:
+    """Compares answers with those of the source network."""
+
+    def __init__(self, frame: SpikingNetwork, inputs: tuple[Tensor, ...]) -> None:
+        self.neurons = max(site.neurons for site in frame.sites)
+        self.inputs = inputs
+        with torch.no_grad():
+            self.wanted = torch.cat([self._matrix(frame.ann(*piece)) for piece in self._pieces(1)])
+
+    def score(self, snn: SpikingNetwork, steps: int) -> tuple[Tensor, float, float]:
+        """Which answers ``[N]`` are the source's, the mean squared difference of the outputs, spikes per image."""
+        schedule = snn.recommended
+        sent = steps_sent(snn.network, schedule, steps)
+        calls: Counter[str] = Counter()
+        events = 0
+
+        def count(site: str, spikes: Tensor) -> None:
+            nonlocal events
+            calls[site] += 1
+            last = calls[site] % schedule.passes == 0
+            events += int((spikes[: sent[site]] if last else spikes).sum())
+
+        length = max(schedule.pass_steps(steps, number) for number in range(schedule.passes))
+        pieces = self._pieces(length)
+        answer = torch.cat(
+            [self._matrix(snn(*piece, steps=steps, schedule=schedule, count=count)[-1]) for piece in pieces]
+        )
+        error = float((answer - self.wanted).square().mean(dtype=torch.float64))
+        return answer.argmax(1) == self.wanted.argmax(1), error, events / answer.shape[0]
+
+    def _pieces(self, steps: int) -> Iterable[tuple[Tensor, ...]]:
+        size = max(1, min(_BATCH, _MEMORY // (steps * self.neurons)))
+        return zip(*(torch.split(tensor, size) for tensor in self.inputs), strict=True)
+
+    @staticmethod
+    def _matrix(answer: object) -> Tensor:
+        if not isinstance(answer, Tensor) or answer.dim() != 2:
+            raise InputError(
+                "choose needs one output of shape [N, classes]",
+                where="the model's answer",
+                fix="wrap the model so that it returns its logits",
+            )
+        return answer
+
+
+def _rank(trials: list[Trial], hits: dict[str, Tensor]) -> tuple[Trial, ...]:
+    """The best first; says of the others whether chance may have put them behind."""
+    best, *others = sorted(trials, key=lambda trial: trial.order)
+    ranked = [best]
+    for trial in others:
+        mended = int((hits[best.method] & ~hits[trial.method]).sum())
+        spoilt = int((~hits[best.method] & hits[trial.method]).sum())
+        ranked.append(replace(trial, doubt=mended - spoilt <= 2.0 * (mended + spoilt) ** 0.5))
+    return tuple(ranked)

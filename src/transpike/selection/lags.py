@@ -1,0 +1,312 @@
+"""Which layers should wait, and how long: lags of the staggered schedule for a given latency."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
+from transpike.errors import CalibrationError, InputError
+from transpike.network.spiking import SpikingNetwork
+from transpike.schedules import Plain, Schedule, Staggered, Wait
+
+_MEMORY = 2**25 // 4
+"""Numbers in one site's currents: batches are run in pieces of at most 32 MiB of float32."""
+_CHOOSE = 256
+"""So many images choose at most. All others confirm, which takes two runs only, so that there may be many of them."""
+_SCREEN = 8
+"""Candidates are first tried on an eighth of the images that choose."""
+_BEST = 3
+"""So many of them are then tried on all."""
+_LATER = 6
+"""After the first round only the candidates that did best in the round before are tried again."""
+_GAIN = 0.5
+"""Percentage points of agreement that a further lag must gain; less is likely to be noise, and lags cost steps."""
+
+Lags = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a network answers.
+
+    Attributes:
+        agreement: share of the images whose answer is the ANN's own, in percent.
+        error: mean squared difference of the softmax outputs.
+    """
+
+    agreement: float
+    error: float
+
+    @property
+    def order(self) -> tuple[float, float]:
+        """Sorts scores: the larger the better; the error decides between equal agreements."""
+        return (self.agreement, -self.error)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One schedule that was run on the images that choose.
+
+    Attributes:
+        schedule: what was run.
+        steps: T, what the lags on the longest path leave of the budget.
+        images: on how many images.
+        score: how it did.
+    """
+
+    schedule: Schedule
+    steps: int
+    images: int
+    score: Score
+
+
+@dataclass(frozen=True)
+class LagSearch:
+    """What `search_lags` found.
+
+    Attributes:
+        budget: B, the pipeline steps that the answer may take.
+        schedule: the best schedule, `Plain` if no lags are better beyond doubt.
+        steps: T to read out under it; ``snn.latency(steps, schedule).pipeline_steps`` is the budget.
+        images: number of images that chose, and of those that confirmed.
+        plain: plain integrate-and-fire with T = B, on the images that chose.
+        best: the best lags found, on the same images; equal to ``plain`` if there were none.
+        confirmed_plain: plain on the images held back.
+        confirmed_best: the best lags on the images held back.
+        trail: everything that was run, in order.
+    """
+
+    budget: int
+    schedule: Schedule
+    steps: int
+    images: tuple[int, int]
+    plain: Score
+    best: Score
+    confirmed_plain: Score
+    confirmed_best: Score
+    trail: tuple[Trial, ...]
+
+
+def search_lags(
+    snn: SpikingNetwork,
+    batches: CalibrationData,
+    budget: int,
+    *,
+    max_lag: int = 4,
+    evaluations: int = 200,
+    doubt: float = 2.0,
+    progress: bool = False,
+) -> LagSearch:
+    """Finds the lags with which the network answers best after ``budget`` pipeline steps.
+
+    Lags cost readout steps: T is the budget less the lags along the longest path (on parallel branches a lag may cost
+    nothing). Both ways to wait (`Wait`) are tried. If all vectors of lags fit into ``evaluations``, all are run; else
+    lags are added greedily, at one site or at a group of sites (those of one population shape, the last few, all),
+    while a round gains half a percentage point. Half of the images, at most 256, choose by agreement with the ANN's
+    own answers; on the others the winner must mend more of plain's answers than it spoils, by ``doubt`` standard
+    deviations of a fair coin. Otherwise plain is returned. Deterministic; no labels are used.
+
+    Args:
+        snn: the converted network, a classifier.
+        batches: training images, 512 or more: never those that the accuracy is reported on.
+        budget: B, at least 1.
+        max_lag: largest lag of a site.
+        evaluations: bound for the schedules that are run; a run on a part of the images counts as one, too.
+        doubt: standard deviations.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: budget, max_lag or evaluations below 1, or negative doubt.
+        CalibrationError: fewer than two images.
+        InputError: the answer is not one tensor ``[N, classes]``.
+    """
+    if min(budget, max_lag, evaluations) < 1 or doubt < 0:
+        raise ValueError(
+            "budget, max_lag and evaluations must be at least 1 and doubt not negative, got "
+            f"{budget}, {max_lag}, {evaluations} and {doubt}"
+        )
+    pieces = _pieces(snn, batches, budget)
+    images = sum(piece[0].shape[0] for piece in pieces)
+    if images < 2:
+        raise CalibrationError(
+            f"{images} image(s) cannot be divided into some that choose and others that confirm",
+            where="batches",
+            fix="pass a tensor or batches of training images; a used-up iterator gives none",
+        )
+    with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
+        chosen, held = _split(pieces, min(_CHOOSE, (images + 1) // 2))
+        choosing, confirming = _Judge(snn, chosen, budget), _Judge(snn, held, budget)
+        search = _Search(choosing, max_lag, evaluations, bar)
+        best = search.run()
+        plain_hits, confirmed_plain = confirming.score(Plain())
+        hits, confirmed_best = confirming.score(best.schedule)
+    mended, spoilt = int((hits & ~plain_hits).sum()), int((plain_hits & ~hits).sum())
+    if mended - spoilt > doubt * (mended + spoilt) ** 0.5:
+        schedule, steps = best.schedule, best.steps
+    else:
+        schedule, steps = Plain(), budget
+    return LagSearch(
+        budget=budget,
+        schedule=schedule,
+        steps=steps,
+        images=(choosing.images, confirming.images),
+        plain=search.trail[0].score,
+        best=best.score,
+        confirmed_plain=confirmed_plain,
+        confirmed_best=confirmed_best,
+        trail=tuple(search.trail),
+    )
+
+
+_Piece = tuple[Tensor, ...]
+
+
+def _pieces(snn: SpikingNetwork, batches: CalibrationData, budget: int) -> list[_Piece]:
+    """The inputs on the network's device, in pieces that fit into memory."""
+    arguments = sum(node.op == "placeholder" and not node.args for node in snn.network.graph.nodes)
+    reference = next(snn.parameters())
+    size = max(1, _MEMORY // (budget * max(site.neurons for site in snn.sites)))
+    found: list[_Piece] = []
+    for batch in batches_of(batches):
+        inputs = [tensor.to(reference.device, reference.dtype) for tensor in inputs_of(batch, arguments)]
+        found += zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
+    return [piece for piece in found if piece[0].shape[0]]
+
+
+def _split(pieces: Iterable[_Piece], count: int) -> tuple[list[_Piece], list[_Piece]]:
+    """The first ``count`` samples, and the others."""
+    first: list[_Piece] = []
+    second: list[_Piece] = []
+    for piece in pieces:
+        now = min(count, piece[0].shape[0])
+        count -= now
+        first += [tuple(tensor[:now] for tensor in piece)] if now else []
+        second += [tuple(tensor[now:] for tensor in piece)] if now < piece[0].shape[0] else []
+    return first, second
+
+
+class _Judge:
+    """Compares a network's answers after ``budget`` pipeline steps with those of the ANN."""
+
+    def __init__(self, snn: SpikingNetwork, pieces: Sequence[_Piece], budget: int) -> None:
+        self.snn = snn
+        self.pieces = pieces
+        self.budget = budget
+        self.images = sum(piece[0].shape[0] for piece in pieces)
+        self.wanted = [self._softmax(snn.ann(*piece)) for piece in pieces]
+
+    def steps(self, schedule: Schedule) -> int:
+        """T that the schedule leaves of the budget; below 1 if it needs more."""
+        return self.budget + 1 - self.snn.latency(1, schedule).pipeline_steps
+
+    def score(self, schedule: Schedule) -> tuple[Tensor, Score]:
+        """Which answers ``[N]`` are the ANN's, and the score."""
+        steps = self.steps(schedule)
+        hits, error = [], 0.0
+        for piece, wanted in zip(self.pieces, self.wanted, strict=True):
+            answer = self._softmax(self.snn(*piece, steps=steps, schedule=schedule)[-1])
+            hits.append(answer.argmax(1) == wanted.argmax(1))
+            error += float((answer - wanted).square().mean(1).sum(dtype=torch.float64))
+        agreed = torch.cat(hits)
+        return agreed, Score(100.0 * int(agreed.sum()) / self.images, error / self.images)
+
+    @staticmethod
+    def _softmax(answer: object) -> Tensor:
+        if not isinstance(answer, Tensor) or answer.dim() != 2:
+            raise InputError(
+                "search_lags needs one output of shape [N, classes]",
+                where="the model's answer",
+                fix="wrap the model so that it returns its logits",
+            )
+        return answer.softmax(1)
+
+
+class _Search:
+    """Runs candidates on the images that choose, as many as allowed."""
+
+    def __init__(self, judge: _Judge, max_lag: int, evaluations: int, bar: Progress) -> None:
+        self.judge = judge
+        self.screen = _Judge(judge.snn, _split(judge.pieces, -(-judge.images // _SCREEN))[0], judge.budget)
+        self.sites = judge.snn.sites
+        self.max_lag = min(max_lag, judge.budget - 1)
+        self.evaluations = evaluations
+        self.bar = bar
+        self.task = bar.add_task(f"lags for {judge.budget} steps", total=evaluations)
+        self.trail: list[Trial] = []
+
+    def run(self) -> Trial:
+        """The best of all, or of what greedy search reaches."""
+        plain = self._try(self.judge, Plain())
+        if len(Wait) * ((self.max_lag + 1) ** len(self.sites) - 1) <= self.evaluations - 1:
+            reached = [self._try(self.judge, schedule) for schedule in self._all()]
+        else:
+            half = (self.evaluations - 1) // len(Wait)
+            reached = [self._greedy(plain, wait, half) for wait in Wait]
+        return max([plain, *reached], key=lambda trial: trial.score.order)  # of equals the first: plain
+
+    def _all(self) -> Iterator[Schedule]:
+        for wait in Wait:
+            for lags in itertools.product(range(self.max_lag + 1), repeat=len(self.sites)):
+                if any(lags) and self._fits(lags):
+                    yield self._schedule(lags, wait)
+
+    def _greedy(self, plain: Trial, wait: Wait, allowed: int) -> Trial:
+        """Adds the lag that helps most until none helps; the first tries are on a part of the images."""
+        end = len(self.trail) + allowed
+        moves = self._moves()
+        best, lags = plain, (0,) * len(self.sites)
+        while True:
+            tried: list[tuple[Trial, Lags, Lags]] = []
+            for move in moves:
+                now = tuple(min(lag + more, self.max_lag) for lag, more in zip(lags, move, strict=True))
+                if now == lags or not self._fits(now) or now in (other for _, other, _ in tried):
+                    continue
+                if len(self.trail) >= end - _BEST:  # trials on a few images only would be for nothing
+                    break
+                tried.append((self._try(self.screen, self._schedule(now, wait)), now, move))
+            tried.sort(key=lambda found: found[0].score.order, reverse=True)
+            finals = [(self._try(self.judge, trial.schedule), now) for trial, now, _ in tried[:_BEST]]
+            if not finals:
+                return best
+            winner, now = max(finals, key=lambda found: found[0].score.order)
+            if winner.score.agreement - best.score.agreement < _GAIN:
+                return best
+            best, lags = winner, now
+            moves = [move for _, _, move in tried[:_LATER]]
+
+    def _moves(self) -> list[Lags]:
+        """Lags to add: to each site, to the sites of one population shape, to the last few, to all."""
+        count = len(self.sites)
+        groups = [{index} for index in range(count)]
+        for _, members in itertools.groupby(range(count), key=lambda index: self.sites[index].shape):
+            groups.append(set(members))
+        groups += [set(range(count - size, count)) for size in _powers_of_two(count)]
+        groups.append(set(range(count)))
+        distinct = list(dict.fromkeys(frozenset(group) for group in groups))
+        amounts = dict.fromkeys([1, max(1, self.judge.budget // 8)])
+        return [
+            tuple(amount if index in group else 0 for index in range(count)) for amount in amounts for group in distinct
+        ]
+
+    def _schedule(self, lags: Lags, wait: Wait) -> Schedule:
+        own = tuple((site.name, lag) for site, lag in zip(self.sites, lags, strict=True) if lag)
+        return Staggered(0, own, wait)
+
+    def _fits(self, lags: Lags) -> bool:
+        return self.judge.steps(self._schedule(lags, Wait.INTEGRATE)) >= 1
+
+    def _try(self, judge: _Judge, schedule: Schedule) -> Trial:
+        trial = Trial(schedule, judge.steps(schedule), judge.images, judge.score(schedule)[1])
+        self.trail.append(trial)
+        self.bar.advance(self.task)
+        return trial
+
+
+def _powers_of_two(below: int) -> list[int]:
+    return [2**k for k in range(1, below.bit_length()) if 2**k < below]

@@ -1,0 +1,1 @@
+"""How records, tensors and facts about a network become files."""

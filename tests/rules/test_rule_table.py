@@ -1,0 +1,70 @@
+"""Every part of a conversion on every topology, and saved and loaded. A new part gets a row here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+import transpike as tp
+from transpike.rules import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, BlockCalibration, Part
+from transpike.schedules import AccumulateThenFire
+from transpike.testing import TOPOLOGIES, Topology
+
+PARTS: tuple[tuple[Part, ...], ...] = (
+    (tp.Maximum(),),
+    (tp.Percentile(99.0, tp.PerChannel()),),
+    (tp.MinimumMSE(4, tp.PerChannel()),),
+    (tp.Maximum(), tp.ZeroPotential()),
+    (tp.Maximum(), tp.HalfThreshold()),
+    (tp.Maximum(), tp.ShiftedPotential(0.25)),
+    (tp.Maximum(), tp.RandomPotential(3)),
+    (tp.Maximum(), tp.BiasCorrection(2)),
+    (tp.Maximum(), tp.PotentialCorrection(2)),
+    (tp.Maximum(), tp.OptimalPotential(2, candidates=4)),
+    (tp.Maximum(), tp.TemporalBiasCorrection(2)),
+    (tp.Maximum(), tp.BlockReconstruction(2, iterations=2)),
+    (tp.Maximum(), tp.BlockReconstruction(2, iterations=2, weight_rate=0.0, whole=True), tp.AnswerThresholds(2)),
+    (tp.MinimumMSE(4, tp.PerChannel()), tp.AnswerThresholds(2, AccumulateThenFire(4))),
+    (tp.GaussianMSE(4, tp.PerChannel()),),
+    (tp.LocalThresholdBalancing(50, 0.5),),
+    (tp.SpikeNorm(4, 0.75, tp.PerChannel()), tp.ZeroPotential()),
+)
+
+
+def test_every_part_has_a_row():
+    tables = (THRESHOLD_RULES, POTENTIAL_RULES, CALIBRATIONS)
+    assert {type(part) for parts in PARTS for part in parts} >= {made for table in tables for made in table.values()}
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+def test_converts_every_topology(topology: Topology, parts: tuple[Part, ...]):
+    inputs = topology.random_inputs(6)
+    data = [inputs, tuple(x[:2] for x in inputs)]
+    model = topology.model()
+    snn = tp.convert(model, parts, example_inputs=inputs, calibration=data, leave=topology.leave)
+    for planned in snn.sites:
+        site = snn.site(planned.name)
+        assert bool((site.theta > 0).all())
+        for values in (site.theta, site.v_init, site.bias):
+            assert bool(torch.isfinite(values).all())
+        assert site.ceiling is None or float(site.theta.max()) <= site.ceiling
+    if not isinstance(parts[-1], BlockCalibration):
+        torch.testing.assert_close(snn.ann(*inputs), model(*inputs))
+    for answer in tree_leaves(snn(*inputs, steps=3)):
+        assert bool(torch.isfinite(answer).all())
+
+
+@pytest.mark.parametrize("parts", PARTS, ids=str)
+def test_answers_the_same_after_save_and_load(parts: tuple[Part, ...], tmp_path: Path):
+    torch.manual_seed(0)
+    inputs = torch.rand(12, 1, 8, 8)
+    model = tp.zoo.build("digits-resnet", width=2, blocks=1).eval()
+    snn = tp.convert(model, parts, example_inputs=inputs[:2], calibration=inputs)
+    tp.save(snn, tmp_path / "n.safetensors")
+    loaded = tp.load(tmp_path / "n.safetensors")
+    assert loaded.record["parts"] == parts
+    assert torch.equal(loaded(inputs, steps=4), snn(inputs, steps=4))
