@@ -110,7 +110,11 @@ def ours(
     """Converts once and measures at every T."""
     began = time.perf_counter()
     snn = tp.convert(
-        ann, parts, calibration=[x for x, _ in calibration], example_inputs=calibration[0][0][:4], progress=True
+        ann,
+        tp.Conversion.of(*parts),
+        calibration=[x for x, _ in calibration],
+        example_inputs=calibration[0][0][:4],
+        progress=True,
     )
     report = tp.evaluate(snn, loader(test), steps=steps[-1], schedule=schedule, at=steps, progress=True)
     rows = {str(t): report.row(t) for t in steps}

@@ -34,7 +34,10 @@ def main() -> None:
     torch.manual_seed(0)
     x = torch.randn(options.batch, 3, 32, 32)
     snn = tp.convert(
-        zoo.build("cifar-resnet20"), [tp.Percentile(99.9, tp.PerChannel())], calibration=x, example_inputs=x[:2]
+        zoo.build("cifar-resnet20"),
+        tp.Conversion(tp.Percentile(99.9, tp.PerChannel())),
+        calibration=x,
+        example_inputs=x[:2],
     )
     rho = options.probe_steps
     schedules: list[Schedule] = [

@@ -52,7 +52,9 @@ def row(name: str) -> str:
         return f"| {name} | {size} | - | - | refused: {listed} | | | {took:.1f} |"
     model = model.double()
     rule = tp.Percentile(99.0, tp.PerChannel())
-    snn = tp.convert(model, [rule], calibration=images.double().split(4), example_inputs=images[:2].double())
+    snn = tp.convert(
+        model, tp.Conversion.of(rule), calibration=images.double().split(4), example_inputs=images[:2].double()
+    )
     x = images[:1].double()
     few, many = (max(site_errors(snn, x, steps=steps, chunk=16).values()) for steps in (64, 256))
     neurons = sum(site.neurons for site in snn.sites)

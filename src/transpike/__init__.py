@@ -1,8 +1,7 @@
 """transpike: trained neural networks become spiking ones that answer after a few time-steps.
 
 >>> import transpike as tp
->>> snn = tp.convert(model, [tp.Percentile(99.9, tp.PerChannel()), tp.HalfThreshold()],
-...                  calibration=batches, example_inputs=x)
+>>> snn = tp.convert(model, tp.METHODS["accumulate"](steps=8), calibration=batches, example_inputs=x)
 >>> logits = snn(x, steps=8)  # [T, N, classes]; row t-1 is the answer after t steps
 """
 
@@ -23,8 +22,9 @@ from transpike.activations import (
     ThetaPercentile,
     ThresholdReLU,
 )
-from transpike.conversion.convert import Inspection, convert, inspect
-from transpike.conversion.methods import METHODS, Composition, Method, convert_by
+from transpike.conversion.convert import convert
+from transpike.conversion.inspect import Inspection, inspect
+from transpike.conversion.methods import METHODS, Method
 from transpike.conversion.tailor import Tailoring, tailor, tailoring
 from transpike.errors import TranspikeError
 from transpike.evaluation.delayed_readout import delayed_readout, readout_delay
@@ -40,6 +40,7 @@ from transpike.rules import (
     BiasCorrection,
     BlockReconstruction,
     Compare,
+    Conversion,
     GaussianMSE,
     HalfThreshold,
     LocalThresholdBalancing,
@@ -80,7 +81,7 @@ __all__ = [
     "Choice",
     "Coding",
     "Compare",
-    "Composition",
+    "Conversion",
     "Encoding",
     "GaussianMSE",
     "Gradient",
@@ -131,7 +132,6 @@ __all__ = [
     "choose",
     "choose_confidence",
     "convert",
-    "convert_by",
     "data",
     "delayed_readout",
     "describe",

@@ -112,7 +112,7 @@ def test_tailored_trained_and_converted(topology):
         assert site.trained
     assert float(modules[0].maximum) > starts[topology.sites[0]] > 0
     torch.testing.assert_close(snn.ann(*inputs), ann(*inputs), rtol=1e-10, atol=1e-12)
-    tp_half = tp.convert(ann, tp.HalfThreshold(), example_inputs=inputs, leave=topology.leave)
+    tp_half = tp.convert(ann, tp.Conversion(potential=tp.HalfThreshold()), example_inputs=inputs, leave=topology.leave)
     assert_converges(tp_half, *inputs, largest_error=0.03, steps=(64, 256))
 
 

@@ -17,7 +17,7 @@ def one_layer(activation: tp.SlipReLU, parts=()) -> tp.SpikingNetwork:
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU()).double()
     nn.init.ones_(model[0].weight)
     ann = tp.tailor(model, activation).eval()
-    return tp.convert(ann, parts, example_inputs=torch.rand(4, 1).double())
+    return tp.convert(ann, tp.Conversion.of(*parts), example_inputs=torch.rand(4, 1).double())
 
 
 def shifted_spikes(z: Fraction, steps: int) -> list[int]:

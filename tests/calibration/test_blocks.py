@@ -28,7 +28,7 @@ def blocks_of(snn: tp.SpikingNetwork, data) -> list[BlockView]:
 def test_blocks_give_what_the_source_and_the_layer_after_layer_network_give(topology):
     inputs = topology.dyadic_inputs(3)
     model = topology.dyadic_model()
-    snn = tp.convert(model, [Maximum()], example_inputs=inputs, calibration=[inputs], leave=topology.leave)
+    snn = tp.convert(model, tp.Conversion(Maximum()), example_inputs=inputs, calibration=[inputs], leave=topology.leave)
     set_dyadic_thresholds(snn)
     first = snn.site(snn.sites[0].name)
     first.set_bias(first.theta.max() / 4)
@@ -61,14 +61,14 @@ def test_a_residual_network_is_cut_behind_every_block_and_a_plain_one_behind_eve
     for name, expected in (("cifar-resnet20", 11), ("cifar-vgg16-linear", 14)):
         model = build(name).eval()
         x = torch.randn(2, 3, 32, 32)
-        snn = tp.convert(model, [Maximum()], example_inputs=x, calibration=[x])
+        snn = tp.convert(model, tp.Conversion(Maximum()), example_inputs=x, calibration=[x])
         assert len(find_blocks(snn.network, snn.plan)) == expected
 
 
 def test_what_one_block_sets_reaches_the_next():
     topology = next(topology for topology in TOPOLOGIES if "nested" in topology.name)
     inputs = topology.random_inputs(4)
-    snn = tp.convert(topology.model(), [Maximum()], example_inputs=inputs, calibration=[inputs])
+    snn = tp.convert(topology.model(), tp.Conversion(Maximum()), example_inputs=inputs, calibration=[inputs])
     seen: list[BlockView] = []
 
     def update(block: BlockView) -> None:
@@ -87,7 +87,7 @@ def test_what_one_block_sets_reaches_the_next():
 def test_quantised_sites_by_formula_and_their_gradient():
     model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.ReLU(), torch.nn.Linear(1, 1))
     x = torch.linspace(-1, 2, 301).unsqueeze(1)
-    snn = tp.convert(model, [Maximum()], example_inputs=x, calibration=[x])
+    snn = tp.convert(model, tp.Conversion(Maximum()), example_inputs=x, calibration=[x])
     site = snn.site(snn.sites[0].name)
     site.set_threshold(torch.tensor(1.0))
     site.set_initial_potential(torch.tensor(0.5))
@@ -109,7 +109,7 @@ def test_quantised_sites_by_formula_and_their_gradient():
 def test_mistakes_are_named():
     topology = TOPOLOGIES[0]
     inputs = topology.random_inputs(2)
-    snn = tp.convert(topology.model(), [Maximum()], example_inputs=inputs, calibration=[inputs])
+    snn = tp.convert(topology.model(), tp.Conversion(Maximum()), example_inputs=inputs, calibration=[inputs])
     with pytest.raises(CalibrationError, match="empty"):
         blocks_of(snn, [])
     with pytest.raises(CalibrationError, match="refuses the batch"):
@@ -119,7 +119,7 @@ def test_mistakes_are_named():
 def test_biases_that_differ_from_step_to_step_count_with_their_mean():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
     x = torch.rand(8, 3)
-    snn = tp.convert(model, [Maximum()], example_inputs=x, calibration=[x])
+    snn = tp.convert(model, tp.Conversion(Maximum()), example_inputs=x, calibration=[x])
     site = snn.site(snn.sites[0].name)
     site.set_bias(torch.tensor([0.5, -0.25, 0.125]).reshape(3, 1))
     sent: list[torch.Tensor] = []
@@ -132,5 +132,5 @@ def test_tied_weights_are_left_alone():
     second.weight = first.weight
     model = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), torch.nn.Linear(4, 2))
     x = torch.rand(8, 4)
-    snn = tp.convert(model, [Maximum()], example_inputs=x, calibration=[x])
+    snn = tp.convert(model, tp.Conversion(Maximum()), example_inputs=x, calibration=[x])
     assert [len(block.layers) for block in blocks_of(snn, [x])] == [0, 0, 1]

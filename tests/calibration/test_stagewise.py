@@ -12,7 +12,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.errors import CalibrationError
-from transpike.rules import Calibration, Maximum, SpikingThresholdRule, StageView
+from transpike.rules import Correction, Maximum, SpikingThresholdRule, StageView
 from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Schedule, Staggered, TwoPasses
 from transpike.testing import TOPOLOGIES, Topology
 
@@ -20,7 +20,7 @@ PLAIN = Plain()
 
 
 @dataclass(frozen=True)
-class Spy(Calibration):
+class Spy(Correction):
     """Keeps what it sees."""
 
     steps: int
@@ -32,7 +32,7 @@ class Spy(Calibration):
 
 
 @dataclass(frozen=True)
-class ShiftAll(Calibration):
+class ShiftAll(Correction):
     """Adds a bias to every site."""
 
     bias: float
@@ -49,7 +49,9 @@ def convert(topology: Topology, parts: list[Any]) -> tuple[tp.SpikingNetwork, An
     inputs = topology.random_inputs(5)
     data = [inputs, tuple(x[:1] for x in inputs)]
     rules = [Maximum(), *parts]
-    snn = tp.convert(topology.model(), rules, example_inputs=inputs, calibration=data, leave=topology.leave)
+    snn = tp.convert(
+        topology.model(), tp.Conversion.of(*rules), example_inputs=inputs, calibration=data, leave=topology.leave
+    )
     return snn, inputs
 
 
@@ -99,7 +101,7 @@ def test_currents_come_without_the_sites_own_bias_but_with_the_effect_of_the_bia
 
 def test_emit_uses_what_the_update_has_set():
     @dataclass(frozen=True)
-    class Silence(Calibration):
+    class Silence(Correction):
         steps: int = 4
 
         def update(self, stage: StageView) -> None:
@@ -126,7 +128,7 @@ def test_a_spiking_threshold_rule_takes_the_place_of_a_threshold_rule_and_potent
             stage.module.set_threshold(stage.currents[0].amax().clamp_min(0.125))
 
     inputs = SHARED.random_inputs(5)
-    snn = tp.convert(SHARED.model(), [Largest()], example_inputs=inputs, calibration=[inputs])
+    snn = tp.convert(SHARED.model(), tp.Conversion.of(Largest()), example_inputs=inputs, calibration=[inputs])
     for site in snn.sites:
         module = snn.site(site.name)
         torch.testing.assert_close(module.v_init, module.theta / 2)
@@ -135,7 +137,7 @@ def test_a_spiking_threshold_rule_takes_the_place_of_a_threshold_rule_and_potent
     snn(*inputs, steps=1, observe=lambda site, drive, events: z.append(drive))
     assert first.theta == z[0].amax()
     with pytest.raises(ValueError, match="at most one threshold rule"):
-        tp.convert(SHARED.model(), [Largest(), Maximum()], example_inputs=inputs, calibration=[inputs])
+        tp.convert(SHARED.model(), tp.Conversion.of(Largest(), Maximum()), example_inputs=inputs, calibration=[inputs])
 
 
 def test_mistakes_are_named():
@@ -145,7 +147,7 @@ def test_mistakes_are_named():
     x = torch.randn(5, 3)
     for data, complaint in ((None, "needs data"), (iter(()), "empty"), ([x[:, :2]], "refuses the batch")):
         with pytest.raises(CalibrationError, match=complaint):
-            tp.convert(model, [Spy(2)], example_inputs=x, calibration=data)
+            tp.convert(model, tp.Conversion.of(Spy(2)), example_inputs=x, calibration=data)
 
 
 def test_a_bias_at_a_site_without_dimensions_runs():
@@ -158,7 +160,7 @@ def test_a_bias_at_a_site_without_dimensions_runs():
             return self.last(torch.relu(self.first(x).squeeze(-1)).unsqueeze(-1))
 
     x = torch.rand(6, 3)
-    snn = tp.convert(Scalar(), [Maximum(), ShiftAll(0.25)], example_inputs=x, calibration=[x])
+    snn = tp.convert(Scalar(), tp.Conversion.of(Maximum(), ShiftAll(0.25)), example_inputs=x, calibration=[x])
     with torch.no_grad():
         torch.testing.assert_close(snn(x, steps=4), snn(x, steps=4, kernel=tp.KernelPreference.REFERENCE))
 
@@ -172,6 +174,6 @@ def test_a_threshold_rule_alone_goes_once_through_the_data_and_keeps_nothing():
             alive.append(sum(1 for each in gc.get_objects() if type(each) is torch.Tensor and each.shape == (4, 3)))
 
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
-    tp.convert(model, [Maximum()], example_inputs=torch.rand(2, 3), calibration=batches())
+    tp.convert(model, tp.Conversion(Maximum()), example_inputs=torch.rand(2, 3), calibration=batches())
     assert len(alive) == 5
     assert max(alive) <= alive[0] + 1

@@ -48,7 +48,7 @@ def data() -> torch.Tensor:
 def thresholds(model: nn.Module, data, rule=None, example=None) -> list[torch.Tensor]:
     rule = Maximum(PerChannel()) if rule is None else rule
     example = torch.ones(1, 1, 4, 4, dtype=torch.float64) if example is None else example
-    snn = tp.convert(model, [rule], example_inputs=example, calibration=data)
+    snn = tp.convert(model, tp.Conversion.of(rule), example_inputs=example, calibration=data)
     return [snn.site(site.name).theta for site in snn.sites]
 
 
@@ -170,7 +170,7 @@ def test_activations_that_overflow_are_an_error_that_names_the_site(data):
 def test_a_rule_without_data_and_a_relu_without_a_rule_are_errors(model):
     example = torch.ones(1, 1, 4, 4, dtype=torch.float64)
     with pytest.raises(CalibrationError, match="needs data"):
-        tp.convert(model, [Maximum()], example_inputs=example)
+        tp.convert(model, tp.Conversion(Maximum()), example_inputs=example)
     with pytest.raises(CalibrationError, match="no threshold"):
         tp.convert(model, example_inputs=example)
 

@@ -24,7 +24,7 @@ def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatc
     model = zoo.build("digits-resnet")
     set_card(model, Card(card_of(model).source, data.inputs))
     batch = data.test[0][0].unsqueeze(0)
-    snn = tp.convert(model.eval(), [tp.Maximum()], calibration=batch, example_inputs=batch)
+    snn = tp.convert(model.eval(), tp.Conversion(tp.Maximum()), calibration=batch, example_inputs=batch)
     snn.record["schedule"] = AccumulateThenFire(2)
     tp.save(snn, tmp_path / "snn.safetensors", inputs=data.inputs)
     command = [

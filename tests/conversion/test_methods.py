@@ -12,7 +12,7 @@ import torchvision
 import transpike as tp
 from transpike.conversion.methods import METHODS, Composition, Method, Need, convert_by, find_methods
 from transpike.neurons import NEURONS, EventKind
-from transpike.rules import CALIBRATIONS, THRESHOLD_RULES, BlockReconstruction
+from transpike.rules import CORRECTIONS, THRESHOLD_RULES, BlockReconstruction
 from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Staggered
 
 
@@ -30,7 +30,7 @@ def quick(method: Method) -> Method:
 def test_every_rule_calibration_and_neuron_is_in_a_method():
     made = [method.compose(4) for method in METHODS.values()]
     used = {type(part) for composition in made for part in composition.parts}
-    assert used >= {*THRESHOLD_RULES.values(), *CALIBRATIONS.values()}
+    assert used >= {*THRESHOLD_RULES.values(), *CORRECTIONS.values()}
     assert {type(composition.neuron) for composition in made} == set(NEURONS.values())
 
 
@@ -94,7 +94,7 @@ def test_a_plain_conversion_recommends_plain(tmp_path: Path):
     torch.manual_seed(0)
     images = torch.rand(4, 1, 8, 8)
     model = tp.zoo.build("digits-resnet", width=2, blocks=1).eval()
-    snn = tp.convert(model, [tp.Maximum()], calibration=images, example_inputs=images)
+    snn = tp.convert(model, tp.Conversion(tp.Maximum()), calibration=images, example_inputs=images)
     assert snn.recommended == Plain()
 
 

@@ -67,7 +67,9 @@ def test_models_that_do_not(name: str, size: int, operators: set[str]) -> None:
 def test_convergence_with_pools_shuffles_and_branches(name: str) -> None:
     images = torch.randn(8, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     rule = tp.Percentile(99.0, tp.PerChannel())
-    snn = tp.convert(build(name).double(), [rule], calibration=images.split(4), example_inputs=images[:2])
+    snn = tp.convert(
+        build(name).double(), tp.Conversion.of(rule), calibration=images.split(4), example_inputs=images[:2]
+    )
     short, long = (max(site_errors(snn, images[:1], steps=steps, chunk=16).values()) for steps in (32, 128))
     assert long < 0.06
     assert 2.5 < short / long < 6  # about 1/T
@@ -85,7 +87,9 @@ def test_ways_of_max_pooling_on_trained_weights() -> None:
     with torch.no_grad():
         exact = model(images)
         for pooling in tp.MaxPooling:
-            snn = tp.convert(model, [tp.Maximum()], calibration=images, example_inputs=images[:4], max_pooling=pooling)
+            snn = tp.convert(
+                model, tp.Conversion(tp.Maximum()), calibration=images, example_inputs=images[:4], max_pooling=pooling
+            )
             answer = snn(images, steps=64)[-1]
             errors[pooling] = float((answer - exact).abs().mean() / exact.abs().mean())
             hits[pooling] = 100 * float((answer.argmax(1) == labels).double().mean())

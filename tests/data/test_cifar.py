@@ -37,7 +37,7 @@ def test_direct_conversion(model: torch.nn.Module, data_root: Path) -> None:
     calibration = list(loader(random_subset(data.calibration, 512)))
     snn = tp.convert(
         model,
-        [tp.Percentile(99.9, tp.PerChannel()), tp.HalfThreshold()],
+        tp.Conversion(tp.Percentile(99.9, tp.PerChannel()), tp.HalfThreshold()),
         calibration=calibration,
         example_inputs=calibration[0][0][:8],
     )

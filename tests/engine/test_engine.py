@@ -40,7 +40,7 @@ def _no_gradients():
 
 
 def convert(model: nn.Module, *inputs: torch.Tensor, **parts) -> tp.SpikingNetwork:
-    snn = tp.convert(model.eval(), [tp.Maximum()], calibration=[inputs], example_inputs=inputs, **parts)
+    snn = tp.convert(model.eval(), tp.Conversion(tp.Maximum()), calibration=[inputs], example_inputs=inputs, **parts)
     return set_dyadic_thresholds(snn)
 
 

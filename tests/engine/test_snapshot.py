@@ -38,7 +38,9 @@ def converted() -> tuple[tp.SpikingNetwork, torch.Tensor]:
         *(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU()),
         *(nn.Flatten(), nn.Linear(16, 3)),
     )
-    snn = tp.convert(make_dyadic(model), [tp.Maximum(), tp.HalfThreshold()], calibration=x, example_inputs=x)
+    snn = tp.convert(
+        make_dyadic(model), tp.Conversion(tp.Maximum(), tp.HalfThreshold()), calibration=x, example_inputs=x
+    )
     return set_dyadic_thresholds(snn).requires_grad_(False), x
 
 

@@ -32,7 +32,7 @@ def spiking(name: str, samples: int = 24) -> tuple[SpikingNetwork, tuple[torch.T
     topology = ZOO[name]
     inputs = topology.dyadic_inputs(samples)
     model = topology.dyadic_model()
-    snn = tp.convert(model, [tp.Maximum(tp.PerChannel())], example_inputs=inputs, calibration=[inputs])
+    snn = tp.convert(model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=inputs, calibration=[inputs])
     return set_dyadic_thresholds(snn), inputs
 
 
@@ -156,7 +156,7 @@ def test_several_inputs() -> None:
     inputs = torch.randn(30, 6), torch.randn(30, 4)
     model = Sum().double().eval()
     inputs = tuple(x.double() for x in inputs)
-    snn = tp.convert(model, [tp.Maximum()], example_inputs=inputs, calibration=[inputs])
+    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=inputs, calibration=[inputs])
     rows = snn(*inputs, steps=T)
     threshold = between(certainty(rows), 0.5)
     answer = tp.answer_early(snn, *inputs, steps=T, confidence=threshold)
@@ -273,7 +273,7 @@ def test_a_softmax_that_is_rounded_to_one_has_no_threshold() -> None:
         model[-1].weight *= 4096
         model[-1].bias *= 4096
     x = ZOO["mlp"].dyadic_inputs(60)[0]
-    snn = set_dyadic_thresholds(tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=x))
+    snn = set_dyadic_thresholds(tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x))
     with pytest.raises(CalibrationError, match="their softmax is rounded to 1"):
         tp.choose_confidence(snn, x, steps=T, max_disagreement=0.0)
     assert tp.choose_confidence(snn, x, steps=T, max_disagreement=1.0).confidence == 0.0

@@ -157,7 +157,9 @@ def test_against_numpy(kind: str, rho: int) -> None:
     slope = {"qcfs": 0.0, "slip": 0.25, "relu": None}[kind]
     if slope is None:
         source = make_dyadic(ann, 4.0)
-        snn = tp.convert(source, [tp.Maximum(tp.PerLayer()), tp.HalfThreshold()], calibration=x, example_inputs=x)
+        snn = tp.convert(
+            source, tp.Conversion(tp.Maximum(tp.PerLayer()), tp.HalfThreshold()), calibration=x, example_inputs=x
+        )
         set_dyadic_thresholds(snn)
     else:
         source = make_dyadic(tp.tailor(ann, tp.SlipReLU(4, slope, theta_init=0.5)), 4.0)
@@ -286,7 +288,7 @@ def test_several_answers_have_no_answer_error() -> None:
             return x * 2, x * 3
 
     x = dyadic_batch((4, 2))
-    snn = tp.convert(Two(), [tp.Maximum()], calibration=x, example_inputs=x)
+    snn = tp.convert(Two(), tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
     assert offset_spikes(snn, x, {"plain": Plain()})["plain"].answer_mse is None
 
 
@@ -311,7 +313,10 @@ def test_what_is_refused() -> None:
         iterated_schedules(4, -1)
     pixels = torch.ones(2, 2)
     hard = tp.convert(
-        mlp(2, 3, 2), [tp.Maximum()], calibration=pixels, neuron=tp.IF(tp.Reset.HARD), example_inputs=pixels
+        mlp(2, 3, 2),
+        tp.Conversion(tp.Maximum(), neuron=tp.IF(tp.Reset.HARD)),
+        calibration=pixels,
+        example_inputs=pixels,
     )
     with pytest.raises(InputError, match="soft reset"):
         find_cases(hard, pixels, Plain())

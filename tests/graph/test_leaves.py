@@ -68,7 +68,7 @@ LEAVES = [
 @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: type(leaf).__name__)
 def test_a_leaf_with_a_forward_of_its_own_is_not_what_it_inherits_from(leaf):
     with pytest.raises(ConversionError, match=f"{type(leaf).__name__} \\(node '2'\\)"):
-        tp.convert(_around(leaf), [tp.Maximum()], example_inputs=X, calibration=X, leaf_modules=["2"])
+        tp.convert(_around(leaf), tp.Conversion(tp.Maximum()), example_inputs=X, calibration=X, leaf_modules=["2"])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,9 @@ def test_a_leaf_with_a_forward_of_its_own_is_not_what_it_inherits_from(leaf):
 def test_a_leaf_that_inherits_its_forward_is_what_it_inherits_from(leaf):
     model = _around(leaf)
     model(X)  # gives a lazy layer its weights
-    snn = tp.convert(model, [tp.Maximum(tp.PerChannel())], example_inputs=X, calibration=X, leaf_modules=["2"])
+    snn = tp.convert(
+        model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=X, calibration=X, leaf_modules=["2"]
+    )
     torch.testing.assert_close(snn(X, steps=512)[-1], model(X), atol=0.02, rtol=0)
 
 
@@ -117,7 +119,7 @@ SPELLINGS = ["branch", ["branch"], Branching, [Branching], {"branch", Branching}
 def test_a_converted_network_stores_the_names_of_its_leaves(leaf_modules, tmp_path):
     snn = tp.convert(
         WithBranch().eval(),
-        tp.Maximum(),
+        tp.Conversion(tp.Maximum()),
         example_inputs=[FLAT],
         calibration=FLAT,
         leaf_modules=leaf_modules,
@@ -151,6 +153,11 @@ def test_leaves_that_are_not_there(leaf_modules):
 
 def test_inputs_may_come_as_a_list():
     snn = tp.convert(
-        WithBranch().eval(), tp.Maximum(), example_inputs=FLAT, calibration=FLAT, leaf_modules="branch", leave="branch"
+        WithBranch().eval(),
+        tp.Conversion(tp.Maximum()),
+        example_inputs=FLAT,
+        calibration=FLAT,
+        leaf_modules="branch",
+        leave="branch",
     )
     assert torch.equal(snn.step([FLAT])[0], snn.step(FLAT)[0])

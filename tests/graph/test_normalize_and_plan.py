@@ -13,7 +13,7 @@ from transpike.graph.plan import Kind
 
 
 def _convert(model, x, **settings):
-    return tp.convert(model.eval(), [tp.Maximum()], example_inputs=x, calibration=x, **settings)
+    return tp.convert(model.eval(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x, **settings)
 
 
 def _sites(model, x):
@@ -276,7 +276,9 @@ def test_static_values_are_computed_once_per_run():
 
     model = nn.Sequential(Counting(4, 4), nn.ReLU(), nn.Linear(4, 4))
     x = torch.randn(3, 4)
-    snn = tp.convert(model.eval(), [tp.Maximum()], example_inputs=x, calibration=x, leaf_modules=["0"], leave=["0"])
+    snn = tp.convert(
+        model.eval(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x, leaf_modules=["0"], leave=["0"]
+    )
     snn(x, steps=1)  # the first run packs the weights, which looks at shapes
     calls.clear()
     snn(x, steps=10)

@@ -279,7 +279,7 @@ def test_obstacle(model, shape, node, reason, fix):
     torch.manual_seed(0)  # a dead layer would hide what mixes samples
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ConversionError) as caught:
-        tp.convert(model().eval(), [tp.Maximum()], example_inputs=x, calibration=x)
+        tp.convert(model().eval(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
     obstacle = next(o for o in caught.value.obstacles if o.node == node)
     assert re.search(r"test_obstacles\.py:\d+: \S", obstacle.source), obstacle.source
     _assert_names(str(caught.value), f"node {node!r}", obstacle.source, reason, fix)
@@ -393,7 +393,12 @@ def test_what_cannot_be_traced(model, line, leaf, verb):
 def test_a_leaf_on_the_input_is_the_way_out_of_control_flow():
     x = torch.randn(FLAT)
     snn = tp.convert(
-        Outer().eval(), [tp.Maximum()], example_inputs=x, calibration=x, leaf_modules=["inner"], leave=["inner"]
+        Outer().eval(),
+        tp.Conversion(tp.Maximum()),
+        example_inputs=x,
+        calibration=x,
+        leaf_modules=["inner"],
+        leave=["inner"],
     )
     assert snn.plan.analogue == ("inner",)
     with pytest.raises(ValueError, match="leaf 'inn' is not a submodule of Outer"):
@@ -429,11 +434,11 @@ def test_an_object_around_the_answers(answer):
 def test_leave_on_static_values_and_behind_the_readout():
     x = torch.randn(FLAT)
     model = SoftmaxAtTheEnd().eval()
-    snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=x, leave=["softmax"])
+    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x, leave=["softmax"])
     rows = snn(x, steps=5)
     torch.testing.assert_close(rows.sum(-1), torch.ones(5, 2))
     mean_of_logits = tp.convert(
-        nn.Sequential(model.a, nn.ReLU(), model.b).eval(), [tp.Maximum()], example_inputs=x, calibration=x
+        nn.Sequential(model.a, nn.ReLU(), model.b).eval(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x
     )(x, steps=5)
     torch.testing.assert_close(rows, mean_of_logits.softmax(-1))
 
@@ -442,7 +447,7 @@ def test_leave_on_static_values_and_behind_the_readout():
 def test_leave_by_path_and_by_class(name):
     x = torch.randn(SEQUENCE)
     model = LSTMOnTheInput().eval()
-    snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=x, leave=[name])
+    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x, leave=[name])
     assert snn.plan.analogue == ("lstm",)
     torch.testing.assert_close(snn.ann(x), model(x))
 
@@ -466,7 +471,7 @@ def test_leave_where_spikes_arrive_and_neurons_follow():
     with pytest.raises(ConversionError) as caught:
         tp.convert(
             SoftmaxInTheMiddle().eval(),
-            [tp.Maximum()],
+            tp.Conversion(tp.Maximum()),
             example_inputs=torch.randn(FLAT),
             calibration=torch.randn(FLAT),
             leave=["softmax"],
@@ -490,7 +495,9 @@ class OnlyAConstantReLU(Base):
 @pytest.mark.parametrize("model", [nn.Linear(4, 4), OnlyAConstantReLU()], ids=["linear", "relu_of_a_weight"])
 def test_no_activation_at_all(model):
     with pytest.raises(ConversionError) as caught:
-        tp.convert(model.eval(), [tp.Maximum()], example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT))
+        tp.convert(
+            model.eval(), tp.Conversion(tp.Maximum()), example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT)
+        )
     _assert_names(str(caught.value), "holds no activation", "ReLU6 or SlipReLU", "'output'")
 
 
@@ -506,7 +513,9 @@ def test_an_alias_that_tracing_does_not_see_is_found_by_parity():
             return self.b(F.relu(other))
 
     with pytest.raises(VerificationError, match="differs from the model by") as caught:
-        tp.convert(Alias().eval(), [tp.Maximum()], example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT))
+        tp.convert(
+            Alias().eval(), tp.Conversion(tp.Maximum()), example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT)
+        )
     _assert_names(str(caught.value), "Alias", "changed in place")
 
 
@@ -521,7 +530,9 @@ def test_nan_in_the_weights_is_found_in_every_output():
         with torch.no_grad():
             getattr(model, layer).bias[0] = float("nan")
         with pytest.raises(VerificationError, match="Two returns NaN or infinity on the example inputs"):
-            tp.convert(model, [tp.Maximum()], example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT))
+            tp.convert(
+                model, tp.Conversion(tp.Maximum()), example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT)
+            )
 
 
 # ---- example inputs ------------------------------------------------------------------------------------------------

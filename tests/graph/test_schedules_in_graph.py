@@ -82,7 +82,7 @@ def _network(model=None, x=None):
     torch.manual_seed(3)
     model = make_dyadic(Residual() if model is None else model, gain=3.0)
     x = dyadic_batch((5, 3), seed=1) if x is None else x
-    snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
     return set_dyadic_thresholds(snn, shift=0.25), model, x
 
 

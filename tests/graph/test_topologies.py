@@ -26,7 +26,9 @@ each_topology = pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
 
 
 def _convert(topology: Topology, model, inputs, *parts) -> tp.SpikingNetwork:
-    return tp.convert(model, parts, example_inputs=inputs, calibration=[inputs], leave=topology.leave)
+    return tp.convert(
+        model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs], leave=topology.leave
+    )
 
 
 @cache

@@ -51,7 +51,7 @@ MODELS = [NoneBranch, Flags, Extras]
 
 
 def _convert(model, *inputs):
-    return tp.convert(model.eval(), PARTS, example_inputs=inputs, calibration=[inputs])
+    return tp.convert(model.eval(), tp.Conversion.of(*PARTS), example_inputs=inputs, calibration=[inputs])
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -138,7 +138,9 @@ class Stem(nn.Module):
 
 def convert(model: nn.Module, image: Tensor) -> tp.SpikingNetwork:
     make_dyadic(model.eval())
-    return set_dyadic_thresholds(tp.convert(model, [tp.Maximum()], calibration=[image], example_inputs=image))
+    return set_dyadic_thresholds(
+        tp.convert(model, tp.Conversion(tp.Maximum()), calibration=[image], example_inputs=image)
+    )
 
 
 @pytest.mark.parametrize("branch", ["", "result", "input"])

@@ -31,7 +31,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def test_contents(built: dict[str, Path]) -> None:
     names = zipfile.ZipFile(built["wheel"]).namelist()
-    for wanted in ("recipes/digits.toml", "data/cifar_test_2000.json", "py.typed", "cli/main.py"):
+    for wanted in ("experiments/recipes/digits.toml", "data/cifar_test_2000.json", "py.typed", "cli/main.py"):
         assert f"transpike/{wanted}" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     with tarfile.open(built["sdist"]) as archive:

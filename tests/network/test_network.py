@@ -32,7 +32,7 @@ def _spiking(topology, batch=3):
     inputs = topology.dyadic_inputs(batch)
     snn = tp.convert(
         topology.dyadic_model(),
-        [tp.Maximum(tp.PerChannel())],
+        tp.Conversion(tp.Maximum(tp.PerChannel())),
         example_inputs=inputs,
         calibration=[inputs],
         leave=topology.leave,
@@ -62,7 +62,7 @@ def test_a_network_small_enough_to_compute_by_hand():
         model[2].weight.fill_(2.0)
         model[2].bias.fill_(1.0)
     x = torch.ones(1, 1)
-    snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=4 / 3 * x)
+    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=4 / 3 * x)
     assert float(snn.site("1").theta) == 1.0
     run = record(snn, x, steps=4)
     assert run.drive["1"].flatten().tolist() == [0.75] * 4
@@ -162,7 +162,9 @@ def test_hard_reset_loses_what_lies_above_the_threshold():
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU())
     nn.init.constant_(model[0].weight, 0.75)
     x = torch.ones(1, 1)
-    snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=4 / 3 * x, neuron=tp.IF(reset=tp.Reset.HARD))
+    snn = tp.convert(
+        model, tp.Conversion(tp.Maximum(), neuron=tp.IF(reset=tp.Reset.HARD)), example_inputs=x, calibration=4 / 3 * x
+    )
     assert record(snn, x, steps=5).events["1"].flatten().tolist() == [1, 0, 1, 0, 1]
 
 
@@ -274,7 +276,9 @@ def test_pickling(name):
     if name == "functional weight":
         x = dyadic_batch((3, 4))
         inputs = (x,)
-        snn = tp.convert(make_dyadic(WithFunctionalWeight()), tp.Maximum(), example_inputs=x, calibration=x)
+        snn = tp.convert(
+            make_dyadic(WithFunctionalWeight()), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x
+        )
     else:
         snn, inputs = _spiking(ZOO[name])
     back = pickle.loads(pickle.dumps(snn))
@@ -302,7 +306,7 @@ def test_pickles_of_torch_and_of_tailored_networks():
 @pytest.mark.parametrize("wrap", [lambda network: network, nn.Sequential])
 def test_assigned_tensors_are_used(wrap):
     x = dyadic_batch((3, 4))
-    snn = tp.convert(make_dyadic(WithFunctionalWeight()), tp.Maximum(), example_inputs=x, calibration=x)
+    snn = tp.convert(make_dyadic(WithFunctionalWeight()), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
     before, (after, _) = snn(x, steps=4).logits, snn.step(x)
     module = wrap(snn)
     state = {k: 2 * v if k.endswith("network.weight") else v.clone() for k, v in module.state_dict().items()}
@@ -356,7 +360,7 @@ def test_structure_of_the_answer_survives_everywhere(structure):
             return [h, 2 * h] if structure == "list" else (h, {"more": [h + 1, x]})
 
     model, x = make_dyadic(Net()), dyadic_batch((3, 4))
-    snn = tp.convert(model, [tp.Maximum()], example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
     wanted = pytree.tree_structure(model(x))
     for answer in (
         snn(x, steps=2),

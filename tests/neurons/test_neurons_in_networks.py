@@ -40,7 +40,13 @@ def spiking(topology: Topology, neuron: Neuron, batch: int = 4):
     """Dyadic numbers; thresholds are so low that several events, or events that are too many, come."""
     inputs = topology.dyadic_inputs(batch)
     parts, model = [tp.Maximum()], topology.dyadic_model()
-    snn = tp.convert(model, parts, calibration=[inputs], example_inputs=inputs, leave=topology.leave, neuron=neuron)
+    snn = tp.convert(
+        model,
+        tp.Conversion.of(*parts, neuron=neuron),
+        calibration=[inputs],
+        example_inputs=inputs,
+        leave=topology.leave,
+    )
     for plan in snn.sites:
         site = snn.site(plan.name)
         site.set_threshold(site.theta / 4)
@@ -111,7 +117,11 @@ def test_the_error_falls_as_one_over_t(topology, neuron):
     model = topology.model(dtype=torch.float64)
     inputs = topology.random_inputs(6, seed=1, dtype=torch.float64)
     snn = tp.convert(
-        model, [tp.Maximum()], calibration=[inputs], example_inputs=inputs, leave=topology.leave, neuron=neuron
+        model,
+        tp.Conversion(tp.Maximum(), neuron=neuron),
+        calibration=[inputs],
+        example_inputs=inputs,
+        leave=topology.leave,
     )
     for plan in snn.sites:
         site = snn.site(plan.name)
@@ -180,7 +190,7 @@ def test_evaluation_counts_events_by_their_size(neuron):
 def test_events_are_counted_exactly_where_the_threshold_is_no_power_of_two():
     """(k theta) / theta is not always k in float32; the count is."""
     snn, (x,) = spiking(ZOO["mlp"], Burst(7))
-    snn = tp.convert(ZOO["mlp"].model(), [tp.Maximum()], calibration=x, example_inputs=x, neuron=Burst(7))
+    snn = tp.convert(ZOO["mlp"].model(), tp.Conversion(tp.Maximum(), neuron=Burst(7)), calibration=x, example_inputs=x)
     thetas = torch.linspace(0.01, 0.03, 101)
     assert bool(((torch.arange(8.0).unsqueeze(1) * thetas) / thetas != torch.arange(8.0).unsqueeze(1)).any())
     for theta in thetas:
@@ -193,7 +203,7 @@ def test_events_are_counted_exactly_where_the_threshold_is_no_power_of_two():
 def test_saved_and_loaded(neuron, tmp_path: Path):
     model = zoo.build("digits-resnet", width=4, blocks=1).eval()
     x = torch.rand(4, 1, 8, 8)
-    snn = tp.convert(model, [tp.Maximum()], calibration=x, example_inputs=x, neuron=neuron)
+    snn = tp.convert(model, tp.Conversion(tp.Maximum(), neuron=neuron), calibration=x, example_inputs=x)
     tp.save(snn, tmp_path / "n.safetensors")
     back = tp.load(tmp_path / "n.safetensors")
     assert back.neuron == neuron
@@ -205,18 +215,22 @@ def test_bursts_are_refused_where_the_activation_stops_at_theta(name):
     topology = ZOO[name]
     inputs = topology.random_inputs(4)
     with pytest.raises(ConversionError, match="stops at theta, but Burst") as caught:
-        tp.convert(topology.model(), [tp.Maximum()], calibration=[inputs], example_inputs=inputs, neuron=Burst())
+        tp.convert(
+            topology.model(), tp.Conversion(tp.Maximum(), neuron=Burst()), calibration=[inputs], example_inputs=inputs
+        )
     assert "fix" in str(caught.value)
-    tp.convert(topology.model(), [tp.Maximum()], calibration=[inputs], example_inputs=inputs, neuron=Burst(1))
+    tp.convert(
+        topology.model(), tp.Conversion(tp.Maximum(), neuron=Burst(1)), calibration=[inputs], example_inputs=inputs
+    )
 
 
 def test_bursts_are_refused_for_trained_thresholds():
     (x,) = ZOO["mlp"].random_inputs(4)
     ann = tp.tailor(ZOO["mlp"].model(), tp.QCFS(4))
     with pytest.raises(ConversionError, match="stops at theta") as caught:
-        tp.convert(ann, example_inputs=x, neuron=Burst())
+        tp.convert(ann, tp.Conversion(neuron=Burst()), example_inputs=x)
     assert all(site in str(caught.value) for site in ZOO["mlp"].sites)
-    tp.convert(ann, example_inputs=x, neuron=SignedIF())
+    tp.convert(ann, tp.Conversion(neuron=SignedIF()), example_inputs=x)
 
 
 @pytest.mark.parametrize("neuron", LIST, ids=str)

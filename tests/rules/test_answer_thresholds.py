@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import transpike as tp
-from transpike.rules import Calibration, StageView
+from transpike.rules import Correction, StageView
 from transpike.schedules import AccumulateThenFire, ExactPotential, Plain, Schedule
 from transpike.testing import TOPOLOGIES
 
@@ -45,9 +45,13 @@ def test_each_channel_gets_the_best_of_the_thresholds_that_are_tried() -> None:
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.25]]))
     parts = [tp.Percentile(100.0, tp.PerChannel()), tp.HalfThreshold()]
-    before = tp.convert(model, parts, example_inputs=x, calibration=list(x.split(64))).site("1").theta.numpy()
+    before = (
+        tp.convert(model, tp.Conversion.of(*parts), example_inputs=x, calibration=list(x.split(64)))
+        .site("1")
+        .theta.numpy()
+    )
     part = tp.AnswerThresholds(T, iterations=3)
-    site = tp.convert(model, [*parts, part], example_inputs=x, calibration=list(x.split(64))).site("1")
+    site = tp.convert(model, tp.Conversion.of(*parts, part), example_inputs=x, calibration=list(x.split(64))).site("1")
     for channel, scale in enumerate((1.0, 0.25)):
         z = scale * x[:, channel].numpy()
         found = {0.0: (before[channel], 0.0)}  # as it was
@@ -64,7 +68,7 @@ def test_each_channel_gets_the_best_of_the_thresholds_that_are_tried() -> None:
 
 
 @dataclass(frozen=True)
-class Seen(Calibration):
+class Seen(Correction):
     """Looks at every stage before or after another calibration."""
 
     steps: int
@@ -87,8 +91,8 @@ def test_only_the_last_populations_change_and_none_gets_worse(topology, granular
     before, after = Seen(T, schedule), Seen(T, schedule)
     parts = [tp.Maximum(granularity), tp.HalfThreshold()]
     options = {"example_inputs": inputs, "calibration": [inputs], "leave": topology.leave}
-    plain = tp.convert(topology.model(), [*parts, before], **options)
-    snn = tp.convert(topology.model(), [*parts, tp.AnswerThresholds(T, schedule), after], **options)
+    plain = tp.convert(topology.model(), tp.Conversion.of(*parts, before), **options)
+    snn = tp.convert(topology.model(), tp.Conversion.of(*parts, tp.AnswerThresholds(T, schedule), after), **options)
     assert after.answers == before.answers
     for name, error in before.errors.items():
         same = torch.equal(snn.site(name).theta, plain.site(name).theta)
@@ -113,7 +117,7 @@ class Branches(nn.Module):
 def test_which_populations_answer() -> None:
     x = torch.randn(8, 3)
     seen = Seen(T, Plain())
-    tp.convert(Branches(), [tp.Maximum(), seen], example_inputs=x, calibration=x)
+    tp.convert(Branches(), tp.Conversion.of(tp.Maximum(), seen), example_inputs=x, calibration=x)
     assert len(seen.errors) == 4
     assert seen.answers == [list(seen.errors)[-1]]
 

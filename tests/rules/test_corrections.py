@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import transpike as tp
-from transpike.rules import Calibration, StageView
+from transpike.rules import Correction, StageView
 from transpike.schedules import AccumulateThenFire, ExactPotential, OffsetSpike, Plain, Residual, Schedule, Staggered
 from transpike.testing import TOPOLOGIES, record
 
@@ -24,7 +24,7 @@ def identity(samples: list[list[float]], parts: list[Any]) -> tp.SpikingNetwork:
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(2))
     x = torch.tensor(samples).T.contiguous()
-    return tp.convert(model, [tp.Maximum(), *parts], example_inputs=x, calibration=list(x.split(3)))
+    return tp.convert(model, tp.Conversion.of(tp.Maximum(), *parts), example_inputs=x, calibration=list(x.split(3)))
 
 
 # ---- by hand -------------------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def test_the_means_of_currents_are_made_equal_at_once():
         model[2].weight.copy_(torch.tensor(weights))
     x = torch.tensor([[1.0, 0.75], [0.25, 0.75], [0.375, 0.5], [-0.5, 0.25]])
     part = tp.BiasCorrection(1, iterations=1, compare=tp.Compare.CURRENTS)
-    snn = tp.convert(model, [tp.Maximum(), part], example_inputs=x, calibration=[x[:1], x[1:]])
+    snn = tp.convert(model, tp.Conversion.of(tp.Maximum(), part), example_inputs=x, calibration=[x[:1], x[1:]])
     assert snn.site("1").bias.flatten().tolist() == [0.0, 0.0]  # its drive is the ANN's
     lost = np.clip(x.numpy(), 0, None).mean(0) - (x.numpy() >= 0.5).mean(0)
     np.testing.assert_allclose(snn.site("3").bias.numpy(), [weights @ lost], atol=1e-7)
@@ -73,7 +73,7 @@ def test_the_means_of_currents_are_made_equal_at_once():
 
 
 @dataclass(frozen=True)
-class Watched(Calibration):
+class Watched(Correction):
     """Another calibration, with what it does to the error of each entry."""
 
     part: Any
@@ -118,7 +118,10 @@ def test_no_entry_ends_worse_and_the_whole_better(part, schedule):
     watched = Watched(type(part)(**vars(part) | {"schedule": schedule}))
     x = CONV.random_inputs(24)[0]
     snn = tp.convert(
-        CONV.model(), [tp.Percentile(99.0, tp.PerChannel()), watched], example_inputs=x, calibration=list(x.split(7))
+        CONV.model(),
+        tp.Conversion.of(tp.Percentile(99.0, tp.PerChannel()), watched),
+        example_inputs=x,
+        calibration=list(x.split(7)),
     )
     assert list(watched.errors) == [site.name for site in snn.sites]
     for before, after in watched.errors.values():
@@ -131,8 +134,8 @@ def test_the_answer_comes_nearer_on_other_samples(part):
     """Thresholds are too small on purpose: the answer's mean is far off, and the ANN itself stays what it was."""
     model, (x, new) = CONV.model(), CONV.random_inputs(400)[0].split(200)
     rules = [tp.Percentile(80.0), tp.ZeroPotential()]
-    plain = tp.convert(model, rules, example_inputs=x, calibration=x)
-    better = tp.convert(model, [*rules, part], example_inputs=x, calibration=x)
+    plain = tp.convert(model, tp.Conversion.of(*rules), example_inputs=x, calibration=x)
+    better = tp.convert(model, tp.Conversion.of(*rules, part), example_inputs=x, calibration=x)
     with torch.no_grad():
         wanted = model(new)
         torch.testing.assert_close(better.ann(new), plain.ann(new), rtol=0, atol=0)
@@ -145,7 +148,7 @@ def test_corrections_add_to_what_was_set_before():
     """A bias per step set by an earlier part moves as a whole."""
 
     @dataclass(frozen=True)
-    class Ramp(Calibration):
+    class Ramp(Correction):
         steps: int = 2
 
         def update(self, stage: StageView) -> None:
@@ -153,7 +156,9 @@ def test_corrections_add_to_what_was_set_before():
             stage.module.set_bias(torch.tensor([0.0, 0.5]).view(2, *[1] * (len(shape) - 1)).expand(shape))
 
     x = CONV.random_inputs(16)[0]
-    snn = tp.convert(CONV.model(), [tp.Maximum(), Ramp(), tp.BiasCorrection(4)], example_inputs=x, calibration=x)
+    snn = tp.convert(
+        CONV.model(), tp.Conversion.of(tp.Maximum(), Ramp(), tp.BiasCorrection(4)), example_inputs=x, calibration=x
+    )
     for site in snn.sites:
         bias = snn.site(site.name).bias
         assert bias.shape[0] == 2

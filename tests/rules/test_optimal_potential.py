@@ -35,7 +35,7 @@ def test_no_combination_of_fractions_is_better(steps, granularity):
     """All fractions of both layers: channels of one layer do not meet, and layers come one after the other."""
     model, x = network(), dyadic_batch((40, 3), 1, torch.float64)
     part = tp.OptimalPotential(steps, candidates=4, granularity=granularity)
-    snn = tp.convert(model, [tp.Maximum(), part], example_inputs=x, calibration=list(x.split(11)))
+    snn = tp.convert(model, tp.Conversion.of(tp.Maximum(), part), example_inputs=x, calibration=list(x.split(11)))
     sites = [snn.site("1"), snn.site("3")]
     theta = [float(site.theta) for site in sites]
     first = model[0](x).detach().numpy()
@@ -71,7 +71,7 @@ def test_what_is_right_already_stays():
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))
     nn.init.ones_(model[0].weight)
     part = tp.OptimalPotential(4, AccumulateThenFire(4))
-    snn = tp.convert(model, [tp.Maximum(), part], example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion.of(tp.Maximum(), part), example_inputs=x, calibration=x)
     assert snn.site("1").v_init == 0.5
 
 

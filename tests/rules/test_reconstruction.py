@@ -19,7 +19,9 @@ RESIDUAL = next(topology for topology in TOPOLOGIES if topology.name == "pad_and
 
 
 def convert(topology, parts, inputs):
-    return tp.convert(topology.model(), parts, example_inputs=inputs, calibration=[inputs], leave=topology.leave)
+    return tp.convert(
+        topology.model(), tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs], leave=topology.leave
+    )
 
 
 class Watched(BlockReconstruction):
@@ -71,7 +73,7 @@ def test_the_model_is_not_changed_and_gradients_are_off_again():
     old = copy.deepcopy(model.state_dict())
     inputs = RESIDUAL.random_inputs(16)
     parts = [*RULES, BlockReconstruction(2, iterations=5)]
-    snn = tp.convert(model, parts, example_inputs=inputs, calibration=[inputs])
+    snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs])
     assert all(torch.equal(model.state_dict()[name], value) for name, value in old.items())
     assert not any(parameter.requires_grad for parameter in snn.parameters())
     for site in snn.sites:
@@ -180,7 +182,7 @@ def test_neurons_that_send_more_than_one_spike_are_refused():
     with pytest.raises(ValueError, match="counts spikes of 0 and 1"):
         tp.convert(
             *(RESIDUAL.model(), [*RULES, BlockReconstruction(2)]),
+            tp.Conversion(neuron=tp.SignedIF()),
             example_inputs=inputs,
             calibration=[inputs],
-            neuron=tp.SignedIF(),
         )

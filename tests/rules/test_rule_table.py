@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import transpike as tp
-from transpike.rules import CALIBRATIONS, POTENTIAL_RULES, THRESHOLD_RULES, BlockCalibration, Part
+from transpike.rules import CORRECTIONS, POTENTIAL_RULES, THRESHOLD_RULES, BlockCorrection, Part
 from transpike.schedules import AccumulateThenFire
 from transpike.testing import TOPOLOGIES, Topology
 
@@ -35,7 +35,7 @@ PARTS: tuple[tuple[Part, ...], ...] = (
 
 
 def test_every_part_has_a_row():
-    tables = (THRESHOLD_RULES, POTENTIAL_RULES, CALIBRATIONS)
+    tables = (THRESHOLD_RULES, POTENTIAL_RULES, CORRECTIONS)
     assert {type(part) for parts in PARTS for part in parts} >= {made for table in tables for made in table.values()}
 
 
@@ -45,14 +45,14 @@ def test_converts_every_topology(topology: Topology, parts: tuple[Part, ...]):
     inputs = topology.random_inputs(6)
     data = [inputs, tuple(x[:2] for x in inputs)]
     model = topology.model()
-    snn = tp.convert(model, parts, example_inputs=inputs, calibration=data, leave=topology.leave)
+    snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=data, leave=topology.leave)
     for planned in snn.sites:
         site = snn.site(planned.name)
         assert bool((site.theta > 0).all())
         for values in (site.theta, site.v_init, site.bias):
             assert bool(torch.isfinite(values).all())
         assert site.ceiling is None or float(site.theta.max()) <= site.ceiling
-    if not isinstance(parts[-1], BlockCalibration):
+    if not isinstance(parts[-1], BlockCorrection):
         torch.testing.assert_close(snn.ann(*inputs), model(*inputs))
     for answer in tree_leaves(snn(*inputs, steps=3)):
         assert bool(torch.isfinite(answer).all())
@@ -63,7 +63,7 @@ def test_answers_the_same_after_save_and_load(parts: tuple[Part, ...], tmp_path:
     torch.manual_seed(0)
     inputs = torch.rand(12, 1, 8, 8)
     model = tp.zoo.build("digits-resnet", width=2, blocks=1).eval()
-    snn = tp.convert(model, parts, example_inputs=inputs[:2], calibration=inputs)
+    snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs[:2], calibration=inputs)
     tp.save(snn, tmp_path / "n.safetensors")
     loaded = tp.load(tmp_path / "n.safetensors")
     assert loaded.record["parts"] == parts

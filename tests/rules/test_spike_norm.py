@@ -27,7 +27,9 @@ X = torch.tensor([[4.0, 2.0], [1.0, 2.5]])
 
 
 def thresholds(rule: tp.SpikeNorm, *parts: object, ceiling: bool = False) -> list[list[float]]:
-    snn = tp.convert(two_layers(ceiling=ceiling), [rule, *parts], example_inputs=X, calibration=[X[:1], X[1:]])
+    snn = tp.convert(
+        two_layers(ceiling=ceiling), tp.Conversion.of(rule, *parts), example_inputs=X, calibration=[X[:1], X[1:]]
+    )
     return [snn.site(site.name).theta.flatten().tolist() for site in snn.sites]
 
 
@@ -65,7 +67,7 @@ def test_a_ceiling_bounds_the_threshold():
 
 def test_mistakes_are_named():
     with pytest.raises(CalibrationError, match="needs data"):
-        tp.convert(two_layers(), tp.SpikeNorm(2), example_inputs=X)
+        tp.convert(two_layers(), tp.Conversion(tp.SpikeNorm(2)), example_inputs=X)
     with pytest.raises(ValueError, match="steps must be at least 1"):
         tp.SpikeNorm(0)
     for fraction in (0.0, 1.5, math.nan):

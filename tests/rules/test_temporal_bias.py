@@ -55,7 +55,7 @@ def test_biases_are_those_of_the_pseudo_code(replay, rounds):
             model[index].bias.add_(0.75)  # so that no neuron is silent
     x = dyadic_batch((8, 3), 1, torch.float64)  # 8 samples and alpha 1/2: biases stay on a grid, sums are exact
     part = tp.TemporalBiasCorrection(3, alpha=0.5, rounds=rounds, replay=replay)
-    snn = tp.convert(model, [tp.Maximum(), part], example_inputs=x, calibration=list(x.split(3)))
+    snn = tp.convert(model, tp.Conversion.of(tp.Maximum(), part), example_inputs=x, calibration=list(x.split(3)))
     weights = [tuple(p.detach().numpy() for p in model[index].parameters()) for index in (0, 2)]
     theta = [float(snn.site(name).theta) for name in ("1", "3")]
     wanted = ftbc(weights, theta, x.numpy(), steps=3, alpha=0.5, rounds=rounds, biased=replay is tp.Replay.BIASED)
@@ -73,7 +73,7 @@ def test_one_neuron_by_hand():
     nn.init.ones_(model[0].weight)
     x = torch.tensor([[0.25]])
     part = tp.TemporalBiasCorrection(2, alpha=1.0, rounds=1)
-    snn = tp.convert(model, part, example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion.of(part), example_inputs=x, calibration=x)
     assert snn.site("1").bias.tolist() == [[0.25], [0.25]]
     assert record(snn, x, steps=2).events["1"].flatten().tolist() == [1.0, 0.0]
 
@@ -83,7 +83,7 @@ def test_biases_for_few_steps_are_the_first_of_those_for_many():
     few, many = (
         tp.convert(
             CONV.model(),
-            [tp.Percentile(99.0), tp.TemporalBiasCorrection(steps)],
+            tp.Conversion(tp.Percentile(99.0), corrections=[tp.TemporalBiasCorrection(steps)]),
             example_inputs=x,
             calibration=list(x.split(5)),
         )
@@ -98,9 +98,9 @@ def test_the_answers_of_all_steps_come_nearer_on_other_samples(replay):
     """Thresholds are too small and potentials too low, so that errors have a direction."""
     model, (x, new) = CONV.model(), CONV.random_inputs(400)[0].split(200)
     rules = [tp.Percentile(90.0), tp.ZeroPotential()]
-    plain = tp.convert(model, rules, example_inputs=x, calibration=x)
+    plain = tp.convert(model, tp.Conversion.of(*rules), example_inputs=x, calibration=x)
     part = tp.TemporalBiasCorrection(4, replay=replay)
-    better = tp.convert(model, [*rules, part], example_inputs=x, calibration=x)
+    better = tp.convert(model, tp.Conversion.of(*rules, part), example_inputs=x, calibration=x)
     with torch.no_grad():
         wanted = model(new)
         torch.testing.assert_close(better.ann(new), plain.ann(new), rtol=0, atol=0)
@@ -115,7 +115,7 @@ def test_the_mean_output_of_the_first_step_comes_nearer_every_round():
         rules = [tp.Percentile(99.0), tp.ZeroPotential()]
         if rounds is not None:
             rules.append(tp.TemporalBiasCorrection(1, rounds=rounds, replay=tp.Replay.BIASED))
-        snn = tp.convert(CONV.model(), rules, example_inputs=x, calibration=x)
+        snn = tp.convert(CONV.model(), tp.Conversion.of(*rules), example_inputs=x, calibration=x)
         name = snn.sites[0].name
         run = record(snn, x, steps=1)
         wanted = (run.drive[name][0] - (snn.site(name).bias if rounds else 0)).clamp_min(0).mean((0, 2, 3))
@@ -128,9 +128,12 @@ def test_the_mean_output_of_the_first_step_comes_nearer_every_round():
 def test_it_goes_on_from_biases_that_were_set_before():
     x = CONV.random_inputs(8)[0]
     rules = [tp.Percentile(99.0), tp.BiasCorrection(2)]
-    before = tp.convert(CONV.model(), rules, example_inputs=x, calibration=x)
+    before = tp.convert(CONV.model(), tp.Conversion.of(*rules), example_inputs=x, calibration=x)
     after = tp.convert(
-        CONV.model(), [*rules, tp.TemporalBiasCorrection(3, alpha=2**-20, rounds=1)], example_inputs=x, calibration=x
+        CONV.model(),
+        tp.Conversion.of(*rules, tp.TemporalBiasCorrection(3, alpha=2**-20, rounds=1)),
+        example_inputs=x,
+        calibration=x,
     )
     for site in before.sites:
         one, two = before.site(site.name).bias, after.site(site.name).bias

@@ -18,7 +18,11 @@ ZOO = {topology.name: topology for topology in TOPOLOGIES}
 def _spiking(topology, batch=3):
     inputs = topology.dyadic_inputs(batch)
     snn = tp.convert(
-        topology.dyadic_model(), [tp.Maximum()], calibration=[inputs], example_inputs=inputs, leave=topology.leave
+        topology.dyadic_model(),
+        tp.Conversion(tp.Maximum()),
+        calibration=[inputs],
+        example_inputs=inputs,
+        leave=topology.leave,
     )
     return set_dyadic_thresholds(snn), inputs
 
@@ -36,7 +40,9 @@ def test_different_frames_against_a_loop():
     model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False))
     model[0].weight.data, model[2].weight.data = weight, head
     frames = dyadic_batch((6, 5, 3), 3)
-    snn = tp.convert(model, [tp.Maximum(), tp.HalfThreshold()], calibration=frames[0], example_inputs=frames[0])
+    snn = tp.convert(
+        model, tp.Conversion(tp.Maximum(), tp.HalfThreshold()), calibration=frames[0], example_inputs=frames[0]
+    )
     snn.site("1").set_threshold(torch.tensor(0.5))
     snn.site("1").set_initial_potential(torch.tensor(0.25))
     v, total, expected = np.full((5, 4), 0.25), np.zeros((5, 2)), []
@@ -68,7 +74,7 @@ def test_max_pooling_in_front_pools_the_running_sums():
     model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten())
     model[0].weight.data.fill_(1.0)
     on, off = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
-    snn = tp.convert(model, [tp.Maximum(), tp.ZeroPotential()], calibration=on, example_inputs=on)
+    snn = tp.convert(model, tp.Conversion(tp.Maximum(), tp.ZeroPotential()), calibration=on, example_inputs=on)
     answer = snn(tp.Sequence(torch.stack([on, off] * 4)), steps=8)
     assert float(answer[-1]) == 0.5
 
@@ -96,7 +102,7 @@ def test_poisson_frames_have_the_right_mean_and_values():
 def test_poisson_input_converges_slower_than_a_constant_one():
     topology = ZOO["conv"]
     model, inputs = topology.model(), topology.random_inputs(4)
-    snn = tp.convert(model, [tp.Percentile(99.0)], calibration=[inputs], example_inputs=inputs)
+    snn = tp.convert(model, tp.Conversion(tp.Percentile(99.0)), calibration=[inputs], example_inputs=inputs)
     limit = snn.clipped(*inputs)
 
     def error(x, steps):
@@ -122,7 +128,7 @@ def test_errors():
     assert snn(tp.Sequence(frames), steps=3).shape[0] == 3
     front = make_dyadic(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
     x = dyadic_batch((3, 4))
-    kept = tp.convert(front, [tp.Maximum()], calibration=x, example_inputs=x, leave=["GELU"])
+    kept = tp.convert(front, tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x, leave=["GELU"])
     assert kept(x, steps=2).shape == (2, 3, 2)
     with pytest.raises(ConversionError, match=r"torch\.nn\.GELU"):
         kept(tp.Sequence(x.expand(2, 3, 4)), steps=2)
@@ -132,7 +138,7 @@ def test_evaluation_with_poisson_spikes_by_name():
     topology = ZOO["conv"]
     x = topology.random_inputs(20)[0]
     labels = torch.arange(20) % 5
-    snn = tp.convert(topology.model(), [tp.Maximum()], calibration=x, example_inputs=x)
+    snn = tp.convert(topology.model(), tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
     batches = [(x[:12], labels[:12]), (x[12:], labels[12:])]
     found = tp.evaluate(snn, batches, steps=6, coding=tp.Coding.POISSON)
     hits = sum(

@@ -81,7 +81,7 @@ def test_a_residual_convolution_network_equals_a_loop_written_by_hand():
     torch.manual_seed(0)
     model = make_dyadic(Net())
     x = dyadic_batch((3, 2, 4, 4))
-    snn = tp.convert(model, [tp.Maximum(tp.PerChannel())], example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=x, calibration=x)
     set_dyadic_thresholds(snn)
     steps = 9
     run = record(snn, x, steps=steps)

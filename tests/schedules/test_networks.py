@@ -34,7 +34,11 @@ LIST = [
 def spiking(topology, batch=3):
     inputs = topology.dyadic_inputs(batch)
     snn = tp.convert(
-        topology.dyadic_model(), [tp.Maximum()], calibration=[inputs], example_inputs=inputs, leave=topology.leave
+        topology.dyadic_model(),
+        tp.Conversion(tp.Maximum()),
+        calibration=[inputs],
+        example_inputs=inputs,
+        leave=topology.leave,
     )
     return set_dyadic_thresholds(snn), inputs
 
@@ -94,7 +98,7 @@ def test_calibrated_schedules_beat_the_plain_one_on_a_qcfs_network() -> None:
 def test_latency_is_counted_honestly() -> None:
     snn = tp.convert(
         zoo.build("cifar-resnet20"),
-        [tp.Maximum()],
+        tp.Conversion(tp.Maximum()),
         calibration=torch.rand(4, 3, 32, 32),
         example_inputs=torch.rand(2, 3, 32, 32),
     )

@@ -20,7 +20,7 @@ def one_neuron() -> tp.SpikingNetwork:
             layer.weight.fill_(1.0)
     x = torch.ones(2, 1)
     return tp.convert(
-        nn.Sequential(*layers), [tp.Maximum(), tp.HalfThreshold()], calibration=x, example_inputs=x
+        nn.Sequential(*layers), tp.Conversion(tp.Maximum(), tp.HalfThreshold()), calibration=x, example_inputs=x
     ).eval()
 
 
@@ -49,7 +49,11 @@ def test_a_neuron_that_waits(wait: Wait, lag: int, expected: list[int]) -> None:
 def test_withheld_spikes_on_every_topology(topology) -> None:
     inputs = topology.dyadic_inputs(3)
     snn = tp.convert(
-        topology.dyadic_model(), [tp.Maximum()], calibration=[inputs], example_inputs=inputs, leave=topology.leave
+        topology.dyadic_model(),
+        tp.Conversion(tp.Maximum()),
+        calibration=[inputs],
+        example_inputs=inputs,
+        leave=topology.leave,
     )
     set_dyadic_thresholds(snn)
     schedule = Staggered(0, tuple((site.name, 1 + i % 2) for i, site in enumerate(snn.sites)), Wait.WITHHOLD)

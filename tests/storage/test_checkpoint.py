@@ -32,7 +32,7 @@ def relu_net() -> nn.Module:
 
 def converted(parts=(), model: nn.Module | None = None, **settings) -> SpikingNetwork:
     parts = parts or [tp.Percentile(99.0, tp.PerChannel()), tp.HalfThreshold()]
-    return tp.convert(model or relu_net(), parts, calibration=x(16), example_inputs=x(), **settings)
+    return tp.convert(model or relu_net(), tp.Conversion.of(*parts), calibration=x(16), example_inputs=x(), **settings)
 
 
 def assert_same(a: SpikingNetwork, b: SpikingNetwork, *inputs: torch.Tensor) -> None:
@@ -65,7 +65,7 @@ def test_every_topology_with_its_own_model(topology: Topology, tmp_path: Path) -
     inputs = tuple(torch.randn(4, *shape) for shape in topology.inputs)
     snn = tp.convert(
         model,
-        [tp.Maximum(), tp.HalfThreshold()],
+        tp.Conversion(tp.Maximum(), tp.HalfThreshold()),
         calibration=[inputs],
         example_inputs=inputs,
         leave=topology.leave,
@@ -154,7 +154,7 @@ def test_plain_network_of_the_zoo(tmp_path: Path) -> None:
 def test_float64_and_potentials_per_sample(tmp_path: Path) -> None:
     model = relu_net().double()
     data = x().double()
-    snn = tp.convert(model, [tp.Maximum(), tp.ZeroPotential()], calibration=data, example_inputs=data)
+    snn = tp.convert(model, tp.Conversion(tp.Maximum(), tp.ZeroPotential()), calibration=data, example_inputs=data)
     site = snn.sites[2]
     snn.site(site.name).set_initial_potential(torch.rand(4, *site.shape, dtype=torch.float64))
     tp.save(snn, tmp_path / "n.safetensors")

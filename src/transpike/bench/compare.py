@@ -19,7 +19,7 @@ from transpike.bench.timing import fastest
 from transpike.errors import TranspikeError
 from transpike.kernels import KernelPreference, native
 from transpike.network.spiking import SpikingNetwork
-from transpike.schedules import Plain, Schedule
+from transpike.schedules import Schedule
 
 
 class BenchError(TranspikeError):
@@ -106,7 +106,7 @@ def bench(
         inputs: at least as many samples as the largest batch; real ones, since time depends on how many neurons spike.
         batches: batch sizes.
         steps: numbers of time-steps.
-        schedule: how the network runs; None is `Plain`.
+        schedule: how the network runs; None is the network's own.
         repeats: calls per row, at least 1.
         compile_ann: also time the ANN under ``torch.compile``, which takes a minute to prepare.
         tune: first measure, at the largest batch and T, which stages torch operators compute faster, and let them
@@ -119,7 +119,7 @@ def bench(
         BenchError: as `pass_gate`.
         ValueError: too few inputs, or no repeats.
     """
-    schedule = Plain() if schedule is None else schedule
+    schedule = snn.schedule if schedule is None else schedule
     if max(batches) > inputs.shape[0] or repeats < 1:
         raise ValueError(f"batches up to {max(batches)} need as many inputs, got {inputs.shape[0]}, and repeats >= 1")
     gate = pass_gate(snn, inputs, max(steps), schedule, tolerance)

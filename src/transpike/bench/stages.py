@@ -16,7 +16,7 @@ from transpike.engine.drive import map_shape
 from transpike.engine.execution_plan import READOUT
 from transpike.kernels import native
 from transpike.network.spiking import SpikingNetwork
-from transpike.schedules import Plain, Schedule
+from transpike.schedules import Schedule
 
 _PART = 8  # samples whose spikes are counted at once: torch stores those of all sites and steps as numbers
 
@@ -87,7 +87,7 @@ def cost_stages(
         snn: the network, on the CPU in float32.
         inputs: one batch of real data.
         steps: T.
-        schedule: how the network runs; None is `Plain`.
+        schedule: how the network runs; None is the network's own.
         repeats: rounds, in each of which the network runs three times and so does each form of the ANN.
         peaks: what the machine does at most; None measures it.
 
@@ -95,7 +95,7 @@ def cost_stages(
         BenchError: as `pass_gate`.
         ValueError: no repeats.
     """
-    schedule = Plain() if schedule is None else schedule
+    schedule = snn.schedule if schedule is None else schedule
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
     gate = pass_gate(snn, inputs, steps, schedule)

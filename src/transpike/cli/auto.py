@@ -46,6 +46,6 @@ def choose_network(
         progress=True,
     )
     out.print(choice_table(choice))
-    schedule = choice.network.recommended
+    schedule = choice.network.schedule
     out.print(f"chosen: {choice.ranking[0].method}; run it for T = {choice.steps} under {schedule}", markup=False)
     return choice.network

@@ -58,7 +58,7 @@ def inspect(
     * `transpike inspect torchvision.models:resnet18 --input-shape 3,224,224`
     """
     from transpike.cli.resolve import example_for, parse_options, resolve_model
-    from transpike.conversion.convert import inspect as inspect_model
+    from transpike.conversion.inspect import inspect as inspect_model
     from transpike.report import inspection_table
 
     network = resolve_model(model, parse_options(option or []), model=factory)
@@ -235,10 +235,11 @@ def convert(
     from transpike.graph.operators import MaxPooling
     from transpike.neurons import NEURONS
     from transpike.rules import (
-        CALIBRATIONS,
+        CORRECTIONS,
         POTENTIAL_RULES,
         THRESHOLD_RULES,
-        BlockCalibration,
+        BlockCorrection,
+        Conversion,
         Part,
         RandomPotential,
     )
@@ -289,18 +290,17 @@ def convert(
         random = potential is Potential.RANDOM
         parts.append(RandomPotential(seed) if random else POTENTIAL_RULES[potential.value]())
     if steps is not None:
-        parts += [CALIBRATIONS[name.value](steps) for name in calibrate or ()]
+        parts += [CORRECTIONS[name.value](steps) for name in calibrate or ()]
     snn = convert_model(
         network,
-        parts,
+        Conversion.of(*parts, neuron=NEURONS[neuron.value]()),
         example_inputs=batches[0][0][:4],
         calibration=batches,
         leave=leave or (),
-        neuron=NEURONS[neuron.value](),
         max_pooling=pooling,
         progress=True,
     )
-    other = max_pooling is Pooling.AVERAGE or any(isinstance(part, BlockCalibration) for part in parts)
+    other = max_pooling is Pooling.AVERAGE or any(isinstance(part, BlockCorrection) for part in parts)
     snn.verify(batches[0][0][:16], ann=None if other else network.eval())
     checkpoint.save(snn, output, inputs=found.inputs)
     out.print(snn.summary(), markup=False)

@@ -77,7 +77,7 @@ def evaluate(
     from transpike.evaluation.evaluate import evaluate as evaluate_network
     from transpike.experiments.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
-    from transpike.rules import BlockCalibration
+    from transpike.rules import BlockCorrection
     from transpike.runtime.encoding import Coding
     from transpike.serialization.model_info import card_of
 
@@ -125,7 +125,7 @@ def evaluate(
         progress=True,
     )
     out.print(report_table(report))
-    changed = [part for part in snn.record.get("parts", ()) if isinstance(part, BlockCalibration)]
+    changed = [part for part in snn.conversion.corrections if isinstance(part, BlockCorrection)]
     if changed:
         out.print(f"the ANN here has the weights that {type(changed[0]).__name__} changed, not the source's")
     if sites:

@@ -148,9 +148,9 @@ def schedule_for(
         return resolve_schedule(name, **{"probe_steps": 4, "iterations": 1, "waiting": 1, **settings})
     if settings:
         raise ValueError(
-            f"--probe-steps, --iterations and --waiting belong to --schedule; without it {snn.recommended} runs"
+            f"--probe-steps, --iterations and --waiting belong to --schedule; without it {snn.schedule} runs"
         )
-    return snn.recommended
+    return snn.schedule
 
 
 def search_schedule(snn: SpikingNetwork, data: Data, budget: int, *, progress: bool = False) -> LagSearch:

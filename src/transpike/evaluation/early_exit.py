@@ -24,7 +24,7 @@ from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, DataError, InputError
 from transpike.network.spiking import SpikingNetwork
 from transpike.runtime.encoding import Coding
-from transpike.schedules import Plain, Schedule
+from transpike.schedules import Schedule
 
 _Floats = npt.NDArray[np.float64]
 _Integers = npt.NDArray[np.int64]
@@ -133,14 +133,14 @@ def answer_early(
         inputs: one tensor ``[N, *]`` per argument, a constant current.
         steps: T, after which every sample stops.
         confidence: threshold in [0, 1], see `choose_confidence`; 0 stops every sample after one step.
-        schedule: a streamable one; None is `Plain`. Others run layer after layer over all steps, so that stopping
-            saves nothing; `evaluate_early` analyses them.
+        schedule: a streamable one; None is the network's own. Others run layer after layer over all steps, so that
+            stopping saves nothing; `evaluate_early` analyses them.
 
     Raises:
         ValueError: steps below 1, a confidence outside [0, 1], or a schedule that cannot stream.
         InputError: unusable inputs, encoded ones, or another output.
     """
-    schedule = Plain() if schedule is None else schedule
+    schedule = snn.schedule if schedule is None else schedule
     _check_settings(steps, confidence)
     if not schedule.streamable:
         raise ValueError(
@@ -201,7 +201,7 @@ def choose_confidence(
             trained on it is surer than on others, and on test images nothing may be chosen.
         steps: T.
         max_disagreement: largest accepted share of samples whose early answer differs, in [0, 1].
-        schedule: any prefix-consistent schedule; None is `Plain`.
+        schedule: any prefix-consistent schedule; None is the network's own.
         coding: constant current, or Poisson spikes (seeded by the number of the image).
         progress: show a progress bar.
 
@@ -211,7 +211,7 @@ def choose_confidence(
     """
     if not 0.0 <= max_disagreement <= 1.0:
         raise ValueError(f"max_disagreement must lie in [0, 1], got {max_disagreement}")
-    schedule = Plain() if schedule is None else schedule
+    schedule = snn.schedule if schedule is None else schedule
     runs = [run for run, _ in _runs(snn, batches_of(data), steps, schedule, coding, progress)]
     if not runs:
         raise CalibrationError(
@@ -261,7 +261,8 @@ def evaluate_early(
         batches: the inputs of the model, then class indices ``[N]``.
         steps: T.
         confidences: thresholds in [0, 1].
-        schedule: any prefix-consistent schedule; None is `Plain`. One that cannot stream holds all steps of a batch.
+        schedule: any prefix-consistent schedule; None is the network's own. One that cannot stream holds all steps of a
+            batch.
         coding: constant current, or Poisson spikes (seeded by the number of the image).
         device: None leaves the network where it is.
         progress: show a progress bar.
@@ -270,7 +271,7 @@ def evaluate_early(
         ValueError: steps below 1, no or wrong confidences, or a schedule whose rows depend on T.
         InputError, DataError: unusable batches or labels, or another output.
     """
-    schedule = Plain() if schedule is None else schedule
+    schedule = snn.schedule if schedule is None else schedule
     if not confidences:
         raise ValueError("confidences must hold at least one threshold")
     for confidence in confidences:

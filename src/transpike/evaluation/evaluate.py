@@ -23,7 +23,7 @@ from transpike.evaluation.report import VERSION, Report, Row, SiteActivity
 from transpike.graph.plan import steps_sent
 from transpike.network.spiking import SpikingNetwork
 from transpike.runtime.encoding import Coding
-from transpike.schedules import Plain, Schedule
+from transpike.schedules import Schedule
 from transpike.serialization.json_records import to_json, write_json
 
 _MEANING = "all spikes sent; accumulate-then-fire rounds halves in turn"
@@ -70,7 +70,7 @@ def evaluate(
         snn: the converted network; moved to ``device`` and ``dtype`` if given.
         batches: pairs ``(images [N, *], class indices [N])`` in a fixed order, for example a DataLoader.
         steps: the largest T.
-        schedule: how the network runs; None is `Plain`.
+        schedule: how the network runs; None is the network's own.
         coding: constant current, or Poisson spikes (seeded by the number of the image).
         at: the rows wanted; None gives all T (prefix-consistent) or the powers of two.
         readout_delay: steps at the start whose output is left out (`transpike.delayed_readout`); spikes and latency
@@ -87,7 +87,7 @@ def evaluate(
         ValueError: steps below 1, rows outside 1 .. steps, or a negative delay.
         InputError, DataError: unusable batches or labels, or other data than in the unfinished run.
     """
-    schedule = Plain() if schedule is None else schedule
+    schedule = snn.schedule if schedule is None else schedule
     rows = _rows(steps, schedule, at)
     if readout_delay < 0:
         raise ValueError(f"readout_delay must not be negative, got {readout_delay}")
@@ -364,8 +364,15 @@ def _fingerprint(
 ) -> str:
     """Identifies network, settings and data (by their first batch and their length)."""
     tensors = snn.state_dict()
-    network = [list(tensors), snn.network.code, str(snn.network), snn.plan.pools, to_json(snn.record)]
-    settings = [VERSION, _MEANING, network, to_json(schedule), to_json(snn.neuron), coding.value, rows, size]
+    network = [
+        list(tensors),
+        snn.network.code,
+        str(snn.network),
+        snn.plan.pools,
+        to_json(snn.conversion),
+        to_json(snn.capture),
+    ]
+    settings = [VERSION, _MEANING, network, to_json(schedule), coding.value, rows, size]
     settings += [readout_delay] if readout_delay else []
     text = json.dumps(settings, sort_keys=True) + digest(tensors.values()) + digest(first_batch)
     return hashlib.sha256(text.encode()).hexdigest()

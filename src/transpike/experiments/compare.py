@@ -13,7 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from transpike.conversion.methods import Method, convert_by
+from transpike.conversion.convert import convert
+from transpike.conversion.methods import Method
 from transpike.errors import CalibrationError, ConversionError, reason
 from transpike.evaluation.evaluate import digest, evaluate
 from transpike.graph.capture import evaluation_mode
@@ -191,15 +192,12 @@ class _Run:
         began = time.perf_counter()
         reference, data = next(self.model.parameters()), self.calibration
         example = data[0][:4].to(reference.device, reference.dtype)
-        snn = convert_by(
-            method, self.model, steps=last, calibration=data, example_inputs=example, progress=self.progress
-        )
+        snn = convert(self.model, method(last), calibration=data, example_inputs=example, progress=self.progress)
         seconds = time.perf_counter() - began
         report = evaluate(
             snn,
             test.batches,
             steps=last,
-            schedule=snn.recommended,
             at=group,
             device=self.device,
             cache=None if self.folder is None else self.folder / "evaluations" / f"{method.name}-{last}.json",
@@ -216,9 +214,7 @@ class _Run:
 
     def _key(self, method: Method, steps: int, images: str) -> str:
         """Tells apart what else would give another row."""
-        made = method.compose(steps)
-        settings = [to_json(value) for value in (*made.parts, made.neuron, made.schedule)]
-        text = json.dumps([VERSION, self.network, settings, steps, images])
+        text = json.dumps([VERSION, self.network, to_json(method(steps)), steps, images])
         return hashlib.sha256(text.encode()).hexdigest()
 
 

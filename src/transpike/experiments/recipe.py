@@ -26,8 +26,8 @@ from transpike.data import Data, fixed_test_indices, load_data, loader, random_s
 from transpike.errors import RecipeError
 from transpike.evaluation.evaluate import evaluate
 from transpike.evaluation.report import Report
-from transpike.rules import POTENTIAL_RULES, THRESHOLD_RULES, Granularity, Part, PerChannel, PerLayer
-from transpike.serialization.json_records import write_json
+from transpike.rules import POTENTIAL_RULES, THRESHOLD_RULES, Conversion, Granularity, Part, PerChannel, PerLayer
+from transpike.serialization.json_records import to_json, write_json
 from transpike.serialization.model_info import Card, card_of, set_card
 from transpike.storage import checkpoint
 from transpike.training import fit
@@ -53,11 +53,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Variant:
-    """One row: a network, the parts of its conversion, and which test images."""
+    """One row: a network, its conversion, and which test images."""
 
     label: str
     network: str
-    parts: tuple[Part, ...]
+    conversion: Conversion
     images: str = "all"
     published: Mapping[int, float] = field(default_factory=dict)
     published_in: str = ""
@@ -174,7 +174,7 @@ def _variant(entry: dict[str, Any]) -> Variant:
         parts.append(POTENTIAL_RULES[potential]())
     published = entry.pop("published", {})
     top1 = {int(t): float(value) for t, value in published.get("top1", {}).items()}
-    return Variant(**entry, parts=tuple(parts), published=top1, published_in=published.get("source", ""))
+    return Variant(**entry, conversion=Conversion.of(*parts), published=top1, published_in=published.get("source", ""))
 
 
 def threshold_rule(rule: str, per: str = "layer", **settings: Any) -> Part:
@@ -238,7 +238,7 @@ def run_recipe(
     for index, variant in enumerate(recipe.variants):
         say(f"evaluating {variant.label}")
         snn = convert(
-            networks[variant.network], variant.parts, example_inputs=calibration[0][0][:4], calibration=calibration
+            networks[variant.network], variant.conversion, example_inputs=calibration[0][0][:4], calibration=calibration
         )
         checkpoint.save(snn, folder / f"{index}-spiking.safetensors")
         reports[variant.label] = evaluate(
@@ -369,7 +369,7 @@ def _write_results(recipe: Recipe, reports: Mapping[str, Report], folder: Path) 
         row: dict[str, Any] = {
             "label": variant.label,
             "network": variant.network,
-            "parts": [repr(part) for part in variant.parts],
+            "conversion": to_json(variant.conversion),
             "report": reports[variant.label].to_json(),
         }
         if variant.published:

@@ -128,12 +128,12 @@ def check_run(network: fx.GraphModule, inputs: tuple[Tensor, ...], reference: Te
 
 
 @contextmanager
-def explain_shapes(inputs: Sequence[Tensor], expected: list[list[int]] | None, where: str) -> Iterator[None]:
+def explain_shapes(inputs: Sequence[Tensor], expected: Sequence[Sequence[int]], where: str) -> Iterator[None]:
     """Where an operator fails on samples of another shape than the network was converted with, says so.
 
     Args:
         inputs: the batch that is run.
-        expected: shape of one sample per argument, if known.
+        expected: shape of one sample per argument.
         where: what was called.
 
     Raises:

@@ -17,20 +17,21 @@ from transpike.errors import StateError
 from transpike.graph.equivalence import Verification, verify
 from transpike.graph.example_run import Inputs, check_inputs, check_run, explain_shapes, inputs_from
 from transpike.graph.plan import Plan, SitePlan, longest_path, pass_lengths
+from transpike.graph.prepare import Capture
 from transpike.graph.site import Site
 from transpike.kernels import KernelPreference, Rule
 from transpike.network.summary import summary
 from transpike.neurons import Neuron
+from transpike.rules import Conversion
 from transpike.runtime.encoding import Encoding
 from transpike.runtime.execute import counting, run_passes
 from transpike.runtime.interpreters import Clipped, Count, Observer
 from transpike.runtime.lower import Lowered, lower
 from transpike.runtime.step import State, Stepper, check_state
 from transpike.runtime.time_varying import plan_for, split_frames
-from transpike.schedules import Latency, Plain, Schedule
+from transpike.schedules import Latency, Schedule
 
 _Key = tuple[Schedule, KernelPreference, int, frozenset[str]]
-_PLAIN: _Key = (Plain(), KernelPreference.AUTO, 0, frozenset())
 _KEPT = 8
 """Lowered forms that a network keeps; a sweep over schedules must not fill the memory."""
 
@@ -42,21 +43,22 @@ class SpikingNetwork(nn.Module):
         network: the source network as an fx graph, with a `Site` where each activation stood. Calling it computes
             the ANN.
         plan: what every value of that graph is in time, the sites and stages.
-        neuron: the neuron model of all sites.
+        conversion: the record that it was converted by: rules, corrections, neuron and schedule.
+        capture: how its source became a graph.
     """
 
-    def __init__(self, network: fx.GraphModule, plan: Plan, neuron: Neuron, record: dict[str, Any]) -> None:
+    def __init__(self, network: fx.GraphModule, plan: Plan, conversion: Conversion, capture: Capture) -> None:
         super().__init__()
         self.network = network
         self.plan = plan
-        self.neuron = neuron
-        self.record = record
+        self.conversion = conversion
+        self.capture = capture
         for site in plan.sites:
             self.site(site.name).population = site.shape
         self._lowered: dict[_Key, Lowered] = {}
         self._engines = Engines()
         self.register_load_state_dict_post_hook(_lower_again)  # type: ignore[no-untyped-call]
-        self._lower_plain()
+        self._lower_ahead()
 
     # ---- running -----------------------------------------------------------------------------------------------
 
@@ -79,7 +81,7 @@ class SpikingNetwork(nn.Module):
             inputs: per argument of the source model a tensor ``[N, *]``, a constant current, or an `Encoding`:
                 `Sequence` of frames ``[T, N, *]``, `Poisson` spikes.
             steps: T, the number of time-steps, at least 1.
-            schedule: how the sites run in time; None is `Plain`.
+            schedule: how the sites run in time; None is the schedule that the network was converted for.
             chunk: how many steps every stage runs before the next stage starts; less takes less memory, the spikes
                 are the same. None runs all steps at once.
             kernel: which kernel runs the neurons; ``AUTO`` and ``NATIVE`` run whole stages where they can.
@@ -94,7 +96,7 @@ class SpikingNetwork(nn.Module):
             InputError: NaN, wrong types, shapes, batch sizes that differ, too few frames.
             ConversionError: an operator in front of the first neurons cannot take an input that changes.
         """
-        schedule = Plain() if schedule is None else schedule
+        schedule = self.schedule if schedule is None else schedule
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         if chunk is not None and chunk < 1:
@@ -138,7 +140,7 @@ class SpikingNetwork(nn.Module):
         Args:
             x: one tensor ``[N, *]``, or a tuple of them for a model with several arguments.
             state: what the last call returned; None at the first step.
-            schedule: a streamable schedule; None is `Plain`.
+            schedule: a streamable schedule; None is the network's own.
 
         Returns:
             The running mean of the output ``[N, *]`` after this step, and the new state.
@@ -153,7 +155,7 @@ class SpikingNetwork(nn.Module):
         inputs = inputs_from(x)
         batch = self._check(inputs, "SpikingNetwork.step")
         if state is not None:
-            check_state(state, self._lower(*_PLAIN).stateful, batch)
+            check_state(state, self._lower(*self._own).stateful, batch)
         stepper = self.stepper(schedule)
         try:
             with self._explain_shapes(inputs):
@@ -167,9 +169,12 @@ class SpikingNetwork(nn.Module):
 
     def stepper(self, schedule: Schedule | None = None) -> Stepper:
         """The module behind `step`; it shares this network's parameters."""
-        schedule = Plain() if schedule is None else schedule
+        schedule = self.schedule if schedule is None else schedule
         if not schedule.streamable:
-            raise ValueError(f"{schedule} is not streamable; call the network with steps=... instead")
+            raise ValueError(
+                f"{schedule} is not streamable: call the network with steps=... instead, or step it under another "
+                "schedule, such as schedule=Plain()"
+            )
         return Stepper(self._lower(schedule, KernelPreference.AUTO, 0))
 
     def ann(self, *inputs: Tensor) -> Any:
@@ -190,10 +195,14 @@ class SpikingNetwork(nn.Module):
     # ---- looking -----------------------------------------------------------------------------------------------
 
     @property
-    def recommended(self) -> Schedule:
-        """The schedule that the method of conversion belongs to; `Plain` if it named none. Runs do not take it."""
-        schedule: Schedule = self.record.get("schedule", _PLAIN[0])
-        return schedule
+    def neuron(self) -> Neuron:
+        """The neuron model of all sites."""
+        return self.conversion.neuron
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that the network was converted for; what runs and evaluations take where none is given."""
+        return self.conversion.schedule
 
     @property
     def sites(self) -> tuple[SitePlan, ...]:
@@ -220,7 +229,7 @@ class SpikingNetwork(nn.Module):
         Raises:
             ValueError: no stage of this network runs event by event; the message says why.
         """
-        schedule = Plain() if schedule is None else schedule
+        schedule = self.schedule if schedule is None else schedule
         with torch.no_grad():
             reason = self._refusal(schedule)
             if reason:
@@ -245,7 +254,7 @@ class SpikingNetwork(nn.Module):
         Args:
             inputs: real data, one tensor ``[N, *]`` per argument.
             steps: T.
-            schedule: None is `Plain`.
+            schedule: None is the network's own.
             repeats: runs per measurement, at least 1; the fastest counts.
 
         Raises:
@@ -283,7 +292,7 @@ class SpikingNetwork(nn.Module):
 
     def latency(self, steps: int, schedule: Schedule | None = None) -> Latency:
         """The four latency figures of a run with T = ``steps``."""
-        schedule = Plain() if schedule is None else schedule
+        schedule = self.schedule if schedule is None else schedule
         earlier = sum(schedule.pass_steps(steps, number) for number in range(schedule.passes - 1))
         return Latency(
             answer_steps=steps,
@@ -295,7 +304,7 @@ class SpikingNetwork(nn.Module):
     def summary(self) -> str:
         """A table of the sites: population, drive, thresholds, initial potentials, source line."""
         with torch.no_grad():
-            reason = self._refusal(Plain())
+            reason = self._refusal(self.schedule)
         stages = {} if reason else self.stages()
         sites = {site.name: self.site(site.name) for site in self.sites}
         return summary(self.plan, sites, f"neuron {self.neuron}", stages, reason)
@@ -331,16 +340,14 @@ class SpikingNetwork(nn.Module):
                 "are numbers, strings and tuples"
             ) from error
         if found is None:
-            plan = plan_for(self.network, self.plan, self.record, moving) if moving else self.plan
+            plan = plan_for(self.network, self.plan, self.capture, moving) if moving else self.plan
             found = lower(self.network, plan, self.neuron, schedule, kernel, number)
             self._lowered[key] = found
             if len(self._lowered) > _KEPT:
-                del self._lowered[next(old for old in self._lowered if old != _PLAIN)]
+                del self._lowered[next(old for old in self._lowered if old != self._own)]
         return found
 
     def _refusal(self, schedule: Schedule) -> str:
-        if self.record.get("example_shapes") is None:
-            return "the shape of its input is not known"
         return self._engines.refusal(self.network, self.neuron, schedule)
 
     def _find_engine(self, schedule: Schedule) -> tuple[Engine, Rule]:
@@ -349,20 +356,24 @@ class SpikingNetwork(nn.Module):
             self.plan,
             self.neuron,
             schedule,
-            self.record["example_shapes"],
+            self.capture.input_shapes,
             lambda: self._lower(schedule, KernelPreference.AUTO, 0),
         )
 
-    def _lower_plain(self) -> None:
+    @property
+    def _own(self) -> _Key:
+        return self.schedule, KernelPreference.AUTO, 0, frozenset()
+
+    def _lower_ahead(self) -> None:
         """Lowers ahead for `step`: ``torch.compile(snn.step)`` cannot trace the lowering itself."""
-        self._lower(*_PLAIN)
+        self._lower(*self._own)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lowered": {}, "_engines": Engines()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._lower_plain()
+        self._lower_ahead()
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training flag; the operators stay in evaluation mode, since time is folded into the batch."""
@@ -384,16 +395,16 @@ class SpikingNetwork(nn.Module):
         """Checks what is to be timed event by event; returns the schedule and the number of samples."""
         if repeats < 1:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
-        schedule, batch = Plain() if schedule is None else schedule, self._check(inputs, where)
+        schedule, batch = self.schedule if schedule is None else schedule, self._check(inputs, where)
         self.stages(schedule)
         return schedule, batch
 
     def _explain_shapes(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[None]:
-        return explain_shapes(inputs, self.record.get("example_shapes"), "SpikingNetwork")
+        return explain_shapes(inputs, self.capture.input_shapes, "SpikingNetwork")
 
 
 def _lower_again(network: SpikingNetwork, *_: Any) -> None:
     """Lowered graphs hold references to tensors, which moving and ``load_state_dict(assign=True)`` replace."""
     network._lowered.clear()
     network._engines.clear()
-    network._lower_plain()
+    network._lower_ahead()

@@ -8,7 +8,7 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from transpike.conversion.convert import Inspection
+from transpike.conversion.inspect import Inspection
 from transpike.evaluation.report import Report
 from transpike.report.layout import plain_table
 from transpike.training import Epoch

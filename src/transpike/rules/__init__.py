@@ -1,9 +1,11 @@
 """How thresholds and initial potentials are set. One file per method, one row in the table below."""
 
+from typing import Any
+
 from transpike.rules.contract import (
-    BlockCalibration,
+    BlockCorrection,
     BlockView,
-    Calibration,
+    Correction,
     Granularity,
     Part,
     PerChannel,
@@ -17,6 +19,7 @@ from transpike.rules.contract import (
     ThresholdRule,
     average,
 )
+from transpike.rules.conversion import Conversion
 from transpike.rules.corrections.bias import BiasCorrection, Compare
 from transpike.rules.corrections.optimal_potential import OptimalPotential
 from transpike.rules.corrections.potential import PotentialCorrection
@@ -45,32 +48,27 @@ POTENTIAL_RULES: dict[str, type[PotentialRule]] = {
     "shifted": ShiftedPotential,
     "random": RandomPotential,
 }
-CALIBRATIONS: dict[
-    str,
-    type[BiasCorrection]
-    | type[PotentialCorrection]
-    | type[OptimalPotential]
-    | type[TemporalBiasCorrection]
-    | type[BlockReconstruction],
-] = {
+CORRECTIONS: dict[str, type[Any]] = {
     "bias": BiasCorrection,
     "potential": PotentialCorrection,
     "optimal-potential": OptimalPotential,
     "temporal-bias": TemporalBiasCorrection,
     "reconstruction": BlockReconstruction,
+    "answer-thresholds": AnswerThresholds,
 }
 
 __all__ = [
-    "CALIBRATIONS",
+    "CORRECTIONS",
     "POTENTIAL_RULES",
     "THRESHOLD_RULES",
     "AnswerThresholds",
     "BiasCorrection",
-    "BlockCalibration",
+    "BlockCorrection",
     "BlockReconstruction",
     "BlockView",
-    "Calibration",
     "Compare",
+    "Conversion",
+    "Correction",
     "GaussianMSE",
     "Granularity",
     "HalfThreshold",

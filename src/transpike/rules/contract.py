@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transpike.errors import CalibrationError
 from transpike.graph.site import Site
 from transpike.neurons import Neuron
-from transpike.schedules import AccumulateThenFire, Plain, Schedule
+from transpike.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -151,34 +151,38 @@ class StageView:
         return [self.drive(currents).mean(0) for currents in self.currents]
 
 
-class Calibration(Part, ABC):
+class Correction(Part, ABC):
     """Changes a converted network, stage by stage, by comparing it with its source on unlabelled data.
 
     All samples pass a stage, it is updated, and what it now emits goes to the next one, so that later stages see the
-    errors that earlier ones still make. Subclasses are frozen records with two more fields or properties:
+    errors that earlier ones still make. The network runs under the schedule of the conversion. Subclasses are frozen
+    records with one more field or property:
 
     Attributes:
         steps: for how many time-steps to calibrate.
-        schedule: under which schedule; of one pass.
     """
 
     steps: int
-    schedule: Schedule = Plain()
 
     @property
     def rounds(self) -> int:
         """How often to go through the network."""
         return 1
 
+    def unsupported_reason(self, schedule: Schedule) -> str | None:
+        """Why it cannot be made for a schedule; None if it can."""
+        return "stages are corrected in one pass" if schedule.passes > 1 else None
+
     @abstractmethod
     def update(self, stage: StageView) -> None:
         """Sets thresholds, potentials or biases of ``stage.module``."""
 
 
-class SpikingThresholdRule(Calibration):
+class SpikingThresholdRule(Correction):
     """Sets the thresholds of ReLU sites from currents of sites that spike already; takes a threshold rule's place.
 
-    The initial potentials follow by the conversion's own rule before the site emits.
+    All layers step together meanwhile, whatever the schedule of the conversion. The initial potentials follow by the
+    conversion's own rule before the site emits.
     """
 
 
@@ -213,8 +217,10 @@ class BlockView:
     run_open: Callable[..., Tensor]
 
 
-class BlockCalibration(Part, ABC):
+class BlockCorrection(Part, ABC):
     """Changes a converted network block by block, weights included, by comparing it with its source.
+
+    Blocks are given what the conversion's schedule sends on the average of the steps.
 
     Attributes:
         steps: T; under a layer-after-layer schedule with as many probe steps, a site has ``T + 1`` values.
@@ -222,10 +228,9 @@ class BlockCalibration(Part, ABC):
 
     steps: int
 
-    @property
-    def schedule(self) -> Schedule:
-        """The schedule that is calibrated for; blocks are given what it sends on the average of the steps."""
-        return AccumulateThenFire(self.steps)
+    def unsupported_reason(self, schedule: Schedule) -> str | None:
+        """Why it cannot be made for a schedule; None if it can."""
+        return None
 
     @property
     def changes_weights(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor, fx
 from transpike.errors import ConversionError
 from transpike.graph.example_run import ROWS, check_arguments
 from transpike.graph.normalize import ActivationCall
-from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import Plan, make_plan
+from transpike.graph.prepare import Capture
 from transpike.runtime.encoding import Encoding
 
 
@@ -38,13 +38,13 @@ def split_frames(
     return moving, tuple(moving[name][0] if name in moving else value for name, value in given.items())
 
 
-def plan_for(network: fx.GraphModule, plan: Plan, record: Mapping[str, Any], moving: Collection[str]) -> Plan:
+def plan_for(network: fx.GraphModule, plan: Plan, capture: Capture, moving: Collection[str]) -> Plan:
     """The plan when some arguments differ from step to step.
 
     Args:
         network: the ANN graph with its sites.
         plan: the plan for constant inputs.
-        record: how the network was converted.
+        capture: how the network was captured.
         moving: names of the arguments.
 
     Raises:
@@ -52,9 +52,9 @@ def plan_for(network: fx.GraphModule, plan: Plan, record: Mapping[str, Any], mov
     """
     reference = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
-    probe = tuple(torch.rand(ROWS, *shape, generator=generator).to(reference) for shape in record["example_shapes"])
+    probe = tuple(torch.rand(ROWS, *shape, generator=generator).to(reference) for shape in capture.input_shapes)
     calls = [ActivationCall(site.name, site.operator, site.source) for site in plan.sites]
-    planning = make_plan(network, probe, calls, record["leave"], MaxPooling(record["max_pooling"]), moving)
+    planning = make_plan(network, probe, calls, capture.leave, capture.max_pooling, moving)
     if planning.obstacles:
         raise ConversionError(planning.obstacles)
     return planning.plan

@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from transpike.calibration import CalibrationData
 from transpike.calibration.sweep import batches_of, checked_inputs
-from transpike.conversion.convert import restore
-from transpike.conversion.methods import METHODS, Method, convert_by
+from transpike.conversion.convert import convert, restore
+from transpike.conversion.methods import METHODS, Method
 from transpike.errors import CalibrationError, InputError, TranspikeError, reason
-from transpike.graph.capture import LeafModules, leaf_names
+from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs, inputs_from
 from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import steps_sent
+from transpike.graph.prepare import Capture
 from transpike.network.spiking import SpikingNetwork
-from transpike.neurons import IF, EventKind
+from transpike.neurons import EventKind
+from transpike.rules import Conversion
 from transpike.schedules import Latency, Schedule
 
 _BATCH = 100
@@ -87,7 +89,7 @@ class Choice:
     """What `choose` found.
 
     Attributes:
-        network: converted by the best method with all images; its schedule is ``network.recommended``.
+        network: converted by the best method with all images; it runs under that method's schedule.
         steps: T to run it for.
         budget: the steps allowed.
         latency: what the budget is for.
@@ -158,22 +160,20 @@ def choose(
     reference = next(model.parameters())
     example = _first(data) if example_inputs is None else inputs_from(example_inputs)
     example = tuple(tensor.to(reference.device, reference.dtype) for tensor in example)
-    leaf_modules = leaf_names(model, leaf_modules)
-    leave = (leave,) if isinstance(leave, str) else tuple(leave)
-    frame = restore(model, example, leave, leaf_modules, IF(), max_pooling)
+    capture = Capture.of(model, leave, leaf_modules, max_pooling)
+    frame = restore(model, example, Conversion(), capture)
     chosen, judges = _divide(frame, data, held_back, seed)
 
     def converted(method: Method, tuned_for: int, inputs: tuple[Tensor, ...]) -> SpikingNetwork:
         batches = list(zip(*(torch.split(tensor, _BATCH) for tensor in inputs), strict=True))
-        return convert_by(
-            method,
+        return convert(
             model,
-            steps=tuned_for,
+            method(tuned_for),
             calibration=batches,
             example_inputs=example,
-            leave=leave,
-            leaf_modules=leaf_modules,
-            max_pooling=max_pooling,
+            leave=capture.leave,
+            leaf_modules=capture.leaf_modules,
+            max_pooling=capture.max_pooling,
         )
 
     judge = _Judge(frame, judges)
@@ -192,7 +192,7 @@ def choose(
                 seconds = time.perf_counter() - began
                 hits[method.name], error, sent = judge.score(snn, steps)
                 agreement = 100.0 * float(hits[method.name].double().mean())
-                found = (snn.recommended, snn.latency(steps, snn.recommended), agreement, error, sent, seconds)
+                found = (snn.schedule, snn.latency(steps), agreement, error, sent, seconds)
                 trials.append(Trial(method.name, tuned_for, *found))
             except (TranspikeError, ValueError) as problem:
                 refused.append(Refusal(method.name, reason(problem)))
@@ -249,14 +249,14 @@ def _fit(
     Raises:
         ValueError: the neuron sends what is not allowed, or the budget is too small.
     """
-    kind = method.compose(budget).neuron.events
+    kind = method(budget).neuron.events
     if kind not in events:
         allowed = ", ".join(event.value for event in events)
         raise ValueError(f"its neurons send {kind.value} events, allowed are: {allowed}")
     if latency is LatencyKind.ANSWER:
         return budget, budget
     for steps in range(budget, 0, -1):
-        taken = frame.latency(steps, method.compose(steps).schedule).pipeline_steps
+        taken = frame.latency(steps, method(steps).schedule).pipeline_steps
         if taken <= budget:
             return steps, steps + budget - taken
     raise ValueError(f"it takes at least {taken} pipeline steps, the budget is {budget}")
@@ -273,7 +273,7 @@ class _Judge:
 
     def score(self, snn: SpikingNetwork, steps: int) -> tuple[Tensor, float, float]:
         """Which answers ``[N]`` are the source's, the mean squared difference of the outputs, spikes per image."""
-        schedule = snn.recommended
+        schedule = snn.schedule
         sent = steps_sent(snn.network, schedule, steps)
         calls: Counter[str] = Counter()
         events = 0
@@ -286,9 +286,7 @@ class _Judge:
 
         length = max(schedule.pass_steps(steps, number) for number in range(schedule.passes))
         pieces = self._pieces(length)
-        answer = torch.cat(
-            [self._matrix(snn(*piece, steps=steps, schedule=schedule, count=count)[-1]) for piece in pieces]
-        )
+        answer = torch.cat([self._matrix(snn(*piece, steps=steps, count=count)[-1]) for piece in pieces])
         error = float((answer - self.wanted).square().mean(dtype=torch.float64))
         return answer.argmax(1) == self.wanted.argmax(1), error, events / answer.shape[0]
 

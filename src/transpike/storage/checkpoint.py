@@ -17,14 +17,14 @@ from transpike.activations import ActivationSettings, RateNorm, SlipReLU, ThetaP
 from transpike.conversion.convert import restore
 from transpike.conversion.tailor import apply_activation, tailoring
 from transpike.errors import CheckpointError, TranspikeError
-from transpike.graph.operators import MaxPooling
+from transpike.graph.prepare import Capture
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import NEURONS
 from transpike.rules import (
-    CALIBRATIONS,
+    CORRECTIONS,
     POTENTIAL_RULES,
     THRESHOLD_RULES,
-    AnswerThresholds,
+    Conversion,
     PerChannel,
     PerLayer,
     PerNeuron,
@@ -39,11 +39,11 @@ _KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         *(Card, InputSpec, ModelSource, SlipReLU, RateNorm, ThetaPercentile, PerLayer, PerChannel, PerNeuron),
-        AnswerThresholds,
+        *(Conversion, Capture),
         *NEURONS.values(),
         *THRESHOLD_RULES.values(),
         *POTENTIAL_RULES.values(),
-        *CALIBRATIONS.values(),
+        *CORRECTIONS.values(),
         *SCHEDULES.values(),
     )
 }
@@ -78,11 +78,8 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         "training": None if done is None else done.training,
     }
     if isinstance(network, SpikingNetwork):
-        header["neuron"] = _to_json(network.neuron)
-        written = {"parts": [_to_json(part) for part in network.record["parts"]]}
-        if "schedule" in network.record:
-            written["schedule"] = _to_json(network.recommended)
-        header["conversion"] = to_json(network.record | written)
+        header["conversion"] = _to_json(network.conversion)
+        header["capture"] = _to_json(network.capture)
         header["sites"] = [site.name for site in network.sites]
     write_container(Path(path), network.state_dict(), header)
 
@@ -212,17 +209,10 @@ def _base_model(contents: Contents, model: ModelFactory | None, path: Path) -> n
 
 
 def _restore_spiking(base: nn.Module, header: dict[str, Any], dtype: torch.dtype) -> SpikingNetwork:
-    conversion = header["conversion"]
+    capture = from_json(header["capture"], _KINDS)
     generator = torch.Generator().manual_seed(0)
-    inputs = tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in conversion["example_shapes"])
-    neuron = from_json(header["neuron"], _KINDS)
-    pooling = MaxPooling(conversion["max_pooling"])
-    snn = restore(base, inputs, conversion["leave"], conversion["leaf_modules"], neuron, pooling)
-    parts = tuple(from_json(part, _KINDS) for part in conversion["parts"])
-    snn.record.update({"example_shapes": conversion["example_shapes"], "parts": parts})
-    if "schedule" in conversion:
-        snn.record["schedule"] = from_json(conversion["schedule"], _KINDS)
-    return snn
+    inputs = tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in capture.input_shapes)
+    return restore(base, inputs, from_json(header["conversion"], _KINDS), capture)
 
 
 def _check_sites(network: SpikingNetwork, contents: Contents, path: Path) -> None:
@@ -240,7 +230,6 @@ def _match_shapes(network: SpikingNetwork, tensors: dict[str, Tensor]) -> None:
     """Gives thresholds, potentials and biases the shapes they have in the file; a fresh network has scalars."""
     for site in network.sites:
         module = network.site(site.name)
-        tensors.setdefault(f"network.{site.name}.bias", torch.zeros_like(module.bias))  # files from before biases
         for name in ("theta", "v_init", "bias"):
             stored = tensors.get(f"network.{site.name}.{name}")
             if stored is not None:

@@ -18,7 +18,7 @@ from transpike.conversion.convert import convert
 from transpike.data import ROOT_VARIABLE
 from transpike.kernels import KernelPreference, native
 from transpike.network.spiking import SpikingNetwork
-from transpike.rules import Maximum
+from transpike.rules import Conversion, Maximum
 from transpike.schedules import OffsetSpike, Plain, Schedule
 from transpike.testing import TOPOLOGIES, record, set_dyadic_thresholds
 from transpike.zoo import WEIGHTS_VARIABLE
@@ -221,7 +221,7 @@ def self_test() -> Finding:
             if topology.name not in _TESTED:
                 continue
             inputs = topology.dyadic_inputs(4)
-            snn = convert(topology.dyadic_model(), [Maximum()], calibration=[inputs], example_inputs=inputs)
+            snn = convert(topology.dyadic_model(), Conversion(Maximum()), calibration=[inputs], example_inputs=inputs)
             set_dyadic_thresholds(snn)
             for schedule in _SCHEDULES:
                 spikes += _compare(snn, inputs, schedule, f"{topology.name} under {schedule}")

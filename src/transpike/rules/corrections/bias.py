@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
 from torch import Tensor
 
-from transpike.rules.contract import Calibration, PerChannel, StageView, average
+from transpike.rules.contract import Correction, PerChannel, StageView, average
 from transpike.rules.corrections.correction import check_counts, correct
-from transpike.schedules import Plain, Schedule
 
 
 class Compare(Enum):
@@ -25,22 +24,20 @@ class Compare(Enum):
 
 
 @dataclass(frozen=True)
-class BiasCorrection(Calibration):
+class BiasCorrection(Correction):
     """Per channel, ``bias += mean(ANN activation) - mean(SNN output)`` over samples and positions, stage by stage.
 
     The bias is added to the drive at every step. Differs from SNNC light in that the step is repeated, and taken back
     and halved where it does not help (``iterations=1``: the paper's step, or none). Needs unlabelled data, no
-    retraining; events stay as the neuron's. Works under every schedule of one pass and goes on from biases set before.
+    retraining; events stay as the neuron's. Works for every schedule of one pass and goes on from biases set before.
 
     Attributes:
         steps: for how many time-steps to calibrate.
-        schedule: under which schedule.
         iterations: how often to move the bias of a stage.
         compare: which means become equal.
     """
 
     steps: int
-    schedule: Schedule = field(default_factory=Plain)
     iterations: int = 4
     compare: Compare = Compare.OUTPUTS
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from transpike.rules.contract import Calibration, Granularity, PerChannel, StageView, average
+from transpike.rules.contract import Correction, Granularity, PerChannel, StageView, average
 from transpike.rules.corrections.correction import check_counts
-from transpike.schedules import Plain, Schedule
 
 
 @dataclass(frozen=True)
-class OptimalPotential(Calibration):
+class OptimalPotential(Correction):
     """``v(0) = f theta``, f from a grid: least ``sum (ANN activation - SNN mean output)^2`` after T steps.
 
     Ours: theta/2 is the best in expectation for residues that are uniform (OPI, Bu et al. 2022), which they are not
@@ -22,13 +21,11 @@ class OptimalPotential(Calibration):
 
     Attributes:
         steps: T.
-        schedule: under which schedule.
         candidates: how many fractions are tried: 0, 1/candidates, ... below 1; an even number includes 1/2.
         granularity: one fraction per layer or per channel.
     """
 
     steps: int
-    schedule: Schedule = field(default_factory=Plain)
     candidates: int = 16
     granularity: Granularity = field(default_factory=PerChannel)
 

@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from transpike.rules.contract import Calibration, PerChannel, PerLayer, PerNeuron, StageView, average
+from transpike.rules.contract import Correction, PerChannel, PerLayer, PerNeuron, StageView, average
 from transpike.rules.corrections.correction import check_counts, correct
-from transpike.schedules import Plain, Schedule
 
 
 @dataclass(frozen=True)
-class PotentialCorrection(Calibration):
+class PotentialCorrection(Correction):
     """``v(0) += T (mean(ANN activation) - mean(SNN output))`` over samples, per neuron, stage by stage.
 
     Differs from SNNC light in that the step is repeated, and taken back and halved where it does not help
@@ -22,13 +21,11 @@ class PotentialCorrection(Calibration):
 
     Attributes:
         steps: T.
-        schedule: under which schedule.
         iterations: how often to move the potentials of a stage.
         granularity: which neurons share their correction; few samples say little about one neuron.
     """
 
     steps: int
-    schedule: Schedule = field(default_factory=Plain)
     iterations: int = 4
     granularity: PerNeuron | PerChannel | PerLayer = field(default_factory=PerNeuron)
 

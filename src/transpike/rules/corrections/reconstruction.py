@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from transpike.rules.contract import BlockCalibration, BlockView
-from transpike.schedules import Plain, Schedule
+from transpike.rules.contract import BlockCorrection, BlockView
 
 
 @dataclass(frozen=True)
-class BlockReconstruction(BlockCalibration):
+class BlockReconstruction(BlockCorrection):
     """Trains the weights, biases and inner thresholds of each block so that it says what the source's block says.
 
     Under a layer-after-layer schedule with T probe steps the spiking network is a network with quantised activations,
@@ -26,8 +25,9 @@ class BlockReconstruction(BlockCalibration):
     loss is the plain squared error. A block keeps its old weights where training does not lower that error on all
     samples.
 
-    With ``stepping_together`` the inputs are the means of the spikes that really come when all layers step together, as
-    in SNNC advanced (Li et al. 2021), which has no mixing and trains layer by layer with thresholds unchanged.
+    Under other schedules than `AccumulateThenFire` with T probe steps the inputs are the means of the spikes that
+    really come, and every block costs one run of the network over the data. Under `Plain` this is SNNC advanced (Li et
+    al. 2021), which has no mixing and trains layer by layer with thresholds unchanged.
 
     With ``weight_rate=0`` weights stay as they are, and the sites' biases and thresholds are trained. With ``whole``
     the network is one block, whose target is the source's answer (BRECQ's network-wise reconstruction).
@@ -43,8 +43,6 @@ class BlockReconstruction(BlockCalibration):
         weight_rate: learning rate of weights, relative to each layer's root mean square weight; 0 to leave them.
         threshold_rate: learning rate of the logarithm of the thresholds, and of biases in the size of what they add to.
         mixing: probability that an input value comes from the source network while training.
-        stepping_together: calibrate for `Plain`, where all layers step at once, in place of `AccumulateThenFire`. Every
-            block then costs one run of the network over the data.
         whole: train all of the network at once.
         seed: of the order of samples and the mixing.
     """
@@ -55,7 +53,6 @@ class BlockReconstruction(BlockCalibration):
     weight_rate: float = 1e-2
     threshold_rate: float = 2e-3
     mixing: float = 0.5
-    stepping_together: bool = False
     seed: int = 0
     whole: bool = False
 
@@ -64,11 +61,6 @@ class BlockReconstruction(BlockCalibration):
             raise ValueError(f"steps, iterations and batch_size must be at least 1, got {self}")
         if not (self.weight_rate >= 0 and self.threshold_rate >= 0 and 0 <= self.mixing <= 1):
             raise ValueError(f"rates must not be negative, mixing must lie in [0, 1]; got {self}")
-
-    @property
-    def schedule(self) -> Schedule:
-        """`Plain` or, layer after layer, `AccumulateThenFire`."""
-        return Plain() if self.stepping_together else super().schedule
 
     @property
     def changes_weights(self) -> bool:

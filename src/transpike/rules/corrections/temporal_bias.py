@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from transpike.kernels import KernelPreference, scan
-from transpike.rules.contract import Calibration, PerChannel, StageView
+from transpike.rules.contract import Correction, PerChannel, StageView
 from transpike.rules.corrections.correction import check_counts
+from transpike.schedules import Plain, Schedule
 
 
 class Replay(Enum):
@@ -26,7 +27,7 @@ class Replay(Enum):
 
 
 @dataclass(frozen=True)
-class TemporalBiasCorrection(Calibration):
+class TemporalBiasCorrection(Correction):
     """Per step and channel, ``b(t) += alpha mean(SNN output(t) - ANN activation)``; ``-b(t)`` joins the drive.
 
     The neurons are replayed with the whole error e of every element taken from the drive, which keeps the errors of
@@ -57,6 +58,10 @@ class TemporalBiasCorrection(Calibration):
         check_counts(steps=self.steps, rounds=self.rounds)
         if not (math.isfinite(self.alpha) and 0.0 < self.alpha <= 1.0):
             raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}")
+
+    def unsupported_reason(self, schedule: Schedule) -> str | None:
+        """Steps have biases of their own where all layers step together."""
+        return None if isinstance(schedule, Plain) else "its biases belong to steps that all layers make together"
 
     def update(self, stage: StageView) -> None:
         """Adds one round to the biases of one site."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from transpike.rules.contract import Calibration, PerChannel, PerLayer, StageView, average
+from transpike.rules.contract import Correction, PerChannel, PerLayer, StageView, average
 from transpike.rules.corrections.correction import check_counts, correct
-from transpike.schedules import Plain, Schedule
 
 _FACTORS = tuple(2.0 ** (eighth / 8) for eighth in range(-12, 5))
 """Of the thresholds that are tried: from a third of the old one to 1.4 times, 9 % apart."""
 
 
 @dataclass(frozen=True)
-class AnswerThresholds(Calibration):
+class AnswerThresholds(Correction):
     """Threshold and bias of least squared error of the mean output of T steps, where only the answer reads it.
 
     Under a layer-after-layer schedule with more probe steps than the answer has steps, other populations are heard for
@@ -29,12 +28,10 @@ class AnswerThresholds(Calibration):
 
     Attributes:
         steps: T, of the answer.
-        schedule: under which schedule.
         iterations: how often to move the bias of each threshold that is tried.
     """
 
     steps: int
-    schedule: Schedule = field(default_factory=Plain)
     iterations: int = 2
 
     def __post_init__(self) -> None:

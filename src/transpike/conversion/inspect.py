@@ -1,0 +1,89 @@
+"""What a conversion would do, before anything is converted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from torch import nn
+
+from transpike.errors import Obstacle, VerificationError
+from transpike.graph.capture import LeafModules
+from transpike.graph.example_run import Inputs
+from transpike.graph.normalize import ActivationCall
+from transpike.graph.operators import MaxPooling
+from transpike.graph.plan import Plan
+from transpike.graph.prepare import Capture, check_prepared, prepare
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a conversion would do, before anything is converted.
+
+    Attributes:
+        model: class name of the model.
+        plan: sites, stages and kinds of values.
+        obstacles: operators that stand in the way; empty if the model converts.
+        folded: BatchNorm modules that are folded into the layer in front of them.
+        calls: the activation calls, with their source lines.
+    """
+
+    model: str
+    plan: Plan
+    obstacles: tuple[Obstacle, ...]
+    folded: tuple[str, ...]
+    calls: tuple[ActivationCall, ...]
+
+    @property
+    def convertible(self) -> bool:
+        """Whether `convert` would succeed."""
+        return not self.obstacles
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model}: {'converts' if self.convertible else 'does not convert'}, {len(self.plan.sites)} sites, "
+            f"{sum(site.neurons for site in self.plan.sites):,} neurons, {len(self.folded)} BatchNorm folded"
+        ]
+        for site in self.plan.sites:
+            shape = "x".join(str(size) for size in site.shape)
+            drive = "constant drive" if site.constant_drive else "spikes"
+            lines.append(f"  {site.name:<30} {shape:<14} {drive:<15} {site.operator:<32} {site.source}")
+        if self.plan.pools:
+            lines.append(f"max-pooling as temporal operator: {', '.join(self.plan.pools)}")
+        if self.plan.analogue:
+            lines.append(f"kept analogue: {', '.join(self.plan.analogue)}")
+        if self.obstacles:
+            lines.append("in the way:")
+            lines += [f"  - {obstacle}" for obstacle in self.obstacles]
+        return "\n".join(lines)
+
+
+def inspect(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    leave: str | Collection[str] = (),
+    leaf_modules: LeafModules = (),
+    max_pooling: MaxPooling = MaxPooling.RUNNING,
+) -> Inspection:
+    """Lists what `convert` would make of a model: sites, what stays analogue, and everything in the way.
+
+    Args:
+        model: the trained network; it is not changed.
+        example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments.
+        leave: operators to keep as they are, see `convert`.
+        leaf_modules: submodules, by name or type, that are not traced into.
+        max_pooling: how max-pooling is to run in time.
+
+    Raises:
+        TraceError: the model cannot be traced at all.
+        InputError: the example inputs are unusable.
+    """
+    prepared = prepare(model, example_inputs, Capture.of(model, leave, leaf_modules, max_pooling))
+    plan, obstacles = prepared.planning.plan, prepared.planning.obstacles
+    if not obstacles:
+        try:
+            check_prepared(model, prepared)
+        except VerificationError as error:
+            obstacles = (Obstacle("output", type(model).__name__, "(whole model)", error.what, error.fix),)
+    return Inspection(type(model).__name__, plan, obstacles, tuple(prepared.folded), tuple(prepared.calls))

@@ -1,0 +1,87 @@
+"""A conversion as one record: the rules that set a network's numbers, its neuron and the schedule they are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transpike.neurons import IF, EventKind, Neuron
+from transpike.rules.contract import (
+    BlockCorrection,
+    Correction,
+    Part,
+    PotentialRule,
+    SpikingThresholdRule,
+    ThresholdRule,
+)
+from transpike.schedules import Plain, Schedule
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How a trained network becomes a spiking one, and how that one runs.
+
+    A network keeps the record that it was converted by. Its schedule is what runs without a schedule of their own use,
+    and what its corrections were made for.
+
+    Attributes:
+        threshold: sets the thresholds of ReLU sites from data. None: trained thresholds and the ceilings of clipped
+            ReLUs are taken; plain ReLUs get the 99.9 percentile per channel.
+        potential: sets v(0). None: what was trained, else theta / 2.
+        corrections: run one after the other, under ``schedule``, on calibration data; one that changes weights is last.
+        neuron: the model of all neurons.
+        schedule: how the sites run in time.
+
+    Raises:
+        ValueError: something is no part of its kind, or a correction fits neither the neuron nor the schedule.
+    """
+
+    threshold: ThresholdRule | SpikingThresholdRule | None = None
+    potential: PotentialRule | None = None
+    corrections: tuple[Correction | BlockCorrection, ...] = ()
+    neuron: Neuron = field(default_factory=IF)
+    schedule: Schedule = field(default_factory=Plain)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "corrections", tuple(self.corrections))
+        _check("threshold", self.threshold, (ThresholdRule, SpikingThresholdRule, type(None)), "a threshold rule")
+        _check("potential", self.potential, (PotentialRule, type(None)), "a rule for initial potentials")
+        _check("neuron", self.neuron, (Neuron,), "a neuron such as IF()")
+        _check("schedule", self.schedule, (Schedule,), "a schedule such as Plain()")
+        for part in self.corrections:
+            _check("corrections", part, (Correction, BlockCorrection), "corrections")
+            reason = part.unsupported_reason(self.schedule)
+            if reason is not None:
+                raise ValueError(f"{part} cannot be made for {self.schedule}: {reason}")
+            if isinstance(part, BlockCorrection) and self.neuron.events is not EventKind.BINARY:
+                raise ValueError(f"{part} counts spikes of 0 and 1, which {self.neuron} does not send; use IF()")
+        if any(isinstance(part, BlockCorrection) and part.changes_weights for part in self.corrections[:-1]):
+            raise ValueError("a part that changes weights must come last: the others compare with the source network")
+
+    @classmethod
+    def of(cls, *parts: Part, neuron: Neuron | None = None, schedule: Schedule | None = None) -> Conversion:
+        """A conversion from rules and corrections in any order; corrections keep theirs.
+
+        Raises:
+            ValueError: two rules set the same, or something is no part.
+        """
+        threshold = _only(parts, (ThresholdRule, SpikingThresholdRule), "threshold rule")
+        potential = _only(parts, (PotentialRule,), "rule for initial potentials")
+        rest = tuple(part for part in parts if part is not threshold and part is not potential)
+        return cls(threshold, potential, rest, neuron or IF(), schedule or Plain())  # type: ignore[arg-type]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Threshold rule, potential rule and corrections, those that there are."""
+        return tuple(part for part in (self.threshold, self.potential, *self.corrections) if part is not None)
+
+
+def _check(name: str, value: object, kinds: tuple[type, ...], wanted: str) -> None:
+    if not isinstance(value, kinds):
+        raise ValueError(f"{name} takes {wanted}, not {value!r}")
+
+
+def _only(parts: tuple[Part, ...], kinds: tuple[type, ...], name: str) -> Part | None:
+    found = [part for part in parts if isinstance(part, kinds)]
+    if len(found) > 1:
+        raise ValueError(f"give at most one {name}, got {found}")
+    return found[0] if found else None
