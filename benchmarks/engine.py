@@ -20,18 +20,18 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import transpike as tp
-from transpike.bench import Contender, bench
+from transpike.bench import Baseline, bench
 from transpike.cli.resolve import schedule_for
 from transpike.data import load_data, random_subset
 from transpike.graph.site import Site
 from transpike.report.bench import bench_table
 from transpike.serialization.json_records import write_json
-from transpike.serialization.model_info import card_of
+from transpike.serialization.model_info import model_info
 
 Call = Callable[[Tensor], Tensor]
 
 
-def spikingjelly(snn: tp.SpikingNetwork) -> Contender:
+def spikingjelly(snn: tp.SpikingNetwork) -> Baseline:
     """The same network with SpikingJelly's neurons."""
     from spikingjelly.activation_based import base, functional, neuron
 
@@ -94,13 +94,13 @@ def main() -> None:
     snn = tp.load(options.file)
     assert isinstance(snn, tp.SpikingNetwork), "convert the network first"
     schedule = schedule_for(snn, options.schedule, options.probe_steps, None, None)
-    inputs = card_of(snn.network).inputs
+    inputs = model_info(snn.network).inputs
     assert inputs is not None
     batches, steps = ([int(part) for part in text.split(",")] for text in (options.batches, options.steps))
     data = load_data(inputs.dataset, options.data, like=inputs)
     pairs = [data.test[index] for index in range(max(options.images, *batches))]
     images, labels = torch.stack([image for image, _ in pairs]), torch.tensor([label for _, label in pairs])
-    others: dict[str, Contender] = {}
+    others: dict[str, Baseline] = {}
     try:
         others["SpikingJelly"] = spikingjelly(snn)
     except ImportError as error:

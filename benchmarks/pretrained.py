@@ -48,7 +48,7 @@ MOST_CALIBRATION_IMAGES = 512
 
 def calibrations(steps: int) -> dict[str, tuple[Part, ...]]:
     """What follows the thresholds where all layers step together, by label: one row each."""
-    return {"bias": (tp.BiasCorrection(steps),)}
+    return {"bias": (tp.rules.BiasCorrection(steps),)}
 
 
 ITERATIONS = 800
@@ -224,26 +224,26 @@ def jobs(ann: zoo.CifarResNet20, steps: tuple[int, ...], calibration: Batches, t
     seen = augmented(calibration)
 
     def add(label: str, parts: tuple[Part, ...], schedule: Schedule, at: tuple[int, ...]) -> None:
-        trains = any(isinstance(part, tp.BlockReconstruction) and part.weight_rate for part in parts)
+        trains = any(isinstance(part, tp.rules.BlockReconstruction) and part.weight_rate for part in parts)
         run = partial(ours, ann, parts, schedule, at, seen if trains else calibration, test)
         settings = repr((parts, schedule)) + (f", {VIEWS} views of each image" if trains else "")
         found.append(Job(f"transpike, {label}", settings, at, run))
 
-    half, per_channel = tp.HalfThreshold(), tp.PerChannel()
-    control = (tp.Percentile(99.9, per_channel), half)
+    half, per_channel = tp.rules.HalfThreshold(), tp.PerChannel()
+    control = (tp.rules.Percentile(99.9, per_channel), half)
     add("together: percentile 99.9 per channel, half threshold", control, Plain(), steps)
     for label in calibrations(1):
         for t in steps:
-            parts = (tp.MinimumMSE(t, per_channel), half, *calibrations(t)[label])
+            parts = (tp.rules.MinimumMSE(t, per_channel), half, *calibrations(t)[label])
             add(f"together: minimum MSE, {label}", parts, Plain(), (t,))
     for rho in PROBE_STEPS:
         schedule = AccumulateThenFire(rho)
-        parts = (tp.MinimumMSE(rho, per_channel), half, tp.BiasCorrection(rho, schedule))
+        parts = (tp.rules.MinimumMSE(rho, per_channel), half, tp.rules.BiasCorrection(rho, schedule))
         add(f"layer after layer: minimum MSE, bias, rho = {rho}", parts, schedule, steps)
-        at_once = tp.BlockReconstruction(rho, weight_rate=0.0, threshold_rate=1e-3, whole=True)
-        still = (*parts, at_once, tp.AnswerThresholds(ANSWER_STEPS, schedule))
+        at_once = tp.rules.BlockReconstruction(rho, weight_rate=0.0, threshold_rate=1e-3, whole=True)
+        still = (*parts, at_once, tp.rules.AnswerThresholds(ANSWER_STEPS, schedule))
         add(f"layer after layer: the same, thresholds and biases trained, rho = {rho}", still, schedule, steps)
-        trained = tp.BlockReconstruction(rho, iterations=ITERATIONS)
+        trained = tp.rules.BlockReconstruction(rho, iterations=ITERATIONS)
         add(f"layer after layer: the same, weights trained too, rho = {rho}", (*parts, trained), schedule, steps)
     return found
 

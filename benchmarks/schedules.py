@@ -35,7 +35,7 @@ def main() -> None:
     x = torch.randn(options.batch, 3, 32, 32)
     snn = tp.convert(
         zoo.build("cifar-resnet20"),
-        tp.Conversion(tp.Percentile(99.9, tp.PerChannel())),
+        tp.Conversion(tp.rules.Percentile(99.9, tp.PerChannel())),
         calibration=x,
         example_inputs=x[:2],
     )

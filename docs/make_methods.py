@@ -20,7 +20,7 @@ HEAD = """# Methods side by side
 
 Made by `make methods`. For pretrained ReLU networks: nothing here takes labels or trains the whole network. A method that
 is tuned for T is converted anew for each T. Needs no more than binary spikes and training images without labels unless
-said. `tp.METHODS` holds the table, `tp.convert_by` converts by one row, and `tp.choose`, or `transpike convert --auto`,
+said. `tp.methods` holds the table, `tp.convert_by` converts by one row, and `tp.choose`, or `transpike convert --auto`,
 finds the one that suits a network and a number of steps, on training images.
 
 | method | from | made of | schedule | tuned for T | needs |

@@ -46,12 +46,12 @@ def row(name: str) -> str:
     took = time.perf_counter() - begin
     if not found.convertible:
         kinds: dict[str, int] = {}
-        for obstacle in found.obstacles:
+        for obstacle in found.unsupported:
             kinds[obstacle.operator] = kinds.get(obstacle.operator, 0) + 1
         listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         return f"| {name} | {size} | - | - | refused: {listed} | | | {took:.1f} |"
     model = model.double()
-    rule = tp.Percentile(99.0, tp.PerChannel())
+    rule = tp.rules.Percentile(99.0, tp.PerChannel())
     snn = tp.convert(
         model, tp.Conversion.of(rule), calibration=images.double().split(4), example_inputs=images[:2].double()
     )

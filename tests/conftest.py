@@ -65,7 +65,7 @@ def qcfs_resnet20(pretrained: Path) -> torch.nn.Module:
 
     stored = torch.load(pretrained / "resnet20_cifar10_qcfs4.pt", weights_only=True)
     names = {"theta0": "relu@0.theta", "theta1": "relu@0.theta", "theta2": "relu@1.theta"}
-    ann = tp.tailor(zoo.build("cifar-resnet20"), tp.QCFS(4)).eval()
+    ann = tp.tailor(zoo.build("cifar-resnet20"), tp.activations.QCFS(4)).eval()
     weights = {}
     for key, value in stored.items():
         path, _, last = key.rpartition(".")

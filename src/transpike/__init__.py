@@ -1,149 +1,72 @@
 """transpike: trained neural networks become spiking ones that answer after a few time-steps.
 
 >>> import transpike as tp
->>> snn = tp.convert(model, tp.METHODS["accumulate"](steps=8), calibration=batches, example_inputs=x)
+>>> snn = tp.convert(model, tp.methods["accumulate"](steps=8), calibration=batches, example_inputs=x)
 >>> logits = snn(x, steps=8)  # [T, N, classes]; row t-1 is the answer after t steps
 """
 
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
-__version__ = _version("transpike")
+try:
+    __version__ = _version("transpike")
+except _PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
 
-from transpike import data, zoo
-from transpike.activations import (
-    QCF,
-    QCFS,
-    Gradient,
-    RateNorm,
-    ShiftThresholdReLU,
-    SlipReLU,
-    SlipReLUMode0,
-    SlipReLUMode1,
-    ThetaPercentile,
-    ThresholdReLU,
-)
+from transpike import activations, data, errors, neurons, rules, schedules, zoo
 from transpike.conversion.convert import convert
 from transpike.conversion.inspect import Inspection, inspect
-from transpike.conversion.methods import METHODS, Method
-from transpike.conversion.tailor import Tailoring, tailor, tailoring
-from transpike.errors import TranspikeError
+from transpike.conversion.methods import METHODS as methods
+from transpike.conversion.tailor import tailor
 from transpike.evaluation.delayed_readout import delayed_readout, readout_delay
 from transpike.evaluation.early_exit import answer_early, choose_confidence, evaluate_early
 from transpike.evaluation.evaluate import evaluate
 from transpike.evaluation.report import Report
 from transpike.graph.operators import MaxPooling
-from transpike.kernels import KernelPreference, Surrogate
 from transpike.network.spiking import SpikingNetwork
-from transpike.neurons import IF, Burst, Reset, SignedIF
-from transpike.rules import (
-    AnswerThresholds,
-    BiasCorrection,
-    BlockReconstruction,
-    Compare,
-    Conversion,
-    GaussianMSE,
-    HalfThreshold,
-    LocalThresholdBalancing,
-    Maximum,
-    MinimumMSE,
-    OptimalPotential,
-    Percentile,
-    PerChannel,
-    PerLayer,
-    PerNeuron,
-    PotentialCorrection,
-    RandomPotential,
-    Replay,
-    ShiftedPotential,
-    SpikeNorm,
-    TemporalBiasCorrection,
-    ZeroPotential,
-)
-from transpike.runtime.encoding import Coding, Encoding, Poisson, Sequence
+from transpike.rules import Conversion, PerChannel, PerLayer
+from transpike.runtime.encoding import FrameSequence, Poisson
 from transpike.runtime.step import State
-from transpike.schedules import Plain, Schedule
-from transpike.selection.choose import Choice, LatencyKind, choose
-from transpike.selection.lags import LagSearch, search_lags
-from transpike.serialization.model_info import Card, InputSpec, card_of
-from transpike.storage.checkpoint import describe, load, save
+from transpike.selection.choose import choose
+from transpike.selection.lags import search_lags
+from transpike.serialization.model_info import InputSpec
+from transpike.storage.checkpoint import describe, load, load_ann, save
 from transpike.training import fit
 
 __all__ = [
-    "IF",
-    "METHODS",
-    "QCF",
-    "QCFS",
-    "AnswerThresholds",
-    "BiasCorrection",
-    "BlockReconstruction",
-    "Burst",
-    "Card",
-    "Choice",
-    "Coding",
-    "Compare",
     "Conversion",
-    "Encoding",
-    "GaussianMSE",
-    "Gradient",
-    "HalfThreshold",
+    "FrameSequence",
     "InputSpec",
     "Inspection",
-    "KernelPreference",
-    "LagSearch",
-    "LatencyKind",
-    "LocalThresholdBalancing",
     "MaxPooling",
-    "Maximum",
-    "Method",
-    "MinimumMSE",
-    "OptimalPotential",
     "PerChannel",
     "PerLayer",
-    "PerNeuron",
-    "Percentile",
-    "Plain",
     "Poisson",
-    "PotentialCorrection",
-    "RandomPotential",
-    "RateNorm",
-    "Replay",
     "Report",
-    "Reset",
-    "Schedule",
-    "Sequence",
-    "ShiftThresholdReLU",
-    "ShiftedPotential",
-    "SignedIF",
-    "SlipReLU",
-    "SlipReLUMode0",
-    "SlipReLUMode1",
-    "SpikeNorm",
     "SpikingNetwork",
     "State",
-    "Surrogate",
-    "Tailoring",
-    "TemporalBiasCorrection",
-    "ThetaPercentile",
-    "ThresholdReLU",
-    "TranspikeError",
-    "ZeroPotential",
+    "activations",
     "answer_early",
-    "card_of",
     "choose",
     "choose_confidence",
     "convert",
     "data",
     "delayed_readout",
     "describe",
+    "errors",
     "evaluate",
     "evaluate_early",
     "fit",
     "inspect",
     "load",
+    "load_ann",
+    "methods",
+    "neurons",
     "readout_delay",
+    "rules",
     "save",
+    "schedules",
     "search_lags",
     "tailor",
-    "tailoring",
     "zoo",
 ]

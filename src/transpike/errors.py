@@ -57,6 +57,14 @@ class DataError(TranspikeError):
     """A data set is missing or malformed."""
 
 
+class ConfigError(TranspikeError):
+    """A configuration, in a file or on the command line, names something unknown or a setting that is refused."""
+
+
+class TrainingError(TranspikeError):
+    """Training diverged, or a file to resume from belongs to another run."""
+
+
 class RecipeError(TranspikeError):
     """A recipe is unknown or malformed."""
 
@@ -66,7 +74,7 @@ class ModelError(TranspikeError):
 
 
 @dataclass(frozen=True)
-class Obstacle:
+class UnsupportedOperator:
     """One operator that stands in the way of conversion.
 
     Attributes:
@@ -92,15 +100,17 @@ class Obstacle:
 class ConversionError(TranspikeError):
     """The model holds operators that cannot be converted; all of them are listed."""
 
-    def __init__(self, obstacles: Sequence[Obstacle]) -> None:
-        self.obstacles = tuple(obstacles)
-        count = len(self.obstacles)
+    def __init__(self, unsupported: Sequence[UnsupportedOperator]) -> None:
+        self.unsupported = tuple(unsupported)
+        count = len(self.unsupported)
         noun = "operator stands" if count == 1 else "operators stand"
-        super().__init__(f"{count} {noun} in the way of conversion:\n" + "\n".join(f"  - {o}" for o in self.obstacles))
+        super().__init__(
+            f"{count} {noun} in the way of conversion:\n" + "\n".join(f"  - {o}" for o in self.unsupported)
+        )
 
 
 def reason(problem: TranspikeError | ValueError) -> str:
     """Why something was refused, in one sentence, for tables."""
     if isinstance(problem, ConversionError):
-        return problem.obstacles[0].reason
+        return problem.unsupported[0].reason
     return problem.what if isinstance(problem, TranspikeError) else str(problem)

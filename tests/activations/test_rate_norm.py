@@ -96,9 +96,9 @@ def test_weight_decay_is_a_setting():
 @pytest.mark.parametrize("topology", TAILORABLE, ids=str)
 def test_tailored_trained_and_converted(topology):
     inputs = topology.random_inputs(6, seed=1, dtype=torch.float64)
-    settings = RateNorm(weight_init=2.0, theta_init=tp.ThetaPercentile(100.0))
+    settings = RateNorm(weight_init=2.0, theta_init=tp.activations.ThetaPercentile(100.0))
     ann = tp.tailor(topology.model(dtype=torch.float64), settings, calibration=[inputs])
-    assert tuple(call.name for call in tp.tailoring(ann).activations) == topology.sites
+    assert tuple(call.name for call in tp.conversion.tailor.tailoring(ann).activations) == topology.sites
     starts = {name: ann.get_submodule(name).maximum.item() for name in topology.sites}
     modules = [ann.get_submodule(name).train() for name in topology.sites]
     ann(*(2.0 * x for x in inputs))  # larger than before
@@ -112,7 +112,9 @@ def test_tailored_trained_and_converted(topology):
         assert site.trained
     assert float(modules[0].maximum) > starts[topology.sites[0]] > 0
     torch.testing.assert_close(snn.ann(*inputs), ann(*inputs), rtol=1e-10, atol=1e-12)
-    tp_half = tp.convert(ann, tp.Conversion(potential=tp.HalfThreshold()), example_inputs=inputs, leave=topology.leave)
+    tp_half = tp.convert(
+        ann, tp.Conversion(potential=tp.rules.HalfThreshold()), example_inputs=inputs, leave=topology.leave
+    )
     assert_converges(tp_half, *inputs, largest_error=0.03, steps=(64, 256))
 
 
@@ -120,7 +122,7 @@ def test_the_start_is_the_largest_activation_of_the_data():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.ReLU(), torch.nn.Linear(7, 2))
     x = torch.randn(50, 5)
-    ann = tp.tailor(model, RateNorm(theta_init=tp.ThetaPercentile(100.0)), calibration=x)
+    ann = tp.tailor(model, RateNorm(theta_init=tp.activations.ThetaPercentile(100.0)), calibration=x)
     assert ann.get_submodule("1").maximum.item() == pytest.approx(model[0](x).max().item(), rel=1e-2)
     assert tp.tailor(model, RateNorm()).get_submodule("1").maximum.item() == 1.0
 
@@ -138,20 +140,24 @@ def test_a_step_of_training_moves_the_share():
 
 def test_saved_and_loaded(tmp_path: Path):
     torch.manual_seed(3)
-    settings = RateNorm(0.2, 1.0, tp.ThetaPercentile(99.0), False)
+    settings = RateNorm(0.2, 1.0, tp.activations.ThetaPercentile(99.0), False)
     x = torch.rand(8, 1, 8, 8)
     ann = tp.tailor(zoo.build("digits-resnet", width=4, blocks=1), settings, calibration=x).train()
     ann(x)
     ann.eval()
     tp.save(ann, tmp_path / "ann.safetensors")
-    back = tp.load(tmp_path / "ann.safetensors")
-    assert tp.tailoring(back).activation == tp.describe(tmp_path / "ann.safetensors").activation == settings
+    back = tp.load_ann(tmp_path / "ann.safetensors")
+    assert (
+        tp.conversion.tailor.tailoring(back).activation
+        == tp.describe(tmp_path / "ann.safetensors").activation
+        == settings
+    )
     assert torch.equal(back(x), ann(x))
     snn = tp.convert(back, example_inputs=x)
     tp.save(snn, tmp_path / "snn.safetensors")
     assert torch.equal(tp.load(tmp_path / "snn.safetensors")(x, steps=4), snn(x, steps=4))
     with pytest.raises(ValueError, match="tailored already"):
-        tp.tailor(back, tp.QCFS(4))
+        tp.tailor(back, tp.activations.QCFS(4))
 
 
 def test_printing_shows_the_numbers():

@@ -24,7 +24,7 @@ def network() -> tuple[tp.SpikingNetwork, torch.Tensor]:
     torch.manual_seed(0)
     x = dyadic_batch((4, 1, 6, 6))
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
-    snn = tp.convert(make_dyadic(model), tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
+    snn = tp.convert(make_dyadic(model), tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x)
     return set_dyadic_thresholds(snn), x
 
 
@@ -77,8 +77,8 @@ def test_a_wrong_kernel_is_not_timed(network, monkeypatch: pytest.MonkeyPatch) -
     snn, x = network
     forward = type(snn).forward
 
-    def wrong(self, *inputs, count=None, kernel=tp.KernelPreference.AUTO, **settings):
-        more = None if count is None else lambda name, n: count(name, n + (kernel is tp.KernelPreference.AUTO))
+    def wrong(self, *inputs, count=None, kernel=tp.kernels.KernelPreference.AUTO, **settings):
+        more = None if count is None else lambda name, n: count(name, n + (kernel is tp.kernels.KernelPreference.AUTO))
         return forward(self, *inputs, count=more, kernel=kernel, **settings)
 
     monkeypatch.setattr(type(snn), "forward", wrong)
@@ -119,6 +119,6 @@ def test_the_ann_runs_in_place_only_where_nobody_else_reads() -> None:
 
     torch.manual_seed(0)
     model, x = Twice().eval(), torch.randn(3, 1, 6, 6)
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x)
     with torch.no_grad():
         torch.testing.assert_close(relu_network(snn)(x), model(x))

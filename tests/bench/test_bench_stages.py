@@ -35,14 +35,14 @@ def test_stages_count_the_spikes_of_the_reference() -> None:
     torch.manual_seed(0)
     x = dyadic_batch((10, 1, 6, 6))
     model = make_dyadic(_Residual())
-    snn = set_dyadic_thresholds(tp.convert(model, tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x))
+    snn = set_dyadic_thresholds(tp.convert(model, tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x))
     costs = cost_stages(snn, x, steps=3, repeats=1, peaks=PEAKS)
     spikes: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         snn(
             x,
             steps=3,
-            kernel=tp.KernelPreference.REFERENCE,
+            kernel=tp.kernels.KernelPreference.REFERENCE,
             observe=lambda site, drive, events: spikes.update({site: events.sum((0, 1))}),
         )
     first, second, third = (site.name for site in snn.sites)
@@ -74,7 +74,7 @@ def test_stages_count_the_spikes_of_the_reference() -> None:
 
 def test_stages_of_times_belong_to_sites() -> None:
     x = dyadic_batch((2, 1, 6, 6))
-    snn = tp.convert(make_dyadic(_Residual()), tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
+    snn = tp.convert(make_dyadic(_Residual()), tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x)
     seconds = snn.time_stages(x, steps=2, repeats=1)
     assert list(seconds) == [*(site.name for site in snn.sites), "readout"]
     assert all(value > 0 for value in seconds.values())
@@ -86,6 +86,8 @@ def test_stages_of_times_belong_to_sites() -> None:
 
 def test_a_network_in_float64_has_no_stages_to_time() -> None:
     x = dyadic_batch((2, 1, 6, 6))
-    snn = tp.convert(make_dyadic(_Residual()), tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x).double()
+    snn = tp.convert(
+        make_dyadic(_Residual()), tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x
+    ).double()
     with pytest.raises(BenchError, match="float32"):
         cost_stages(snn, x.double(), steps=2)

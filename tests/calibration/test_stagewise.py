@@ -162,7 +162,7 @@ def test_a_bias_at_a_site_without_dimensions_runs():
     x = torch.rand(6, 3)
     snn = tp.convert(Scalar(), tp.Conversion.of(Maximum(), ShiftAll(0.25)), example_inputs=x, calibration=[x])
     with torch.no_grad():
-        torch.testing.assert_close(snn(x, steps=4), snn(x, steps=4, kernel=tp.KernelPreference.REFERENCE))
+        torch.testing.assert_close(snn(x, steps=4), snn(x, steps=4, kernel=tp.kernels.KernelPreference.REFERENCE))
 
 
 def test_a_threshold_rule_alone_goes_once_through_the_data_and_keeps_nothing():

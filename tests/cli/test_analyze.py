@@ -24,7 +24,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small digits network with QCFS, L = 4, whose weights are as they were born."""
     folder = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
-    ann = tp.tailor(zoo.build("digits-resnet", width=2, blocks=1), tp.QCFS(4, theta_init=1.0))
+    ann = tp.tailor(zoo.build("digits-resnet", width=2, blocks=1), tp.activations.QCFS(4, theta_init=1.0))
     data = load_data("digits")
     snn = tp.convert(ann, example_inputs=torch.stack([data.test[i][0] for i in range(4)]))
     tp.save(snn, folder / "snn.safetensors", inputs=data.inputs)

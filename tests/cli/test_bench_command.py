@@ -13,7 +13,7 @@ from transpike.cli import commands  # noqa: F401 - registers the commands
 from transpike.cli.bench import app
 from transpike.data import load_data
 from transpike.schedules import AccumulateThenFire
-from transpike.serialization.model_info import Card, card_of, set_card
+from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
 
 pytest.importorskip("transpike.kernels._native")
 RUNNER = CliRunner()
@@ -22,9 +22,9 @@ RUNNER = CliRunner()
 def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = load_data("digits", None)
     model = zoo.build("digits-resnet")
-    set_card(model, Card(card_of(model).source, data.inputs))
+    set_model_info(model, ModelInfo(model_info(model).source, data.inputs))
     batch = data.test[0][0].unsqueeze(0)
-    snn = tp.convert(model.eval(), tp.Conversion(tp.Maximum()), calibration=batch, example_inputs=batch)
+    snn = tp.convert(model.eval(), tp.Conversion(tp.rules.Maximum()), calibration=batch, example_inputs=batch)
     snn.record["schedule"] = AccumulateThenFire(2)
     tp.save(snn, tmp_path / "snn.safetensors", inputs=data.inputs)
     command = [

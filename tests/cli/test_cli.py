@@ -85,7 +85,7 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike("convert", "relu.safetensors", *few, "burst", "-o", "burst.safetensors")
     assert code == 0
     assert "Burst(gamma=5)" in out
-    assert tp.load("burst.safetensors").neuron == tp.Burst()
+    assert tp.load("burst.safetensors").neuron == tp.neurons.Burst()
     code, _, err = transpike("convert", "slip.safetensors", "--neuron", "burst", "-o", "no.safetensors")
     assert code == 1
     assert "stops at theta" in err
@@ -97,7 +97,7 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     spikes = ("--threshold", "minimum-mse", "-T", "8", "--per", "channel", "--calibration-images", "32")
     code, out, _ = transpike("convert", "relu.safetensors", *spikes, "-o", "r.safetensors")
     assert code == 0
-    assert tp.load("r.safetensors").record["parts"] == (tp.MinimumMSE(8, tp.PerChannel()),)
+    assert tp.load("r.safetensors").conversion.parts == (tp.rules.MinimumMSE(8, tp.PerChannel()),)
     for words, message in (
         (("--threshold", "spike-norm", "--fraction", "0.8"), "'spike-norm' needs steps"),
         (("--threshold", "maximum", "-T", "8"), "'maximum' has no 'steps'"),
@@ -110,7 +110,7 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike("convert", "slip.safetensors", *random, "-o", "random.safetensors")
     assert code == 0
     snn = tp.load("random.safetensors")
-    assert snn.record["parts"] == (tp.RandomPotential(5),)
+    assert snn.conversion.parts == (tp.rules.RandomPotential(5),)
     assert snn.site("stem.2").v_init.shape == (2, 8, 8)
     code, out, _ = transpike("evaluate", "random.safetensors", "-T", "2", "--images", "20")
     assert code == 0
@@ -119,7 +119,7 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike("convert", "slip.safetensors", *corrected, "-o", "corrected.safetensors")
     assert code == 0
     snn = tp.load("corrected.safetensors")
-    assert snn.record["parts"] == (tp.PotentialCorrection(2), tp.BiasCorrection(2))
+    assert snn.conversion.parts == (tp.rules.PotentialCorrection(2), tp.rules.BiasCorrection(2))
     assert snn.site("stem.2").v_init.shape == (2, 8, 8)
     assert snn.site("stem.2").bias.shape == (1, 2, 1, 1)
     code, _, err = transpike("convert", "slip.safetensors", *corrected[:5], "0", "-o", "corrected.safetensors")
@@ -128,8 +128,12 @@ def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
     words = ("--threshold", "percentile", "--percentile", "99", *corrected, "-o", "corrected.safetensors")
     code, _, _ = transpike("convert", "relu.safetensors", *words)
     assert code == 0
-    parts = tp.load("corrected.safetensors").record["parts"]
-    assert parts == (tp.Percentile(99.0, tp.PerChannel()), tp.PotentialCorrection(2), tp.BiasCorrection(2))
+    parts = tp.load("corrected.safetensors").conversion.parts
+    assert parts == (
+        tp.rules.Percentile(99.0, tp.PerChannel()),
+        tp.rules.PotentialCorrection(2),
+        tp.rules.BiasCorrection(2),
+    )
     code, _, err = transpike("convert", "slip.safetensors", "--calibrate", "bias", "-o", "corrected.safetensors")
     assert code == 1
     assert "--calibrate needs --steps" in err

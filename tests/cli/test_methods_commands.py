@@ -19,16 +19,16 @@ def test_from_a_relu_network_to_the_best_method(transpike, tmp_path: Path) -> No
     assert "refused: its neurons send count events" in " ".join(out.split())
     snn = tp.load("snn.safetensors")
     assert isinstance(snn, tp.SpikingNetwork)
-    winner = "accumulate" if snn.recommended == AccumulateThenFire(2) else "percentile"
-    assert f"chosen: {winner}; run it for T = 2 under {snn.recommended}" in " ".join(out.split())
+    winner = "accumulate" if snn.schedule == AccumulateThenFire(2) else "percentile"
+    assert f"chosen: {winner}; run it for T = 2 under {snn.schedule}" in " ".join(out.split())
     code, out, err = transpike("evaluate", "snn.safetensors", "-T", "2", "--images", "20")
     assert (code, err) == (0, "")
-    assert str(snn.recommended) in out.replace("\n", "")  # without --schedule
+    assert str(snn.schedule) in out.replace("\n", "")  # without --schedule
     budget = ("--budget-steps", "7", "--latency", "pipeline", "--methods", "minimum-mse,cos")
     code, out, err = transpike(*words, *budget)
     assert (code, err) == (0, "")
     assert "refused: it takes at least 8 pipeline steps, the budget is 7" in " ".join(out.split())
-    assert tp.load("snn.safetensors").recommended == Plain()
+    assert tp.load("snn.safetensors").schedule == Plain()
     code, _, err = transpike(*words, "--threshold", "maximum")
     assert code == 1
     assert "leave these options out" in err

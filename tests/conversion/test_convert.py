@@ -40,10 +40,10 @@ def _activations(model, x):
 def test_maximum_per_layer_and_per_channel():
     model, x = _mlp(torch.float64), _data(dtype=torch.float64)
     first, second = _activations(model, x)
-    layer = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x[:2], calibration=x)
+    layer = tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x[:2], calibration=x)
     np.testing.assert_allclose(layer.site("1").theta.numpy(), first.max(), rtol=1e-12)
     np.testing.assert_allclose(layer.site("3").theta.numpy(), second.max(), rtol=1e-12)
-    channel = tp.convert(model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=x[:2], calibration=x)
+    channel = tp.convert(model, tp.Conversion(tp.rules.Maximum(tp.PerChannel())), example_inputs=x[:2], calibration=x)
     np.testing.assert_allclose(channel.site("1").theta.numpy(), first.max(0), rtol=1e-12)
     np.testing.assert_allclose(channel.site("3").theta.numpy(), second.max(0), rtol=1e-12)
 
@@ -52,16 +52,16 @@ def test_percentile_is_that_of_numpy():
     model, x = _mlp(torch.float64), _data(3000, dtype=torch.float64)
     first, _ = _activations(model, x)
     snn = tp.convert(
-        model, tp.Conversion(tp.Percentile(99.0, tp.PerChannel())), example_inputs=x[:2], calibration=x.split(500)
+        model, tp.Conversion(tp.rules.Percentile(99.0, tp.PerChannel())), example_inputs=x[:2], calibration=x.split(500)
     )
     np.testing.assert_allclose(snn.site("1").theta.numpy(), np.percentile(first, 99.0, axis=0), rtol=2e-3)
-    snn = tp.convert(model, tp.Conversion(tp.Percentile(99.0)), example_inputs=x[:2], calibration=x.split(500))
+    snn = tp.convert(model, tp.Conversion(tp.rules.Percentile(99.0)), example_inputs=x[:2], calibration=x.split(500))
     np.testing.assert_allclose(snn.site("1").theta.numpy(), np.percentile(first, 99.0), rtol=2e-3)
 
 
 def test_the_ceiling_of_a_clipped_relu_bounds_its_threshold():
     model, x = _mlp(), 100 * _data()
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x)
     assert float(snn.site("3").theta) == 6.0
     assert float(snn.site("1").theta) > 6.0
 
@@ -75,10 +75,15 @@ def test_clipped_relu_needs_no_rule():
 
 @pytest.mark.parametrize(
     ("rule", "fraction"),
-    [(None, 0.5), (tp.HalfThreshold(), 0.5), (tp.ZeroPotential(), 0.0), (tp.ShiftedPotential(0.25), 0.25)],
+    [
+        (None, 0.5),
+        (tp.rules.HalfThreshold(), 0.5),
+        (tp.rules.ZeroPotential(), 0.0),
+        (tp.rules.ShiftedPotential(0.25), 0.25),
+    ],
 )
 def test_initial_potentials_of_relu_sites(rule, fraction):
-    parts = [tp.Maximum(tp.PerChannel())] + ([] if rule is None else [rule])
+    parts = [tp.rules.Maximum(tp.PerChannel())] + ([] if rule is None else [rule])
     snn = tp.convert(_mlp(), tp.Conversion.of(*parts), example_inputs=_data(), calibration=_data())
     for name in ("1", "3"):
         assert torch.equal(snn.site(name).v_init, fraction * snn.site(name).theta)
@@ -86,10 +91,10 @@ def test_initial_potentials_of_relu_sites(rule, fraction):
 
 def test_random_potentials_are_those_of_the_site_s_name():
     """Two networks whose site "3" is alike start it alike, whatever else they hold; a trained shift is overridden."""
-    parts = [tp.Maximum(tp.PerChannel()), tp.RandomPotential(7)]
+    parts = [tp.rules.Maximum(tp.PerChannel()), tp.rules.RandomPotential(7)]
     snn = tp.convert(_mlp(), tp.Conversion.of(*parts), example_inputs=_data(), calibration=_data())
-    ann = tp.tailor(_mlp(), tp.QCFS(4, theta_init=2.0))
-    trained = tp.convert(ann, tp.Conversion(potential=tp.RandomPotential(7)), example_inputs=_data())
+    ann = tp.tailor(_mlp(), tp.activations.QCFS(4, theta_init=2.0))
+    trained = tp.convert(ann, tp.Conversion(potential=tp.rules.RandomPotential(7)), example_inputs=_data())
     for name in ("1", "3"):
         one, two = snn.site(name), trained.site(name)
         assert one.v_init.shape == snn.sites[0].shape == (8,)
@@ -102,10 +107,10 @@ def test_random_potentials_are_those_of_the_site_s_name():
 
 def test_parts_come_in_any_order():
     one = tp.convert(
-        _mlp(), tp.Conversion(tp.Maximum(), tp.ZeroPotential()), example_inputs=_data(), calibration=_data()
+        _mlp(), tp.Conversion(tp.rules.Maximum(), tp.rules.ZeroPotential()), example_inputs=_data(), calibration=_data()
     )
     two = tp.convert(
-        _mlp(), tp.Conversion(tp.Maximum(), tp.ZeroPotential()), example_inputs=_data(), calibration=_data()
+        _mlp(), tp.Conversion(tp.rules.Maximum(), tp.rules.ZeroPotential()), example_inputs=_data(), calibration=_data()
     )
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
 
@@ -114,7 +119,7 @@ def test_calibration_takes_tensors_batches_and_labelled_batches():
     x = _data()
     labelled = [(part, torch.zeros(len(part))) for part in x.split(64)]
     thetas = {
-        float(tp.convert(_mlp(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=data).site("1").theta)
+        float(tp.convert(_mlp(), tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=data).site("1").theta)
         for data in (x, list(x.split(64)), (part for part in x.split(64)), labelled)
     }
     assert len(thetas) == 1
@@ -138,7 +143,7 @@ def test_channel_thresholds_are_exact_across_an_identity_shortcut():
         model.a.weight[2] *= 8
         model.a.bias[2] *= 8
     x = _data(8, torch.float64)
-    snn = tp.convert(model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum(tp.PerChannel())), example_inputs=x, calibration=x)
     theta = snn.site("relu@0").theta
     np.testing.assert_allclose(theta.numpy(), torch.relu(model.a(x)).amax(0).detach().numpy(), rtol=1e-12)
     assert_converges(snn, x)
@@ -153,7 +158,7 @@ def test_channel_thresholds_are_exact_across_an_identity_shortcut():
 
 @pytest.mark.parametrize("shift", [0.0, 0.5, -0.25])
 def test_tailored_networks_bring_thresholds_and_potentials(shift):
-    settings = tp.SlipReLU(levels=4, slope=0.3, shift=shift, theta_init=1.5)
+    settings = tp.activations.SlipReLU(levels=4, slope=0.3, shift=shift, theta_init=1.5)
     ann = tp.tailor(_mlp(), settings)
     with torch.no_grad():
         ann.get_submodule("3").theta.fill_(0.75)
@@ -164,23 +169,23 @@ def test_tailored_networks_bring_thresholds_and_potentials(shift):
 
 
 def test_a_threshold_that_training_made_negative_is_the_one_the_forward_pass_used():
-    ann = tp.tailor(_mlp(), tp.QCFS(4))
+    ann = tp.tailor(_mlp(), tp.activations.QCFS(4))
     with torch.no_grad():
         ann.get_submodule("1").theta.fill_(-3.0)
     assert float(tp.convert(ann, example_inputs=_data()).site("1").theta) == 2.0**-10
 
 
 def test_a_potential_rule_overrides_the_trained_shift():
-    ann = tp.tailor(_mlp(), tp.QCFS(4, theta_init=2.0))
-    snn = tp.convert(ann, tp.Conversion(potential=tp.ZeroPotential()), example_inputs=_data())
+    ann = tp.tailor(_mlp(), tp.activations.QCFS(4, theta_init=2.0))
+    snn = tp.convert(ann, tp.Conversion(potential=tp.rules.ZeroPotential()), example_inputs=_data())
     assert float(snn.site("1").v_init) == 0.0
     assert float(snn.site("1").theta) == 2.0
 
 
 def test_a_threshold_rule_on_a_tailored_network():
-    ann = tp.tailor(_mlp(), tp.QCFS(4))
+    ann = tp.tailor(_mlp(), tp.activations.QCFS(4))
     with pytest.raises(CalibrationError, match="fits no site: all thresholds were trained") as caught:
-        tp.convert(ann, tp.Conversion(tp.Maximum()), example_inputs=_data(), calibration=_data())
+        tp.convert(ann, tp.Conversion(tp.rules.Maximum()), example_inputs=_data(), calibration=_data())
     assert "leave the threshold rule out" in caught.value.fix
 
 
@@ -191,7 +196,7 @@ def test_qcfs_network_equals_its_spiking_twin_at_t_equal_l_in_the_first_layer():
         model[0].weight.copy_((model[0].weight * 64).round() / 64)
         model[0].bias.copy_((model[0].bias * 64).round() / 64)
     x = (_data() * 8).round() / 8
-    ann = tp.tailor(model, tp.QCFS(levels=4, theta_init=1.0)).eval()
+    ann = tp.tailor(model, tp.activations.QCFS(levels=4, theta_init=1.0)).eval()
     snn = tp.convert(ann, example_inputs=x)
     assert torch.equal(snn(x, steps=4)[-1], ann(x).detach())
     assert 3 < len(ann(x).unique()) <= 5
@@ -209,7 +214,7 @@ def test_missing_rule():
 
 def test_missing_calibration():
     with pytest.raises(CalibrationError, match="needs data") as caught:
-        tp.convert(_mlp(), tp.Conversion(tp.Percentile(99.0)), example_inputs=_data())
+        tp.convert(_mlp(), tp.Conversion(tp.rules.Percentile(99.0)), example_inputs=_data())
     assert "Percentile" in str(caught.value)
     assert "calibration=batches" in caught.value.fix
 
@@ -234,7 +239,7 @@ def _used_up():
 )
 def test_unusable_calibration(data, message):
     with pytest.raises(CalibrationError, match=message) as caught:
-        tp.convert(_mlp(), tp.Conversion(tp.Maximum()), example_inputs=_data(), calibration=data)
+        tp.convert(_mlp(), tp.Conversion(tp.rules.Maximum()), example_inputs=_data(), calibration=data)
     assert "calibration" in str(caught.value)
     assert caught.value.fix
 
@@ -242,14 +247,17 @@ def test_unusable_calibration(data, message):
 def test_two_rules_of_a_kind():
     with pytest.raises(ValueError, match="at most one threshold rule") as caught:
         tp.convert(
-            _mlp(), tp.Conversion.of(tp.Maximum(), tp.Percentile(99.0)), example_inputs=_data(), calibration=_data()
+            _mlp(),
+            tp.Conversion.of(tp.rules.Maximum(), tp.rules.Percentile(99.0)),
+            example_inputs=_data(),
+            calibration=_data(),
         )
     assert "Maximum" in str(caught.value)
     assert "Percentile" in str(caught.value)
     with pytest.raises(ValueError, match="at most one rule for initial potentials"):
         tp.convert(
             _mlp(),
-            tp.Conversion.of(tp.Maximum(), tp.HalfThreshold(), tp.ZeroPotential()),
+            tp.Conversion.of(tp.rules.Maximum(), tp.rules.HalfThreshold(), tp.rules.ZeroPotential()),
             example_inputs=_data(),
             calibration=_data(),
         )
@@ -257,7 +265,9 @@ def test_two_rules_of_a_kind():
 
 def test_something_that_is_no_part():
     with pytest.raises(ValueError, match="neither a threshold rule nor a rule for initial potentials"):
-        tp.convert(_mlp(), tp.Conversion.of(tp.Maximum(), tp.IF()), example_inputs=_data(), calibration=_data())
+        tp.convert(
+            _mlp(), tp.Conversion.of(tp.rules.Maximum(), tp.neurons.IF()), example_inputs=_data(), calibration=_data()
+        )
 
 
 def test_randomness_is_found():
@@ -270,7 +280,7 @@ def test_randomness_is_found():
             return torch.relu(self.a(x)) * float(torch.rand(()) + 1)  # traced once, another number at every call
 
     with pytest.raises(VerificationError, match="traced graph of Noisy differs") as caught:
-        tp.convert(Noisy(), tp.Conversion(tp.Maximum()), example_inputs=_data(), calibration=_data())
+        tp.convert(Noisy(), tp.Conversion(tp.rules.Maximum()), example_inputs=_data(), calibration=_data())
     assert "randomness" in caught.value.fix
 
 
@@ -281,7 +291,7 @@ def test_a_failed_conversion_leaves_the_model_as_it_was():
         lambda: tp.convert(model, example_inputs=_data()),
         lambda: tp.convert(model, example_inputs=_data()[0]),
     ):
-        with pytest.raises(tp.TranspikeError):
+        with pytest.raises(tp.errors.TranspikeError):
             run()
         assert all(module.training for module in model.modules())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
@@ -293,7 +303,7 @@ def test_a_failed_conversion_leaves_the_model_as_it_was():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_the_network_keeps_the_precision_of_the_model(dtype):
     snn = tp.convert(
-        _mlp(dtype), tp.Conversion(tp.Maximum()), example_inputs=_data(8, dtype), calibration=_data(64, dtype)
+        _mlp(dtype), tp.Conversion(tp.rules.Maximum()), example_inputs=_data(8, dtype), calibration=_data(64, dtype)
     )
     assert {parameter.dtype for parameter in snn.parameters()} == {dtype}
     run = record(snn, _data(8, dtype), steps=4)
@@ -326,7 +336,7 @@ def test_torchvision_resnets_converge(name):
     torch.manual_seed(0)
     model = getattr(torchvision.models, name)(num_classes=10).double().eval()
     x = torch.randn(16, 3, 32, 32, dtype=torch.float64)
-    rule = tp.Percentile(99.0, tp.PerChannel())
+    rule = tp.rules.Percentile(99.0, tp.PerChannel())
     snn = tp.convert(model, tp.Conversion.of(rule), example_inputs=x[:1], calibration=x)
     assert_converges(snn, x[:1], largest_error=0.02, steps=(64, 256))
 
@@ -336,7 +346,7 @@ def test_cifar_resnets_converge(name):
     """Functional ReLU, padding and slicing; the same bound."""
     torch.manual_seed(0)
     x = torch.randn(16, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    rule = tp.Percentile(99.0, tp.PerChannel())
+    rule = tp.rules.Percentile(99.0, tp.PerChannel())
     snn = tp.convert(tp.zoo.build(name).double(), tp.Conversion.of(rule), example_inputs=x[:2], calibration=x)
     assert_converges(snn, x[:1], largest_error=0.02, steps=(64, 256))
 

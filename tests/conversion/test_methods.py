@@ -43,7 +43,7 @@ def test_what_methods_need():
         "burst": {Need.SEVERAL},
     }
     assert all(Need.DATA in method.needs for method in METHODS.values())
-    free = Method("free", "", lambda _: Composition((tp.HalfThreshold(),)))
+    free = Method("free", "", lambda _: Composition((tp.rules.HalfThreshold(),)))
     assert free.needs == ()
 
 
@@ -94,7 +94,7 @@ def test_a_plain_conversion_recommends_plain(tmp_path: Path):
     torch.manual_seed(0)
     images = torch.rand(4, 1, 8, 8)
     model = tp.zoo.build("digits-resnet", width=2, blocks=1).eval()
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), calibration=images, example_inputs=images)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), calibration=images, example_inputs=images)
     assert snn.recommended == Plain()
 
 

@@ -57,8 +57,8 @@ def test_models_that_convert(name: str) -> None:
 def test_models_that_do_not(name: str, size: int, operators: set[str]) -> None:
     found = tp.inspect(build(name), torch.randn(1, 3, size, size))
     assert not found.convertible
-    assert {obstacle.operator for obstacle in found.obstacles} == operators
-    for obstacle in found.obstacles:
+    assert {obstacle.operator for obstacle in found.unsupported} == operators
+    for obstacle in found.unsupported:
         assert "torchvision/" in obstacle.source
         assert obstacle.fix
 
@@ -66,7 +66,7 @@ def test_models_that_do_not(name: str, size: int, operators: set[str]) -> None:
 @pytest.mark.parametrize("name", ["squeezenet1_0", "shufflenet_v2_x1_0", "googlenet"])
 def test_convergence_with_pools_shuffles_and_branches(name: str) -> None:
     images = torch.randn(8, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    rule = tp.Percentile(99.0, tp.PerChannel())
+    rule = tp.rules.Percentile(99.0, tp.PerChannel())
     snn = tp.convert(
         build(name).double(), tp.Conversion.of(rule), calibration=images.split(4), example_inputs=images[:2]
     )
@@ -88,7 +88,11 @@ def test_ways_of_max_pooling_on_trained_weights() -> None:
         exact = model(images)
         for pooling in tp.MaxPooling:
             snn = tp.convert(
-                model, tp.Conversion(tp.Maximum()), calibration=images, example_inputs=images[:4], max_pooling=pooling
+                model,
+                tp.Conversion(tp.rules.Maximum()),
+                calibration=images,
+                example_inputs=images[:4],
+                max_pooling=pooling,
             )
             answer = snn(images, steps=64)[-1]
             errors[pooling] = float((answer - exact).abs().mean() / exact.abs().mean())

@@ -12,7 +12,7 @@ import transpike as tp
 from transpike.activations import SlipActivation
 from transpike.errors import CalibrationError, ConversionError, TraceError
 
-QCFS = tp.QCFS(levels=4, theta_init=2.0)
+QCFS = tp.activations.QCFS(levels=4, theta_init=2.0)
 
 
 class Net(nn.Module):
@@ -110,13 +110,13 @@ def test_a_state_dict_goes_both_ways():
         tailored.fc.weight.add_(1.0)
     model.load_state_dict(tailored.state_dict(), strict=False)
     assert torch.equal(model.fc.weight, tailored.fc.weight)
-    fresh = tp.tailor(_net(), tp.QCFS(levels=8))
+    fresh = tp.tailor(_net(), tp.activations.QCFS(levels=8))
     fresh.load_state_dict(tailored.state_dict())
     assert fresh.get_submodule("relu@1").theta.item() == 2.0
 
 
 def test_what_was_replaced_is_listed_with_its_sources():
-    record = tp.tailoring(tp.tailor(_net(), QCFS))
+    record = tp.conversion.tailor.tailoring(tp.tailor(_net(), QCFS))
     assert record.activation == QCFS
     assert [(call.name, call.operator) for call in record.activations] == [
         ("relu@0", "torch.nn.ReLU"),
@@ -143,7 +143,7 @@ def test_idempotent():
     x = _images()
     assert torch.equal(once(x), twice(x))
     assert list(once.state_dict()) == list(twice.state_dict())
-    assert tp.tailoring(twice) == tp.tailoring(once)
+    assert tp.conversion.tailor.tailoring(twice) == tp.conversion.tailor.tailoring(once)
     assert twice.get_submodule("relu@0") is not once.get_submodule("relu@0")
 
 
@@ -151,7 +151,7 @@ def test_idempotent():
 def test_other_settings_on_a_tailored_network_are_refused(wrap):
     once = tp.tailor(_net(), QCFS)
     with pytest.raises(ValueError, match=r"tailored already.*levels=4.*levels=16"):
-        tp.tailor(wrap(once), tp.QCFS(levels=16))
+        tp.tailor(wrap(once), tp.activations.QCFS(levels=16))
 
 
 def test_new_activations_join_the_old_ones():
@@ -178,12 +178,12 @@ def test_a_new_activation_never_takes_the_name_of_an_old_one():
         output.args = (once.graph.call_function(F.relu, output.args),)
     once.recompile()
     twice = tp.tailor(once, QCFS)
-    assert [call.name for call in tp.tailoring(twice).activations] == ["relu@0", "relu@1"]
+    assert [call.name for call in tp.conversion.tailor.tailoring(twice).activations] == ["relu@0", "relu@1"]
     assert twice.get_submodule("relu@0") is not twice.get_submodule("relu@1")
 
 
 def test_a_network_that_was_not_tailored():
-    assert tp.tailoring(_net()) is None
+    assert tp.conversion.tailor.tailoring(_net()) is None
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -211,7 +211,7 @@ def test_frozen_parts_stay_frozen():
 
 
 def test_every_threshold_gets_a_gradient_of_its_own():
-    tailored = tp.tailor(_net(), tp.SlipReLU(levels=4, slope=0.3, theta_init=1.0)).eval()
+    tailored = tp.tailor(_net(), tp.activations.SlipReLU(levels=4, slope=0.3, theta_init=1.0)).eval()
     tailored(3 * _images()).square().sum().backward()
     gradients = [float(tailored.get_submodule(name).theta.grad) for name in ("relu@0", "relu@1", "clamp@0")]
     assert all(gradient != 0 for gradient in gradients)
@@ -229,7 +229,7 @@ def test_theta_from_a_percentile_of_the_relu_networks_activations():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU()).eval()
     x = torch.randn(2000, 6)
-    settings = tp.QCFS(levels=4, theta_init=tp.ThetaPercentile(99.0))
+    settings = tp.activations.QCFS(levels=4, theta_init=tp.activations.ThetaPercentile(99.0))
     tailored = tp.tailor(model, settings, calibration=x.split(500))
     with torch.no_grad():
         first = model[1](model[0](x))
@@ -243,7 +243,7 @@ def test_theta_from_a_percentile_of_the_relu_networks_activations():
 def test_theta_from_data_does_not_train_batchnorm_or_change_the_mode():
     model = _net().train()
     kept = copy.deepcopy(model.state_dict())
-    settings = tp.QCFS(levels=4, theta_init=tp.ThetaPercentile())
+    settings = tp.activations.QCFS(levels=4, theta_init=tp.activations.ThetaPercentile())
     tailored = tp.tailor(model, settings, calibration=[_images()])
     assert model.training
     assert tailored.training
@@ -255,14 +255,16 @@ def test_theta_from_data_does_not_train_batchnorm_or_change_the_mode():
 
 def test_theta_from_data_without_data():
     with pytest.raises(CalibrationError, match="needs data") as caught:
-        tp.tailor(_net(), tp.QCFS(levels=4, theta_init=tp.ThetaPercentile()))
+        tp.tailor(_net(), tp.activations.QCFS(levels=4, theta_init=tp.activations.ThetaPercentile()))
     assert "calibration=batches" in caught.value.fix
 
 
 # ---- back to spikes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("settings", [QCFS, tp.SlipReLUMode0(4, 0.3, theta_init=2.0), tp.QCF(2, theta_init=2.0)])
+@pytest.mark.parametrize(
+    "settings", [QCFS, tp.activations.SlipReLUMode0(4, 0.3, theta_init=2.0), tp.activations.QCF(2, theta_init=2.0)]
+)
 def test_converts_with_theta_and_shift(settings):
     x = _images().double()
     tailored = tp.tailor(_net().double(), settings).eval()
@@ -285,7 +287,7 @@ def test_max_pooling_becomes_average_pooling_of_the_same_geometry(name):
     average = getattr(nn, name.replace("Max", "Avg"))
     expected = average(3) if name.startswith("Adaptive") else average(3, stride=2, padding=1)
     x = torch.rand(2, 3, *[6] * dimensions)
-    tailored = tp.tailor(nn.Sequential(nn.ReLU(), pool), tp.ThresholdReLU(theta_init=8.0))
+    tailored = tp.tailor(nn.Sequential(nn.ReLU(), pool), tp.activations.ThresholdReLU(theta_init=8.0))
     torch.testing.assert_close(tailored(x), expected(x))
 
 
@@ -319,7 +321,7 @@ def test_a_relu_of_a_weight_is_not_an_activation():
         def forward(self, x):
             return F.relu(F.linear(x, F.relu(self.weight)))
 
-    record = tp.tailoring(tp.tailor(Positive(), QCFS))
+    record = tp.conversion.tailor.tailoring(tp.tailor(Positive(), QCFS))
     assert [call.name for call in record.activations] == ["relu@0"]
 
 
@@ -340,7 +342,7 @@ def test_leaves_are_kept_whole():
         tp.tailor(Outer(), QCFS)
     for leaf in ("inner", Branches):
         tailored = tp.tailor(Outer(), QCFS, leaf_modules=[leaf])
-        assert len(tp.tailoring(tailored).activations) == 1
+        assert len(tp.conversion.tailor.tailoring(tailored).activations) == 1
 
 
 def test_thresholds_of_a_network_that_is_not_trained_yet_fit_its_training():
@@ -350,7 +352,7 @@ def test_thresholds_of_a_network_that_is_not_trained_yet_fit_its_training():
     model = nn.Sequential(*(module for layer in layers for module in layer))
     kept = copy.deepcopy(model.state_dict())
     x = torch.randn(64, 4, 8, 8)
-    tailored = tp.tailor(model, tp.QCFS(4, theta_init=tp.ThetaPercentile(99)), calibration=x)
+    tailored = tp.tailor(model, tp.activations.QCFS(4, theta_init=tp.activations.ThetaPercentile(99)), calibration=x)
     assert all(torch.equal(tailored.state_dict()[key], value) for key, value in kept.items())
     with torch.no_grad():
         for index, module in enumerate(copy.deepcopy(model).train()):

@@ -37,7 +37,7 @@ def test_direct_conversion(model: torch.nn.Module, data_root: Path) -> None:
     calibration = list(loader(random_subset(data.calibration, 512)))
     snn = tp.convert(
         model,
-        tp.Conversion(tp.Percentile(99.9, tp.PerChannel()), tp.HalfThreshold()),
+        tp.Conversion(tp.rules.Percentile(99.9, tp.PerChannel()), tp.rules.HalfThreshold()),
         calibration=calibration,
         example_inputs=calibration[0][0][:8],
     )

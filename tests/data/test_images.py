@@ -120,7 +120,7 @@ def test_the_card_carries_classes_and_preprocessing(tmp_path: Path) -> None:
     data = image_folder(root, size=32, resize=36)
     model = tp.zoo.build("cifar-resnet20", classes=2)
     tp.save(model, tmp_path / "m.safetensors", inputs=data.inputs)
-    assert tp.describe(tmp_path / "m.safetensors").card.inputs == data.inputs
+    assert tp.describe(tmp_path / "m.safetensors").info.inputs == data.inputs
 
 
 def test_broken_folders(tmp_path: Path) -> None:

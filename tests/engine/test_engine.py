@@ -40,7 +40,9 @@ def _no_gradients():
 
 
 def convert(model: nn.Module, *inputs: torch.Tensor, **parts) -> tp.SpikingNetwork:
-    snn = tp.convert(model.eval(), tp.Conversion(tp.Maximum()), calibration=[inputs], example_inputs=inputs, **parts)
+    snn = tp.convert(
+        model.eval(), tp.Conversion(tp.rules.Maximum()), calibration=[inputs], example_inputs=inputs, **parts
+    )
     return set_dyadic_thresholds(snn)
 
 
@@ -138,7 +140,7 @@ def test_any_convolution_is_the_reference(case, schedule: Schedule, instruction_
 def test_whole_networks_run_event_by_event(name: str, instruction_set: str) -> None:
     torch.manual_seed(0)
     x = dyadic_batch((2, 3, 32, 32))
-    model = make_dyadic(tp.tailor(zoo.build(name), tp.QCFS(4, theta_init=2.0)), gain=1.0)
+    model = make_dyadic(tp.tailor(zoo.build(name), tp.activations.QCFS(4, theta_init=2.0)), gain=1.0)
     snn = set_dyadic_thresholds(tp.convert(model, example_inputs=x))
     best = compiled.instruction_set()
     compiled.use_instruction_set(instruction_set)

@@ -94,7 +94,9 @@ def assert_counts_are_the_reference(
 
 
 def convert(model: nn.Module, example: torch.Tensor) -> tp.SpikingNetwork:
-    snn = tp.convert(make_dyadic(model), tp.Conversion(tp.Maximum()), calibration=[(example,)], example_inputs=example)
+    snn = tp.convert(
+        make_dyadic(model), tp.Conversion(tp.rules.Maximum()), calibration=[(example,)], example_inputs=example
+    )
     return set_dyadic_thresholds(snn)
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import transpike as tp
-from transpike.engine.weights import Snapshot
+from transpike.engine.weights import WeightSnapshot
 from transpike.testing import dyadic_batch, make_dyadic, set_dyadic_thresholds
 
 pytest.importorskip("transpike.kernels._native")
@@ -39,12 +39,12 @@ def converted() -> tuple[tp.SpikingNetwork, torch.Tensor]:
         *(nn.Flatten(), nn.Linear(16, 3)),
     )
     snn = tp.convert(
-        make_dyadic(model), tp.Conversion(tp.Maximum(), tp.HalfThreshold()), calibration=x, example_inputs=x
+        make_dyadic(model), tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()), calibration=x, example_inputs=x
     )
     return set_dyadic_thresholds(snn).requires_grad_(False), x
 
 
-def counts(snn: tp.SpikingNetwork, x: torch.Tensor, kernel: tp.KernelPreference) -> dict[str, list[int]]:
+def counts(snn: tp.SpikingNetwork, x: torch.Tensor, kernel: tp.kernels.KernelPreference) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     snn(x, steps=6, kernel=kernel, count=lambda name, spikes: found.update({name: spikes.tolist()}))
     return found
@@ -119,10 +119,10 @@ WAYS = (
 def test_a_change_is_noticed(change: Callable[[tp.SpikingNetwork], None]) -> None:
     snn, x = converted()
     with torch.no_grad():
-        before = counts(snn, x, tp.KernelPreference.AUTO)
+        before = counts(snn, x, tp.kernels.KernelPreference.AUTO)
         change(snn)
-        after = counts(snn, x, tp.KernelPreference.AUTO)
-        assert after == counts(snn, x, tp.KernelPreference.REFERENCE)
+        after = counts(snn, x, tp.kernels.KernelPreference.AUTO)
+        assert after == counts(snn, x, tp.kernels.KernelPreference.REFERENCE)
         assert after != before
         assert all(stage.events for stage in snn.stages().values())
 
@@ -156,8 +156,8 @@ def test_data_written_in_place_must_be_said() -> None:
         snn(x, steps=6)
         snn.network.get_submodule("2").weight.data.mul_(-1)  # invisible
         snn.repack()
-        fast = counts(snn, x, tp.KernelPreference.AUTO)
-        assert fast == counts(snn, x, tp.KernelPreference.REFERENCE)
+        fast = counts(snn, x, tp.kernels.KernelPreference.AUTO)
+        assert fast == counts(snn, x, tp.kernels.KernelPreference.REFERENCE)
 
 
 def test_nothing_is_packed_again_without_a_change() -> None:
@@ -167,8 +167,8 @@ def test_nothing_is_packed_again_without_a_change() -> None:
         reports = snn.stages()
         snn(x, steps=4)
         assert snn.stages() is reports
-        snapshot = Snapshot(snn.network)
-        assert snapshot.holds(snn.network)
-        assert not snapshot.holds(copy.deepcopy(snn.network))
+        snapshot = WeightSnapshot(snn.network)
+        assert snapshot.is_current(snn.network)
+        assert not snapshot.is_current(copy.deepcopy(snn.network))
         snn.site("3").activation.register_parameter("unread", nn.Parameter(torch.zeros(1)))
-        assert snapshot.holds(snn.network)
+        assert snapshot.is_current(snn.network)

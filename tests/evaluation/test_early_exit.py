@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import transpike as tp
 from transpike.errors import CalibrationError, DataError, InputError
+from transpike.evaluation import early_exit
 from transpike.evaluation.early_exit import steps_used
 from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain
@@ -32,7 +33,9 @@ def spiking(name: str, samples: int = 24) -> tuple[SpikingNetwork, tuple[torch.T
     topology = ZOO[name]
     inputs = topology.dyadic_inputs(samples)
     model = topology.dyadic_model()
-    snn = tp.convert(model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=inputs, calibration=[inputs])
+    snn = tp.convert(
+        model, tp.Conversion(tp.rules.Maximum(tp.PerChannel())), example_inputs=inputs, calibration=[inputs]
+    )
     return set_dyadic_thresholds(snn), inputs
 
 
@@ -87,7 +90,7 @@ def test_early_answers_are_rows_of_the_whole_run(name: str, share: float) -> Non
 
 def test_a_threshold_that_is_just_reached_stops() -> None:
     snn, (x,) = spiking("mlp")
-    confidences = tp.early_exit.confidence_of(snn(x, steps=T)).numpy()
+    confidences = early_exit.confidence_of(snn(x, steps=T)).numpy()
     for n in range(5):
         threshold = float(confidences[0, n])
         answer = tp.answer_early(snn, x, steps=T, confidence=threshold)
@@ -156,7 +159,7 @@ def test_several_inputs() -> None:
     inputs = torch.randn(30, 6), torch.randn(30, 4)
     model = Sum().double().eval()
     inputs = tuple(x.double() for x in inputs)
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=inputs, calibration=[inputs])
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=inputs, calibration=[inputs])
     rows = snn(*inputs, steps=T)
     threshold = between(certainty(rows), 0.5)
     answer = tp.answer_early(snn, *inputs, steps=T, confidence=threshold)
@@ -223,10 +226,12 @@ def brute_force(rows: torch.Tensor, confidences: np.ndarray, share: float) -> tu
 @pytest.mark.parametrize("share", [0.0, 0.005, 0.05, 0.15, 0.4, 1.0])
 @pytest.mark.parametrize("name", ["mlp", "conv", "max_pool_on_spikes"])
 @pytest.mark.parametrize("schedule", [Plain(), AccumulateThenFire(2)], ids=repr)
-def test_the_smallest_threshold_is_that_of_brute_force(name: str, share: float, schedule: tp.Schedule) -> None:
+def test_the_smallest_threshold_is_that_of_brute_force(
+    name: str, share: float, schedule: tp.schedules.Schedule
+) -> None:
     snn, (x,) = spiking(name, 60)
     rows = snn(x, steps=T, schedule=schedule)
-    confidences = tp.early_exit.confidence_of(rows).numpy()
+    confidences = early_exit.confidence_of(rows).numpy()
     np.testing.assert_allclose(confidences, certainty(rows), rtol=1e-12)
     expected = brute_force(rows, confidences, share)
     garbage = torch.full((60,), -7)
@@ -242,7 +247,7 @@ def test_stopping_at_the_chosen_threshold_gives_what_was_promised(name: str) -> 
     snn, (x,) = spiking(name, 60)
     chosen = tp.choose_confidence(snn, x, steps=T, max_disagreement=0.1)
     rows = snn(x, steps=T)
-    assert bool((tp.early_exit.confidence_of(rows) == chosen.confidence).any())
+    assert bool((early_exit.confidence_of(rows) == chosen.confidence).any())
     answer = tp.answer_early(snn, x, steps=T, confidence=chosen.confidence)
     assert answer.mean_steps == pytest.approx(chosen.mean_steps)
     different = answer.logits.argmax(-1) != rows[-1].argmax(-1)
@@ -263,7 +268,7 @@ def test_choosing_is_neither_trivial_nor_monotone_by_luck() -> None:
 
 def test_one_step_leaves_nothing_to_choose() -> None:
     snn, (x,) = spiking("mlp", 8)
-    assert tp.choose_confidence(snn, x, steps=1) == tp.early_exit.ChosenConfidence(0.0, 0.0, 1.0, 8)
+    assert tp.choose_confidence(snn, x, steps=1) == early_exit.ChosenConfidence(0.0, 0.0, 1.0, 8)
 
 
 def test_a_softmax_that_is_rounded_to_one_has_no_threshold() -> None:
@@ -273,7 +278,7 @@ def test_a_softmax_that_is_rounded_to_one_has_no_threshold() -> None:
         model[-1].weight *= 4096
         model[-1].bias *= 4096
     x = ZOO["mlp"].dyadic_inputs(60)[0]
-    snn = set_dyadic_thresholds(tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x))
+    snn = set_dyadic_thresholds(tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x))
     with pytest.raises(CalibrationError, match="their softmax is rounded to 1"):
         tp.choose_confidence(snn, x, steps=T, max_disagreement=0.0)
     assert tp.choose_confidence(snn, x, steps=T, max_disagreement=1.0).confidence == 0.0
@@ -309,7 +314,7 @@ def labelled(x: torch.Tensor, classes: int, size: int = 16) -> DataLoader:
 
 
 @pytest.mark.parametrize("schedule", [None, OffsetSpike(2)], ids=repr)
-def test_the_report_counts_what_stopping_gives(schedule: tp.Schedule | None) -> None:
+def test_the_report_counts_what_stopping_gives(schedule: tp.schedules.Schedule | None) -> None:
     snn, (x,) = spiking("conv", 50)
     rows = snn(x, steps=T, schedule=schedule)
     batches = labelled(x, rows.shape[-1])
@@ -344,8 +349,8 @@ def test_the_report_counts_what_stopping_gives(schedule: tp.Schedule | None) -> 
 def test_poisson_inputs_are_those_of_evaluate() -> None:
     snn, (x,) = spiking("mlp", 40)
     batches = labelled(x, 5)
-    full = tp.evaluate(snn, batches, steps=T, coding=tp.Coding.POISSON)
-    report = tp.evaluate_early(snn, batches, steps=T, confidences=[0.0, 1.0], coding=tp.Coding.POISSON)
+    full = tp.evaluate(snn, batches, steps=T, coding=tp.runtime.encoding.Coding.POISSON)
+    report = tp.evaluate_early(snn, batches, steps=T, confidences=[0.0, 1.0], coding=tp.runtime.encoding.Coding.POISSON)
     assert (report.rows[0].top1, report.rows[1].top1) == pytest.approx((full.row(1).top1, full.row(T).top1))
     constant = tp.evaluate_early(snn, batches, steps=T, confidences=[0.0, 1.0])
     assert constant.rows != report.rows

@@ -27,7 +27,7 @@ def make(classes: int = 7) -> SpikingNetwork:
     )
     x = torch.randn(40, 1, 6, 6)
     return tp.convert(
-        model, tp.Conversion(tp.Percentile(95.0), tp.HalfThreshold()), calibration=x, example_inputs=x[:2]
+        model, tp.Conversion(tp.rules.Percentile(95.0), tp.rules.HalfThreshold()), calibration=x, example_inputs=x[:2]
     )
 
 
@@ -107,7 +107,10 @@ def test_all_spikes_that_are_sent_count(schedule: Schedule, sent) -> None:
     torch.manual_seed(0)
     images = batches().dataset.tensors[0]
     snn = tp.convert(
-        Branches(), tp.Conversion(tp.Maximum(), tp.HalfThreshold()), calibration=images, example_inputs=images
+        Branches(),
+        tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()),
+        calibration=images,
+        example_inputs=images,
     )
     names = [site.name for site in snn.sites]
     report = tp.evaluate(snn, batches(), steps=T, schedule=schedule)
@@ -221,7 +224,7 @@ def test_the_cache_knows_the_data_and_the_network(tmp_path: Path) -> None:
     model, reports = Residual(), []
     for pooling in (tp.MaxPooling.RUNNING, tp.MaxPooling.PER_STEP):
         pooled = tp.convert(
-            model, tp.Conversion(tp.Maximum()), calibration=images, example_inputs=images, max_pooling=pooling
+            model, tp.Conversion(tp.rules.Maximum()), calibration=images, example_inputs=images, max_pooling=pooling
         )
         cached = tp.evaluate(pooled, batches(), steps=8, cache=cache).rows
         assert cached == tp.evaluate(pooled, batches(), steps=8).rows
@@ -274,6 +277,6 @@ def test_errors() -> None:
     with pytest.raises(InputError, match="NaN"):
         tp.evaluate(snn, [(x * float("nan"), y)], steps=2)
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
-    maps = tp.convert(net, tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
+    maps = tp.convert(net, tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x)
     with pytest.raises(InputError, match=r"one output of shape \[N, classes\]"):
         tp.evaluate(maps, [(x, y)], steps=2)

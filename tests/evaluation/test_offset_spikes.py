@@ -63,7 +63,7 @@ def by_hand() -> SpikingNetwork:
         for layer, values in zip(list(ann)[::2], weights, strict=True):
             layer.weight.copy_(torch.tensor(values, dtype=torch.float32))
             layer.bias.zero_()
-    return tp.convert(tp.tailor(ann, tp.QCFS(4, theta_init=1.0)), example_inputs=torch.ones(2, 1))
+    return tp.convert(tp.tailor(ann, tp.activations.QCFS(4, theta_init=1.0)), example_inputs=torch.ones(2, 1))
 
 
 def psi(**share: int) -> tuple[int, ...]:
@@ -135,7 +135,7 @@ def test_the_four_cases_by_hand() -> None:
 
 
 def test_a_constant_drive_has_no_case() -> None:
-    snn = tp.convert(tp.tailor(mlp(3, 6, 2), tp.QCFS(4, theta_init=1.0)), example_inputs=torch.ones(2, 3))
+    snn = tp.convert(tp.tailor(mlp(3, 6, 2), tp.activations.QCFS(4, theta_init=1.0)), example_inputs=torch.ones(2, 3))
     assert find_cases(snn, dyadic_batch((8, 3)), Plain()) == dict.fromkeys(ShiftCase)
 
 
@@ -158,11 +158,14 @@ def test_against_numpy(kind: str, rho: int) -> None:
     if slope is None:
         source = make_dyadic(ann, 4.0)
         snn = tp.convert(
-            source, tp.Conversion(tp.Maximum(tp.PerLayer()), tp.HalfThreshold()), calibration=x, example_inputs=x
+            source,
+            tp.Conversion(tp.rules.Maximum(tp.PerLayer()), tp.rules.HalfThreshold()),
+            calibration=x,
+            example_inputs=x,
         )
         set_dyadic_thresholds(snn)
     else:
-        source = make_dyadic(tp.tailor(ann, tp.SlipReLU(4, slope, theta_init=0.5)), 4.0)
+        source = make_dyadic(tp.tailor(ann, tp.activations.SlipReLU(4, slope, theta_init=0.5)), 4.0)
         snn = tp.convert(source, example_inputs=x)
     thetas = [float(snn.site(site.name).theta) for site in snn.sites]
     layers = [
@@ -200,7 +203,7 @@ def test_against_numpy(kind: str, rho: int) -> None:
 
 def residual_network() -> tuple[SpikingNetwork, torch.Tensor]:
     torch.manual_seed(0)
-    ann = tp.tailor(zoo.build("digits-resnet", width=4, blocks=1), tp.QCFS(4, theta_init=1.0)).eval()
+    ann = tp.tailor(zoo.build("digits-resnet", width=4, blocks=1), tp.activations.QCFS(4, theta_init=1.0)).eval()
     x = torch.randn(6, 1, 8, 8)
     return tp.convert(ann, example_inputs=x), x
 
@@ -226,7 +229,7 @@ def test_exact_counts_in_every_topology(topology: Topology) -> None:
     convolution that is not summed directly would decide.
     """
     inputs = topology.random_inputs(3)
-    ann = tp.tailor(topology.model(), tp.QCFS(4, theta_init=1.0)).eval()
+    ann = tp.tailor(topology.model(), tp.activations.QCFS(4, theta_init=1.0)).eval()
     snn = tp.convert(ann, example_inputs=inputs, leave=topology.leave)
     found = offset_spikes(snn, [inputs], {"accumulate": AccumulateThenFire(4), "plain": Plain()})
     assert tuple(site.site for site in found["plain"].sites) == topology.sites
@@ -253,7 +256,7 @@ def test_the_first_site_does_not_feel_the_constraint() -> None:
 def test_every_iteration_takes_one_offset_spike_away(seed: int) -> None:
     """Section 4.4: with the same input, psi = +-k becomes +-(k - 1) and 0 stays 0, so the histogram shifts inwards."""
     torch.manual_seed(seed)
-    ann = make_dyadic(tp.tailor(mlp(5, 30, 20, 2), tp.QCFS(4, theta_init=0.5)), 6.0)
+    ann = make_dyadic(tp.tailor(mlp(5, 30, 20, 2), tp.activations.QCFS(4, theta_init=0.5)), 6.0)
     x = dyadic_batch((8, 5), seed=seed)
     snn = tp.convert(ann, example_inputs=x)
     found = offset_spikes(snn, x, iterated_schedules(4, 4), feed=Plain())
@@ -288,7 +291,7 @@ def test_several_answers_have_no_answer_error() -> None:
             return x * 2, x * 3
 
     x = dyadic_batch((4, 2))
-    snn = tp.convert(Two(), tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
+    snn = tp.convert(Two(), tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x)
     assert offset_spikes(snn, x, {"plain": Plain()})["plain"].answer_mse is None
 
 
@@ -314,7 +317,7 @@ def test_what_is_refused() -> None:
     pixels = torch.ones(2, 2)
     hard = tp.convert(
         mlp(2, 3, 2),
-        tp.Conversion(tp.Maximum(), neuron=tp.IF(tp.Reset.HARD)),
+        tp.Conversion(tp.rules.Maximum(), neuron=tp.neurons.IF(tp.neurons.Reset.HARD)),
         calibration=pixels,
         example_inputs=pixels,
     )

@@ -48,7 +48,10 @@ def test_the_delay_by_hand() -> None:
     """Mean drives 0.25 and 0.125 of the first layer, 0.125 and 0 of the second; a row of theta - v(0) = 1/2 each."""
     data = [torch.tensor([[0.5, -1.0]]), torch.tensor([[0.0, 0.25]])]
     snn = tp.convert(
-        Chain(), tp.Conversion(tp.Maximum(), tp.HalfThreshold()), calibration=torch.ones(1, 2), example_inputs=data[0]
+        Chain(),
+        tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()),
+        calibration=torch.ones(1, 2),
+        example_inputs=data[0],
     )
     for site in snn.sites:
         snn.site(site.name).set_threshold(torch.tensor(1.0))
@@ -66,7 +69,7 @@ def test_the_delay_by_hand() -> None:
 def test_silent_layers_are_left_out_and_no_data_is_an_error() -> None:
     snn = tp.convert(
         Chain(),
-        tp.Conversion(tp.Maximum(), tp.HalfThreshold()),
+        tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()),
         calibration=torch.ones(1, 2),
         example_inputs=torch.ones(1, 2),
     )
@@ -79,7 +82,9 @@ def test_evaluation_reads_out_late_and_says_so() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3, bias=False))
     images, labels = torch.randn(40, 5), torch.randint(3, (40,))
-    snn = tp.convert(model, tp.Conversion(tp.Maximum(), tp.ZeroPotential()), calibration=images, example_inputs=images)
+    snn = tp.convert(
+        model, tp.Conversion(tp.rules.Maximum(), tp.rules.ZeroPotential()), calibration=images, example_inputs=images
+    )
     with torch.no_grad():
         late = tp.delayed_readout(snn(images, steps=8), 3)
     report = tp.evaluate(snn, [(images, labels)], steps=8, readout_delay=3)
@@ -96,7 +101,7 @@ def test_evaluation_reads_out_late_and_says_so() -> None:
 
 def test_caches_keep_delays_apart(tmp_path: Path) -> None:
     snn = tp.convert(
-        Chain(), tp.Conversion(tp.Maximum()), calibration=torch.ones(1, 2), example_inputs=torch.ones(1, 2)
+        Chain(), tp.Conversion(tp.rules.Maximum()), calibration=torch.ones(1, 2), example_inputs=torch.ones(1, 2)
     )
     data = DataLoader(TensorDataset(torch.rand(6, 2), torch.zeros(6, dtype=torch.int64)), 3)
     for delay in (0, 2, 0):

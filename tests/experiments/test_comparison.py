@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from transpike import evaluate
 from transpike.conversion.methods import METHODS, convert_by
 from transpike.errors import DataError
-from transpike.experiments.compare import MethodResult, Sample, compare_methods
+from transpike.experiments.compare import MethodResult, TestSet, compare_methods
 
 
 def network(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
@@ -29,7 +29,7 @@ def data(count: int, seed: int) -> DataLoader:
 
 
 CALIBRATION = [images for images, _ in data(30, 1)]
-TESTS = [Sample(data(20, 2), (1, 2)), Sample(data(10, 3), (4,))]
+TESTS = [TestSet(data(20, 2), (1, 2)), TestSet(data(10, 3), (4,))]
 
 
 def test_rows_are_those_of_evaluate():
@@ -53,7 +53,7 @@ def test_rows_are_those_of_evaluate():
 def test_an_interrupted_run_goes_on(tmp_path: Path):
     conversions: list[str] = []
 
-    def run(tests: list[Sample], calibration=CALIBRATION, model=None) -> list[MethodResult]:
+    def run(tests: list[TestSet], calibration=CALIBRATION, model=None) -> list[MethodResult]:
         conversions.clear()
         methods = [METHODS["percentile"], METHODS["minimum-mse"]]
         return compare_methods(model or network(), methods, calibration, tests, folder=tmp_path, say=conversions.append)

@@ -68,7 +68,9 @@ LEAVES = [
 @pytest.mark.parametrize("leaf", LEAVES, ids=lambda leaf: type(leaf).__name__)
 def test_a_leaf_with_a_forward_of_its_own_is_not_what_it_inherits_from(leaf):
     with pytest.raises(ConversionError, match=f"{type(leaf).__name__} \\(node '2'\\)"):
-        tp.convert(_around(leaf), tp.Conversion(tp.Maximum()), example_inputs=X, calibration=X, leaf_modules=["2"])
+        tp.convert(
+            _around(leaf), tp.Conversion(tp.rules.Maximum()), example_inputs=X, calibration=X, leaf_modules=["2"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_a_leaf_that_inherits_its_forward_is_what_it_inherits_from(leaf):
     model = _around(leaf)
     model(X)  # gives a lazy layer its weights
     snn = tp.convert(
-        model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=X, calibration=X, leaf_modules=["2"]
+        model, tp.Conversion(tp.rules.Maximum(tp.PerChannel())), example_inputs=X, calibration=X, leaf_modules=["2"]
     )
     torch.testing.assert_close(snn(X, steps=512)[-1], model(X), atol=0.02, rtol=0)
 
@@ -88,7 +90,7 @@ def test_batchnorm_is_not_folded_into_a_layer_with_a_forward_of_its_own():
     model = nn.Sequential(RectifiedConv(2, 3, 1), nn.BatchNorm2d(3), nn.ReLU()).eval()
     found = tp.inspect(model, X, leaf_modules=["0"])
     assert not found.folded
-    assert "RectifiedConv" in found.obstacles[0].operator
+    assert "RectifiedConv" in found.unsupported[0].operator
 
 
 # ---- how they are named --------------------------------------------------------------------------------------------
@@ -119,14 +121,14 @@ SPELLINGS = ["branch", ["branch"], Branching, [Branching], {"branch", Branching}
 def test_a_converted_network_stores_the_names_of_its_leaves(leaf_modules, tmp_path):
     snn = tp.convert(
         WithBranch().eval(),
-        tp.Conversion(tp.Maximum()),
+        tp.Conversion(tp.rules.Maximum()),
         example_inputs=[FLAT],
         calibration=FLAT,
         leaf_modules=leaf_modules,
         leave="branch",
     )
-    assert snn.record["leaf_modules"] == snn.record["leave"] == ["branch"]
-    assert snn.record["parts"] == (tp.Maximum(),)
+    assert snn.capture.leaf_modules == snn.capture.leave == ("branch",)
+    assert snn.conversion == tp.Conversion(tp.rules.Maximum())
     tp.save(snn, tmp_path / "n.safetensors")
     back = tp.load(tmp_path / "n.safetensors", model=WithBranch)
     assert torch.equal(back(FLAT, steps=4), snn(FLAT, steps=4))
@@ -134,8 +136,8 @@ def test_a_converted_network_stores_the_names_of_its_leaves(leaf_modules, tmp_pa
 
 @pytest.mark.parametrize("leaf_modules", SPELLINGS, ids=range(len(SPELLINGS)))
 def test_a_tailored_network_stores_the_names_of_its_leaves(leaf_modules, tmp_path):
-    tailored = tp.tailor(WithBranch().eval(), tp.QCFS(4), leaf_modules=leaf_modules, example_inputs=[FLAT])
-    assert tp.tailoring(tailored).leaf_modules == ("branch",)
+    tailored = tp.tailor(WithBranch().eval(), tp.activations.QCFS(4), leaf_modules=leaf_modules, example_inputs=[FLAT])
+    assert tp.conversion.tailor.tailoring(tailored).leaf_modules == ("branch",)
     snn = tp.convert(tailored, example_inputs=FLAT, leave=["branch"], leaf_modules=leaf_modules)
     tp.save(snn, tmp_path / "n.safetensors")
     back = tp.load(tmp_path / "n.safetensors", model=WithBranch)
@@ -144,17 +146,17 @@ def test_a_tailored_network_stores_the_names_of_its_leaves(leaf_modules, tmp_pat
 
 @pytest.mark.parametrize("leaf_modules", ["nonsense", ["branch", "nonsense"], nn.LSTM])
 def test_leaves_that_are_not_there(leaf_modules):
-    for model in (WithBranch(), tp.tailor(WithBranch(), tp.QCFS(4), leaf_modules="branch")):
+    for model in (WithBranch(), tp.tailor(WithBranch(), tp.activations.QCFS(4), leaf_modules="branch")):
         with pytest.raises(ValueError, match=r"leaf ('nonsense'|LSTM) is not a submodule"):
             tp.inspect(model, FLAT, leaf_modules=leaf_modules)
         with pytest.raises(ValueError, match=r"leaf ('nonsense'|LSTM) is not a submodule"):
-            tp.tailor(model, tp.QCFS(4), leaf_modules=leaf_modules)
+            tp.tailor(model, tp.activations.QCFS(4), leaf_modules=leaf_modules)
 
 
 def test_inputs_may_come_as_a_list():
     snn = tp.convert(
         WithBranch().eval(),
-        tp.Conversion(tp.Maximum()),
+        tp.Conversion(tp.rules.Maximum()),
         example_inputs=FLAT,
         calibration=FLAT,
         leaf_modules="branch",

@@ -13,7 +13,7 @@ from transpike.graph.plan import Kind
 
 
 def _convert(model, x, **settings):
-    return tp.convert(model.eval(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x, **settings)
+    return tp.convert(model.eval(), tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x, **settings)
 
 
 def _sites(model, x):
@@ -277,7 +277,12 @@ def test_static_values_are_computed_once_per_run():
     model = nn.Sequential(Counting(4, 4), nn.ReLU(), nn.Linear(4, 4))
     x = torch.randn(3, 4)
     snn = tp.convert(
-        model.eval(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x, leaf_modules=["0"], leave=["0"]
+        model.eval(),
+        tp.Conversion(tp.rules.Maximum()),
+        example_inputs=x,
+        calibration=x,
+        leaf_modules=["0"],
+        leave=["0"],
     )
     snn(x, steps=1)  # the first run packs the weights, which looks at shapes
     calls.clear()
@@ -372,7 +377,7 @@ def test_arguments_by_name(model, folded):
     snn = _convert(model, x)
     torch.testing.assert_close(snn.ann(x), model(x))
     torch.testing.assert_close(snn(x, steps=512)[-1], model(x), atol=0.05, rtol=0.02)
-    tailored = tp.tailor(model, tp.ThresholdReLU(theta_init=1e6), example_inputs=x)
+    tailored = tp.tailor(model, tp.activations.ThresholdReLU(theta_init=1e6), example_inputs=x)
     assert tp.convert(tailored, example_inputs=x).sites
 
 

@@ -279,8 +279,8 @@ def test_obstacle(model, shape, node, reason, fix):
     torch.manual_seed(0)  # a dead layer would hide what mixes samples
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with pytest.raises(ConversionError) as caught:
-        tp.convert(model().eval(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
-    obstacle = next(o for o in caught.value.obstacles if o.node == node)
+        tp.convert(model().eval(), tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x)
+    obstacle = next(o for o in caught.value.unsupported if o.node == node)
     assert re.search(r"test_obstacles\.py:\d+: \S", obstacle.source), obstacle.source
     _assert_names(str(caught.value), f"node {node!r}", obstacle.source, reason, fix)
 
@@ -289,7 +289,7 @@ def test_obstacle(model, shape, node, reason, fix):
 def test_each_obstacle_is_said_once(model):
     found = tp.inspect(model().eval(), torch.randn(FLAT))
     assert not found.convertible
-    assert len(found.obstacles) == len({obstacle.node for obstacle in found.obstacles}) == 1
+    assert len(found.unsupported) == len({obstacle.node for obstacle in found.unsupported}) == 1
     assert "does not convert" in str(found)
 
 
@@ -304,7 +304,7 @@ def test_rounding_in_front_of_a_step_is_not_mixing():
         def forward(self, x):
             return self.out(self.relu(0.5 * x + 1e-6 * (x.shape[0] - 2)))
 
-    ann = tp.tailor(RoundsByBatchSize().eval(), tp.QCFS(4, theta_init=1.0)).eval()
+    ann = tp.tailor(RoundsByBatchSize().eval(), tp.activations.QCFS(4, theta_init=1.0)).eval()
     edge = torch.full((1, 1), 0.75)
     with torch.no_grad():
         assert not torch.allclose(ann(edge.expand(3, 1))[:1], ann(edge), rtol=1e-3)
@@ -314,7 +314,7 @@ def test_rounding_in_front_of_a_step_is_not_mixing():
 @pytest.mark.parametrize("model", [SortsTheBatch, FlipsTheFirstInput])
 def test_mixing_is_found_behind_staircases(model):
     torch.manual_seed(0)
-    ann = tp.tailor(model().eval(), tp.QCFS(4, theta_init=4.0)).eval()
+    ann = tp.tailor(model().eval(), tp.activations.QCFS(4, theta_init=4.0)).eval()
     with pytest.raises(ConversionError, match="depends on the other samples"):
         tp.convert(ann, example_inputs=torch.randn(FLAT, generator=torch.Generator().manual_seed(0)))
 
@@ -327,7 +327,7 @@ def test_all_obstacles_are_listed_together():
             return self.c(F.relu(x) * F.relu(x + 1))
 
     found = tp.inspect(Many().eval(), torch.randn(FLAT))
-    assert [obstacle.node for obstacle in found.obstacles] == ["layer_norm", "gelu", "mul"]
+    assert [obstacle.node for obstacle in found.unsupported] == ["layer_norm", "gelu", "mul"]
 
 
 # ---- what cannot be traced ---------------------------------------------------------------------------------------
@@ -380,7 +380,11 @@ class Outer(Base):
 @pytest.mark.parametrize("verb", ["inspect", "tailor"])
 def test_what_cannot_be_traced(model, line, leaf, verb):
     x = torch.randn(FLAT)
-    run = partial(tp.inspect, example_inputs=x) if verb == "inspect" else partial(tp.tailor, activation=tp.QCFS(4))
+    run = (
+        partial(tp.inspect, example_inputs=x)
+        if verb == "inspect"
+        else partial(tp.tailor, activation=tp.activations.QCFS(4))
+    )
     with pytest.raises(TraceError) as caught:
         run(model().eval())
     _assert_names(str(caught.value), model.__name__, "test_obstacles.py:", line, "rewrite that line")
@@ -394,7 +398,7 @@ def test_a_leaf_on_the_input_is_the_way_out_of_control_flow():
     x = torch.randn(FLAT)
     snn = tp.convert(
         Outer().eval(),
-        tp.Conversion(tp.Maximum()),
+        tp.Conversion(tp.rules.Maximum()),
         example_inputs=x,
         calibration=x,
         leaf_modules=["inner"],
@@ -422,7 +426,7 @@ def test_an_object_around_the_answers(answer):
         def forward(self, x):
             return answer(self.b(F.relu(self.a(x))))
 
-    (obstacle,) = tp.inspect(ReturnsAnObject().eval(), torch.randn(FLAT)).obstacles
+    (obstacle,) = tp.inspect(ReturnsAnObject().eval(), torch.randn(FLAT)).unsupported
     _assert_names(
         str(obstacle), "test_obstacles", "(what forward returns)", "returns it", "a tuple, list or dict of them"
     )
@@ -434,11 +438,14 @@ def test_an_object_around_the_answers(answer):
 def test_leave_on_static_values_and_behind_the_readout():
     x = torch.randn(FLAT)
     model = SoftmaxAtTheEnd().eval()
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x, leave=["softmax"])
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x, leave=["softmax"])
     rows = snn(x, steps=5)
     torch.testing.assert_close(rows.sum(-1), torch.ones(5, 2))
     mean_of_logits = tp.convert(
-        nn.Sequential(model.a, nn.ReLU(), model.b).eval(), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x
+        nn.Sequential(model.a, nn.ReLU(), model.b).eval(),
+        tp.Conversion(tp.rules.Maximum()),
+        example_inputs=x,
+        calibration=x,
     )(x, steps=5)
     torch.testing.assert_close(rows, mean_of_logits.softmax(-1))
 
@@ -447,7 +454,7 @@ def test_leave_on_static_values_and_behind_the_readout():
 def test_leave_by_path_and_by_class(name):
     x = torch.randn(SEQUENCE)
     model = LSTMOnTheInput().eval()
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x, leave=[name])
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x, leave=[name])
     assert snn.plan.analogue == ("lstm",)
     torch.testing.assert_close(snn.ann(x), model(x))
 
@@ -471,7 +478,7 @@ def test_leave_where_spikes_arrive_and_neurons_follow():
     with pytest.raises(ConversionError) as caught:
         tp.convert(
             SoftmaxInTheMiddle().eval(),
-            tp.Conversion(tp.Maximum()),
+            tp.Conversion(tp.rules.Maximum()),
             example_inputs=torch.randn(FLAT),
             calibration=torch.randn(FLAT),
             leave=["softmax"],
@@ -496,7 +503,10 @@ class OnlyAConstantReLU(Base):
 def test_no_activation_at_all(model):
     with pytest.raises(ConversionError) as caught:
         tp.convert(
-            model.eval(), tp.Conversion(tp.Maximum()), example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT)
+            model.eval(),
+            tp.Conversion(tp.rules.Maximum()),
+            example_inputs=torch.randn(FLAT),
+            calibration=torch.randn(FLAT),
         )
     _assert_names(str(caught.value), "holds no activation", "ReLU6 or SlipReLU", "'output'")
 
@@ -514,7 +524,10 @@ def test_an_alias_that_tracing_does_not_see_is_found_by_parity():
 
     with pytest.raises(VerificationError, match="differs from the model by") as caught:
         tp.convert(
-            Alias().eval(), tp.Conversion(tp.Maximum()), example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT)
+            Alias().eval(),
+            tp.Conversion(tp.rules.Maximum()),
+            example_inputs=torch.randn(FLAT),
+            calibration=torch.randn(FLAT),
         )
     _assert_names(str(caught.value), "Alias", "changed in place")
 
@@ -531,7 +544,10 @@ def test_nan_in_the_weights_is_found_in_every_output():
             getattr(model, layer).bias[0] = float("nan")
         with pytest.raises(VerificationError, match="Two returns NaN or infinity on the example inputs"):
             tp.convert(
-                model, tp.Conversion(tp.Maximum()), example_inputs=torch.randn(FLAT), calibration=torch.randn(FLAT)
+                model,
+                tp.Conversion(tp.rules.Maximum()),
+                example_inputs=torch.randn(FLAT),
+                calibration=torch.randn(FLAT),
             )
 
 
@@ -561,7 +577,11 @@ def test_unusable_example_inputs(inputs, what, verb):
         def forward(self, x):
             return self.b(F.relu(self.a(x)))
 
-    run = partial(tp.convert, parts=[tp.Maximum()], calibration=torch.ones(2, 4)) if verb == "convert" else tp.inspect
+    run = (
+        partial(tp.convert, parts=[tp.rules.Maximum()], calibration=torch.ones(2, 4))
+        if verb == "convert"
+        else tp.inspect
+    )
     with pytest.raises(InputError) as caught:
         run(Net().eval(), example_inputs=inputs)
     _assert_names(str(caught.value), what, "where:", "fix:")

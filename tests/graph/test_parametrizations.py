@@ -48,7 +48,7 @@ def test_parametrized_weights_are_taken_as_they_are(change, normalise, tmp_path)
     model = Net(change, normalise).train()
     kept = copy.deepcopy(model.state_dict())
     assert tp.inspect(model, X).folded == (("norm",) if normalise else ())
-    snn = tp.convert(model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=X, calibration=X)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum(tp.PerChannel())), example_inputs=X, calibration=X)
     assert parametrize.is_parametrized(model.b)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in kept.items())
     model.eval()
@@ -61,7 +61,7 @@ def test_parametrized_weights_are_taken_as_they_are(change, normalise, tmp_path)
 
 @pytest.mark.parametrize("change", PARAMETRIZED)
 def test_a_tailored_network_goes_on_training_its_parametrizations(change, tmp_path):
-    tailored = tp.tailor(Net(change).train(), tp.QCFS(4, theta_init=2.0))
+    tailored = tp.tailor(Net(change).train(), tp.activations.QCFS(4, theta_init=2.0))
     assert parametrize.is_parametrized(tailored.get_submodule("b"))
     originals = [p for name, p in tailored.named_parameters() if "parametrizations" in name]
     before = [p.detach().clone() for p in originals]
@@ -95,7 +95,7 @@ def _after_a_step(layer):
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_weights_made_by_hooks_are_refused_with_the_way_out(change, way_out):
     model = Net(change).eval()
-    for run in (lambda: tp.inspect(model, X), lambda: tp.tailor(model, tp.QCFS(4))):
+    for run in (lambda: tp.inspect(model, X), lambda: tp.tailor(model, tp.activations.QCFS(4))):
         with pytest.raises(TraceError) as caught:
             run()
         assert way_out in caught.value.fix

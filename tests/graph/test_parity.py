@@ -51,29 +51,29 @@ class KeywordOnly(Base):
 def test_inspection_finds_what_conversion_refuses():
     found = tp.inspect(Alias().eval(), X)
     assert not found.convertible
-    assert "differs from the model" in found.obstacles[0].reason
+    assert "differs from the model" in found.unsupported[0].reason
     assert "changed in place" in str(found)
     assert tp.inspect(Noise().eval(), X).convertible
 
 
 @pytest.mark.parametrize("data", [{"example_inputs": X}, {"calibration": [X]}, {"calibration": iter([(X, None)])}])
 def test_tailoring_finds_it_where_it_has_data(data):
-    tp.tailor(Alias().eval(), tp.QCFS(4))  # nothing to compare with
+    tp.tailor(Alias().eval(), tp.activations.QCFS(4))  # nothing to compare with
     with pytest.raises(VerificationError, match="Alias differs from the model"):
-        tp.tailor(Alias().eval(), tp.QCFS(4), **data)
+        tp.tailor(Alias().eval(), tp.activations.QCFS(4), **data)
 
 
 def test_tailoring_compares_in_the_mode_of_the_model():
-    tp.tailor(AliasInTraining().eval(), tp.QCFS(4), example_inputs=X)
+    tp.tailor(AliasInTraining().eval(), tp.activations.QCFS(4), example_inputs=X)
     with pytest.raises(VerificationError):
-        tp.tailor(AliasInTraining().train(), tp.QCFS(4), example_inputs=X)
+        tp.tailor(AliasInTraining().train(), tp.activations.QCFS(4), example_inputs=X)
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_noise_of_training_is_no_difference_and_nothing_learns(training):
     model = Noise().train(training)
     kept, random = copy.deepcopy(model.state_dict()), torch.random.get_rng_state()
-    tailored = tp.tailor(model, tp.QCFS(4), example_inputs=X)
+    tailored = tp.tailor(model, tp.activations.QCFS(4), example_inputs=X)
     for key, value in kept.items():
         assert torch.equal(model.state_dict()[key], value)
         assert torch.equal(tailored.state_dict()[key], value)
@@ -81,7 +81,7 @@ def test_noise_of_training_is_no_difference_and_nothing_learns(training):
 
 
 def test_an_iterator_of_calibration_data_is_read_once():
-    settings = tp.QCFS(4, theta_init=tp.ThetaPercentile())
+    settings = tp.activations.QCFS(4, theta_init=tp.activations.ThetaPercentile())
     one, other = (tp.tailor(Noise().eval(), settings, calibration=data) for data in (iter([X, 2 * X]), [X, 2 * X]))
     assert torch.equal(one.get_submodule("relu@0").theta, other.get_submodule("relu@0").theta)
 
@@ -90,7 +90,7 @@ def test_a_model_that_takes_no_input_by_position():
     with pytest.raises(InputError, match="KeywordOnly fails on the inputs"):
         tp.inspect(KeywordOnly().eval(), X)
     with pytest.raises(InputError, match="takes 1 input"):
-        tp.tailor(Noise().eval(), tp.QCFS(4), example_inputs=(X, X))
+        tp.tailor(Noise().eval(), tp.activations.QCFS(4), example_inputs=(X, X))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_views_of_views_are_followed(view):
             return self.out(x) + other.sum()
 
     with pytest.raises(ConversionError, match="reads later through another view"):
-        tp.tailor(Stale().eval(), tp.QCFS(4))
+        tp.tailor(Stale().eval(), tp.activations.QCFS(4))
 
 
 def test_another_piece_of_a_split_tensor_is_no_view():
@@ -144,7 +144,7 @@ class Stairs(nn.Module):
 
 def test_a_rounding_in_front_of_a_step_is_no_difference():
     x = torch.randint(0, 2, (8, 3, 8, 8)).float()
-    ann = tp.tailor(Stairs(), tp.QCFS(10, theta_init=1.0)).eval()
+    ann = tp.tailor(Stairs(), tp.activations.QCFS(10, theta_init=1.0)).eval()
     snn = tp.convert(ann, example_inputs=x)
     with torch.no_grad():
         assert (snn.network(x) - ann(x)).abs().max() > 1e-3 * ann(x).abs().max()  # a level, in some neurons

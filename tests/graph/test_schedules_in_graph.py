@@ -20,7 +20,7 @@ T = 6
 
 
 @dataclass(frozen=True)
-class Lagged(tp.Schedule):
+class Lagged(tp.schedules.Schedule):
     """Emission j uses the drive of steps 1..j+d: the site integrates d steps before it may fire."""
 
     lags: tuple[tuple[str, int], ...]
@@ -37,7 +37,7 @@ class Lagged(tp.Schedule):
 
 
 @dataclass(frozen=True)
-class SilenceLosers(tp.Schedule):
+class SilenceLosers(tp.schedules.Schedule):
     """Two passes: who ended the first one below zero stays silent in the second (the idea of SRP)."""
 
     probe_steps: int
@@ -82,7 +82,7 @@ def _network(model=None, x=None):
     torch.manual_seed(3)
     model = make_dyadic(Residual() if model is None else model, gain=3.0)
     x = dyadic_batch((5, 3), seed=1) if x is None else x
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x)
     return set_dyadic_thresholds(snn, shift=0.25), model, x
 
 
@@ -283,14 +283,14 @@ def test_steps_that_sites_must_send():
     schedule = Lagged(tuple(lags.items()))
     assert steps_sent(snn.network, schedule, T) == {"relu": T + 6, "relu@0": T + 4, "relu@1": T}
     assert steps_sent(snn.network, schedule, 1) == {"relu": 7, "relu@0": 5, "relu@1": 1}
-    assert steps_sent(snn.network, tp.Plain(), T) == dict.fromkeys(lags, T)
+    assert steps_sent(snn.network, tp.schedules.Plain(), T) == dict.fromkeys(lags, T)
     assert steps_sent(snn.network, SilenceLosers(4), T) == dict.fromkeys(lags, T)  # the second pass alone
     assert steps_sent(snn.network, AccumulateThenFire(4), 1) == {"relu": 4, "relu@0": 4, "relu@1": 1}
     assert steps_sent(snn.network, AccumulateThenFire(4), 9) == dict.fromkeys(lags, 9)
 
 
 @dataclass(frozen=True)
-class Streaming(tp.Plain):
+class Streaming(tp.schedules.Plain):
     """Says that it streams although sites may lag."""
 
     lags: tuple[tuple[str, int], ...] = ()

@@ -35,7 +35,7 @@ def _convert(topology: Topology, model, inputs, *parts) -> tp.SpikingNetwork:
 def _dyadic(topology: Topology):
     """A spiking network whose sums are exact, its inputs, and one run of it."""
     inputs = topology.dyadic_inputs(batch=4)
-    snn = _convert(topology, topology.dyadic_model(), inputs, tp.Maximum(tp.PerChannel()))
+    snn = _convert(topology, topology.dyadic_model(), inputs, tp.rules.Maximum(tp.PerChannel()))
     set_dyadic_thresholds(snn)
     return snn, inputs, record(snn, *inputs, steps=STEPS)
 
@@ -71,7 +71,7 @@ def test_sites_are_exactly_those_listed(topology):
 def test_graph_computes_what_the_source_computes(topology):
     model = topology.model(seed=1, dtype=torch.float64)
     inputs = topology.random_inputs(5, seed=2, dtype=torch.float64)
-    snn = _convert(topology, model, inputs, tp.Maximum())
+    snn = _convert(topology, model, inputs, tp.rules.Maximum())
     other = topology.random_inputs(3, seed=3, dtype=torch.float64)
     for expected, actual in zip(
         pytree.tree_leaves(model(*(x.clone() for x in other))), pytree.tree_leaves(snn.ann(*other)), strict=True
@@ -92,7 +92,7 @@ def test_source_is_untouched(topology):
     values = copy.deepcopy(model.state_dict())
     inputs = topology.random_inputs(2)
     kept = [x.clone() for x in inputs]
-    snn = _convert(topology, model, inputs, tp.Percentile(99.0))
+    snn = _convert(topology, model, inputs, tp.rules.Percentile(99.0))
     snn.double()
     assert [(name, module.training, type(module)) for name, module in model.named_modules()] == modes
     assert [(name, getattr(module, "inplace", None)) for name, module in model.named_modules()] == switches
@@ -119,8 +119,8 @@ def test_streaming_gives_the_same_bits(topology):
 @each_topology
 def test_reference_and_eager_kernels_give_the_same_bits(topology):
     snn, inputs, _ = _dyadic(topology)
-    reference = record(snn, *inputs, steps=STEPS, kernel=tp.KernelPreference.REFERENCE)
-    assert_same_spikes(record(snn, *inputs, steps=STEPS, kernel=tp.KernelPreference.EAGER), reference)
+    reference = record(snn, *inputs, steps=STEPS, kernel=tp.kernels.KernelPreference.REFERENCE)
+    assert_same_spikes(record(snn, *inputs, steps=STEPS, kernel=tp.kernels.KernelPreference.EAGER), reference)
 
 
 @each_topology
@@ -171,7 +171,7 @@ def test_potentials_balance(topology):
 def test_error_against_the_clipped_network_falls_as_one_over_t(topology):
     model = topology.model(dtype=torch.float64)
     inputs = topology.random_inputs(6, seed=1, dtype=torch.float64)
-    snn = _convert(topology, model, inputs, tp.Maximum(), tp.HalfThreshold())
+    snn = _convert(topology, model, inputs, tp.rules.Maximum(), tp.rules.HalfThreshold())
     assert_converges(snn, *inputs, largest_error=0.02, steps=(64, 256))
 
 
@@ -179,7 +179,7 @@ def test_error_against_the_clipped_network_falls_as_one_over_t(topology):
 def test_channel_thresholds_converge_too(topology):
     model = topology.model(dtype=torch.float64)
     inputs = topology.random_inputs(6, seed=1, dtype=torch.float64)
-    snn = _convert(topology, model, inputs, tp.Maximum(tp.PerChannel()), tp.HalfThreshold())
+    snn = _convert(topology, model, inputs, tp.rules.Maximum(tp.PerChannel()), tp.rules.HalfThreshold())
     assert_converges(snn, *inputs, largest_error=0.02, steps=(64, 256))
 
 
@@ -188,7 +188,7 @@ def test_answer_tends_to_that_of_the_ann(topology):
     """With the largest activations as thresholds nothing is clipped, so the limit is the source network itself."""
     model = topology.model(dtype=torch.float64)
     inputs = topology.random_inputs(6, seed=1, dtype=torch.float64)
-    snn = _convert(topology, model, inputs, tp.Maximum())
+    snn = _convert(topology, model, inputs, tp.rules.Maximum())
     errors = []
     for steps in (64, 512):
         rows = pytree.tree_leaves(snn(*inputs, steps=steps))
@@ -205,7 +205,7 @@ def test_answer_tends_to_that_of_the_ann(topology):
 @pytest.mark.parametrize("topology", [topology for topology in TOPOLOGIES if topology.tailorable], ids=str)
 def test_numbers_that_stand_on_the_steps_of_a_staircase(topology):
     """Dyadic drives hit the steps exactly, where the smallest rounding changes the ANN's value by a whole level."""
-    ann = make_dyadic(tp.tailor(topology.model(), tp.QCFS(4, theta_init=1.0))).eval()
+    ann = make_dyadic(tp.tailor(topology.model(), tp.activations.QCFS(4, theta_init=1.0))).eval()
     snn = tp.convert(ann, example_inputs=topology.dyadic_inputs(3), leave=topology.leave)
     assert tuple(site.name for site in snn.sites) == topology.sites
 
@@ -213,15 +213,15 @@ def test_numbers_that_stand_on_the_steps_of_a_staircase(topology):
 @pytest.mark.parametrize("topology", [topology for topology in TOPOLOGIES if topology.tailorable], ids=str)
 def test_tailoring(topology):
     model = topology.model()
-    tailored = tp.tailor(model, tp.QCFS(levels=4, theta_init=2.0))
+    tailored = tp.tailor(model, tp.activations.QCFS(levels=4, theta_init=2.0))
     weights = model.state_dict()
     assert set(weights) <= set(tailored.state_dict())
     assert all(torch.equal(tailored.state_dict()[key], value) for key, value in weights.items())
     extra = set(tailored.state_dict()) - set(weights)
     assert extra == {f"{name}.theta" for name in topology.sites}
-    calls = tp.tailoring(tailored).activations
+    calls = tp.conversion.tailor.tailoring(tailored).activations
     assert tuple(call.name for call in calls) == topology.sites
-    again = tp.tailor(tailored, tp.QCFS(levels=4, theta_init=2.0))
+    again = tp.tailor(tailored, tp.activations.QCFS(levels=4, theta_init=2.0))
     inputs = topology.random_inputs(3)
     assert list(again.state_dict()) == list(tailored.state_dict())
     assert_same_answer(again(*inputs), tailored(*inputs))

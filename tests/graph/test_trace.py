@@ -10,7 +10,7 @@ from transpike.errors import InputError
 from transpike.testing import assert_same_answer
 
 X = torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
-PARTS = [tp.Maximum(tp.PerChannel()), tp.HalfThreshold()]
+PARTS = [tp.rules.Maximum(tp.PerChannel()), tp.rules.HalfThreshold()]
 
 
 class Base(nn.Module):
@@ -73,7 +73,7 @@ def test_arguments_with_an_input_are_arguments():
 @pytest.mark.parametrize("model", [NoneBranch, Flags])
 def test_tailoring_keeps_the_defaults(model):
     model = model().eval()
-    tailored = tp.tailor(model, tp.ThresholdReLU(theta_init=1e6))
+    tailored = tp.tailor(model, tp.activations.ThresholdReLU(theta_init=1e6))
     torch.testing.assert_close(tailored(X), model(X))
     assert tp.convert(tailored, example_inputs=X).sites
 

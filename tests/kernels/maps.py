@@ -14,7 +14,9 @@ def pack(shape: MapShape, events: Tensor) -> Any:
     """Events ``[N, S, C, H, W]``, 0 or 1, as a compiled map; counts ``[N, 1, C, H, W]`` where the shape has them."""
     batch, steps = events.shape[:2]
     found = shape.empty(batch, steps)
-    padded = torch.zeros(batch, steps, shape.padded_rows, shape.padded_columns, shape.inputs, dtype=torch.uint8)
+    padded = torch.zeros(
+        batch, steps, shape.padded_rows, shape.padded_columns, shape.padded_channels, dtype=torch.uint8
+    )
     top, left = shape.halo.top, shape.halo.left
     inner = padded[:, :, top : top + shape.rows, left : left + shape.columns, : shape.channels]
     inner.copy_(events.permute(0, 1, 3, 4, 2))

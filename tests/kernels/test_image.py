@@ -139,7 +139,7 @@ class Stem(nn.Module):
 def convert(model: nn.Module, image: Tensor) -> tp.SpikingNetwork:
     make_dyadic(model.eval())
     return set_dyadic_thresholds(
-        tp.convert(model, tp.Conversion(tp.Maximum()), calibration=[image], example_inputs=image)
+        tp.convert(model, tp.Conversion(tp.rules.Maximum()), calibration=[image], example_inputs=image)
     )
 
 

@@ -158,13 +158,13 @@ def test_the_binding_refuses_wrong_arrays() -> None:
 
 def test_schedules_name_the_kernel_they_run() -> None:
     from transpike.neurons import IF, SiteParameters
-    from transpike.schedules import Visit
+    from transpike.schedules import SiteContext
 
     drive = torch.zeros(4, 2, 3, dtype=torch.bfloat16)
     parameters = SiteParameters(torch.ones((), dtype=torch.bfloat16), torch.zeros((), dtype=torch.bfloat16))
     for schedule in (OffsetSpike(4), AccumulateThenFire(4)):
         with pytest.raises(RuntimeError, match="asked for by name"):
-            schedule.emit(Visit("site", drive, IF(), parameters, None, 0, KernelPreference.NATIVE))
+            schedule.emit(SiteContext("site", drive, IF(), parameters, None, 0, KernelPreference.NATIVE))
 
 
 def test_rows_are_added_up_by_every_instruction_set() -> None:

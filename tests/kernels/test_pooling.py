@@ -103,7 +103,7 @@ def test_counts_are_sums_over_windows(
         counts = found[1].counts(pack(shape, events), batch, 3)
     finally:
         compiled.use_instruction_set(best)
-    maps = counts.bytes.view(*events.shape[:2], rows, rows, shape.inputs)
+    maps = counts.bytes.view(*events.shape[:2], rows, rows, shape.padded_channels)
     wanted = F.avg_pool2d(events.flatten(0, 1).double(), window, stride, divisor_override=1)
     assert torch.equal(maps[..., :channels].flatten(0, 1).permute(0, 3, 1, 2).double(), wanted)
     assert int(maps[..., channels:].sum()) == 0

@@ -32,7 +32,7 @@ def _spiking(topology, batch=3):
     inputs = topology.dyadic_inputs(batch)
     snn = tp.convert(
         topology.dyadic_model(),
-        tp.Conversion(tp.Maximum(tp.PerChannel())),
+        tp.Conversion(tp.rules.Maximum(tp.PerChannel())),
         example_inputs=inputs,
         calibration=[inputs],
         leave=topology.leave,
@@ -62,7 +62,7 @@ def test_a_network_small_enough_to_compute_by_hand():
         model[2].weight.fill_(2.0)
         model[2].bias.fill_(1.0)
     x = torch.ones(1, 1)
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=4 / 3 * x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=4 / 3 * x)
     assert float(snn.site("1").theta) == 1.0
     run = record(snn, x, steps=4)
     assert run.drive["1"].flatten().tolist() == [0.75] * 4
@@ -106,8 +106,8 @@ def test_state_is_a_value(mlp):
 
 def test_kernels_agree_when_streaming_starts_from_each_other(mlp):
     snn, (x,) = mlp
-    reference = record(snn, x, steps=6, chunk=2, kernel=tp.KernelPreference.REFERENCE)
-    assert_same_spikes(record(snn, x, steps=6, chunk=3, kernel=tp.KernelPreference.EAGER), reference)
+    reference = record(snn, x, steps=6, chunk=2, kernel=tp.kernels.KernelPreference.REFERENCE)
+    assert_same_spikes(record(snn, x, steps=6, chunk=3, kernel=tp.kernels.KernelPreference.EAGER), reference)
 
 
 def test_initial_potentials_per_channel_neuron_and_sample():
@@ -163,7 +163,10 @@ def test_hard_reset_loses_what_lies_above_the_threshold():
     nn.init.constant_(model[0].weight, 0.75)
     x = torch.ones(1, 1)
     snn = tp.convert(
-        model, tp.Conversion(tp.Maximum(), neuron=tp.IF(reset=tp.Reset.HARD)), example_inputs=x, calibration=4 / 3 * x
+        model,
+        tp.Conversion(tp.rules.Maximum(), neuron=tp.neurons.IF(reset=tp.neurons.Reset.HARD)),
+        example_inputs=x,
+        calibration=4 / 3 * x,
     )
     assert record(snn, x, steps=5).events["1"].flatten().tolist() == [1, 0, 1, 0, 1]
 
@@ -277,7 +280,7 @@ def test_pickling(name):
         x = dyadic_batch((3, 4))
         inputs = (x,)
         snn = tp.convert(
-            make_dyadic(WithFunctionalWeight()), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x
+            make_dyadic(WithFunctionalWeight()), tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x
         )
     else:
         snn, inputs = _spiking(ZOO[name])
@@ -286,19 +289,19 @@ def test_pickling(name):
     assert_same_answer(back.step(_argument(inputs))[0], snn.step(_argument(inputs))[0])
     assert back.summary() == snn.summary()
     assert [n.name for n in back.network.graph.nodes] == [n.name for n in snn.network.graph.nodes]
-    assert back.record == snn.record
+    assert (back.conversion, back.capture) == (snn.conversion, snn.capture)
 
 
 def test_pickles_of_torch_and_of_tailored_networks():
     torch.manual_seed(0)
     model, x, file = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)), torch.rand(3, 4), io.BytesIO()
-    tailored = tp.tailor(model, tp.QCFS(4, theta_init=1.0)).eval()
+    tailored = tp.tailor(model, tp.activations.QCFS(4, theta_init=1.0)).eval()
     torch.save(tailored, file)
     file.seek(0)
     back = torch.load(file, weights_only=False)
     assert_same_answer(back(x), tailored(x))
     assert list(back.state_dict()) == list(tailored.state_dict())
-    assert tp.tailoring(back) == tp.tailoring(tailored)
+    assert tp.conversion.tailor.tailoring(back) == tp.conversion.tailor.tailoring(tailored)
     snn = tp.convert(back, example_inputs=x)
     assert snn.sites == tp.convert(tailored, example_inputs=x).sites  # source lines too
 
@@ -306,7 +309,9 @@ def test_pickles_of_torch_and_of_tailored_networks():
 @pytest.mark.parametrize("wrap", [lambda network: network, nn.Sequential])
 def test_assigned_tensors_are_used(wrap):
     x = dyadic_batch((3, 4))
-    snn = tp.convert(make_dyadic(WithFunctionalWeight()), tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
+    snn = tp.convert(
+        make_dyadic(WithFunctionalWeight()), tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x
+    )
     before, (after, _) = snn(x, steps=4).logits, snn.step(x)
     module = wrap(snn)
     state = {k: 2 * v if k.endswith("network.weight") else v.clone() for k, v in module.state_dict().items()}
@@ -360,7 +365,7 @@ def test_structure_of_the_answer_survives_everywhere(structure):
             return [h, 2 * h] if structure == "list" else (h, {"more": [h + 1, x]})
 
     model, x = make_dyadic(Net()), dyadic_batch((3, 4))
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x)
     wanted = pytree.tree_structure(model(x))
     for answer in (
         snn(x, steps=2),
@@ -378,7 +383,7 @@ def test_structure_of_the_answer_survives_everywhere(structure):
     assert pytree.tree_structure(exported(x, snn.step(x)[1])[0]) == wanted
     torch.compiler.reset()  # the tests of one process share dynamo's limit of recompilations
     assert pytree.tree_structure(torch.compile(snn.step, fullgraph=True, backend="aot_eager")(x)[0]) == wanted
-    assert pytree.tree_structure(tp.tailor(model, tp.QCFS(4))(x)) == wanted
+    assert pytree.tree_structure(tp.tailor(model, tp.activations.QCFS(4))(x)) == wanted
     if structure != "list":  # the image itself is an answer: the same after every step
         assert torch.equal(pytree.tree_leaves(snn(x, steps=3))[-1], x.expand(3, 3, 4))
 

@@ -39,7 +39,7 @@ each = pytest.mark.parametrize(("topology", "neuron"), PAIRS, ids=lambda value: 
 def spiking(topology: Topology, neuron: Neuron, batch: int = 4):
     """Dyadic numbers; thresholds are so low that several events, or events that are too many, come."""
     inputs = topology.dyadic_inputs(batch)
-    parts, model = [tp.Maximum()], topology.dyadic_model()
+    parts, model = [tp.rules.Maximum()], topology.dyadic_model()
     snn = tp.convert(
         model,
         tp.Conversion.of(*parts, neuron=neuron),
@@ -54,7 +54,7 @@ def spiking(topology: Topology, neuron: Neuron, batch: int = 4):
 
 
 def test_the_table_is_complete():
-    assert {type(neuron) for neuron in LIST} | {tp.IF} == set(NEURONS.values())
+    assert {type(neuron) for neuron in LIST} | {tp.neurons.IF} == set(NEURONS.values())
 
 
 @each
@@ -118,7 +118,7 @@ def test_the_error_falls_as_one_over_t(topology, neuron):
     inputs = topology.random_inputs(6, seed=1, dtype=torch.float64)
     snn = tp.convert(
         model,
-        tp.Conversion(tp.Maximum(), neuron=neuron),
+        tp.Conversion(tp.rules.Maximum(), neuron=neuron),
         calibration=[inputs],
         example_inputs=inputs,
         leave=topology.leave,
@@ -190,7 +190,9 @@ def test_evaluation_counts_events_by_their_size(neuron):
 def test_events_are_counted_exactly_where_the_threshold_is_no_power_of_two():
     """(k theta) / theta is not always k in float32; the count is."""
     snn, (x,) = spiking(ZOO["mlp"], Burst(7))
-    snn = tp.convert(ZOO["mlp"].model(), tp.Conversion(tp.Maximum(), neuron=Burst(7)), calibration=x, example_inputs=x)
+    snn = tp.convert(
+        ZOO["mlp"].model(), tp.Conversion(tp.rules.Maximum(), neuron=Burst(7)), calibration=x, example_inputs=x
+    )
     thetas = torch.linspace(0.01, 0.03, 101)
     assert bool(((torch.arange(8.0).unsqueeze(1) * thetas) / thetas != torch.arange(8.0).unsqueeze(1)).any())
     for theta in thetas:
@@ -203,7 +205,7 @@ def test_events_are_counted_exactly_where_the_threshold_is_no_power_of_two():
 def test_saved_and_loaded(neuron, tmp_path: Path):
     model = zoo.build("digits-resnet", width=4, blocks=1).eval()
     x = torch.rand(4, 1, 8, 8)
-    snn = tp.convert(model, tp.Conversion(tp.Maximum(), neuron=neuron), calibration=x, example_inputs=x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum(), neuron=neuron), calibration=x, example_inputs=x)
     tp.save(snn, tmp_path / "n.safetensors")
     back = tp.load(tmp_path / "n.safetensors")
     assert back.neuron == neuron
@@ -216,17 +218,23 @@ def test_bursts_are_refused_where_the_activation_stops_at_theta(name):
     inputs = topology.random_inputs(4)
     with pytest.raises(ConversionError, match="stops at theta, but Burst") as caught:
         tp.convert(
-            topology.model(), tp.Conversion(tp.Maximum(), neuron=Burst()), calibration=[inputs], example_inputs=inputs
+            topology.model(),
+            tp.Conversion(tp.rules.Maximum(), neuron=Burst()),
+            calibration=[inputs],
+            example_inputs=inputs,
         )
     assert "fix" in str(caught.value)
     tp.convert(
-        topology.model(), tp.Conversion(tp.Maximum(), neuron=Burst(1)), calibration=[inputs], example_inputs=inputs
+        topology.model(),
+        tp.Conversion(tp.rules.Maximum(), neuron=Burst(1)),
+        calibration=[inputs],
+        example_inputs=inputs,
     )
 
 
 def test_bursts_are_refused_for_trained_thresholds():
     (x,) = ZOO["mlp"].random_inputs(4)
-    ann = tp.tailor(ZOO["mlp"].model(), tp.QCFS(4))
+    ann = tp.tailor(ZOO["mlp"].model(), tp.activations.QCFS(4))
     with pytest.raises(ConversionError, match="stops at theta") as caught:
         tp.convert(ann, tp.Conversion(neuron=Burst()), example_inputs=x)
     assert all(site in str(caught.value) for site in ZOO["mlp"].sites)
@@ -251,10 +259,10 @@ def test_kernels_and_gradients_that_are_not_there_are_refused(neuron):
     snn, (x,) = spiking(ZOO["mlp"], neuron)
     with pytest.raises(ValueError, match="no compiled form"):
         snn.stages()
-    for kernel in (tp.KernelPreference.NATIVE, tp.KernelPreference.EAGER):
+    for kernel in (tp.kernels.KernelPreference.NATIVE, tp.kernels.KernelPreference.EAGER):
         with pytest.raises(RuntimeError, match=f"no {kernel.value} kernel"):
             snn(x, steps=2, kernel=kernel)
-    assert torch.equal(snn(x, steps=2, kernel=tp.KernelPreference.REFERENCE), snn(x, steps=2))
+    assert torch.equal(snn(x, steps=2, kernel=tp.kernels.KernelPreference.REFERENCE), snn(x, steps=2))
     with pytest.raises(RuntimeError, match="no surrogate derivative"):
         snn(x.clone().requires_grad_(), steps=2)
 

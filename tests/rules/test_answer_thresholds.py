@@ -44,13 +44,13 @@ def test_each_channel_gets_the_best_of_the_thresholds_that_are_tried() -> None:
     x = torch.randn(200, 2, dtype=torch.float64)
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.25]]))
-    parts = [tp.Percentile(100.0, tp.PerChannel()), tp.HalfThreshold()]
+    parts = [tp.rules.Percentile(100.0, tp.PerChannel()), tp.rules.HalfThreshold()]
     before = (
         tp.convert(model, tp.Conversion.of(*parts), example_inputs=x, calibration=list(x.split(64)))
         .site("1")
         .theta.numpy()
     )
-    part = tp.AnswerThresholds(T, iterations=3)
+    part = tp.rules.AnswerThresholds(T, iterations=3)
     site = tp.convert(model, tp.Conversion.of(*parts, part), example_inputs=x, calibration=list(x.split(64))).site("1")
     for channel, scale in enumerate((1.0, 0.25)):
         z = scale * x[:, channel].numpy()
@@ -89,10 +89,12 @@ class Seen(Correction):
 def test_only_the_last_populations_change_and_none_gets_worse(topology, granularity, schedule) -> None:
     inputs = topology.random_inputs(12)
     before, after = Seen(T, schedule), Seen(T, schedule)
-    parts = [tp.Maximum(granularity), tp.HalfThreshold()]
+    parts = [tp.rules.Maximum(granularity), tp.rules.HalfThreshold()]
     options = {"example_inputs": inputs, "calibration": [inputs], "leave": topology.leave}
     plain = tp.convert(topology.model(), tp.Conversion.of(*parts, before), **options)
-    snn = tp.convert(topology.model(), tp.Conversion.of(*parts, tp.AnswerThresholds(T, schedule), after), **options)
+    snn = tp.convert(
+        topology.model(), tp.Conversion.of(*parts, tp.rules.AnswerThresholds(T, schedule), after), **options
+    )
     assert after.answers == before.answers
     for name, error in before.errors.items():
         same = torch.equal(snn.site(name).theta, plain.site(name).theta)
@@ -117,7 +119,7 @@ class Branches(nn.Module):
 def test_which_populations_answer() -> None:
     x = torch.randn(8, 3)
     seen = Seen(T, Plain())
-    tp.convert(Branches(), tp.Conversion.of(tp.Maximum(), seen), example_inputs=x, calibration=x)
+    tp.convert(Branches(), tp.Conversion.of(tp.rules.Maximum(), seen), example_inputs=x, calibration=x)
     assert len(seen.errors) == 4
     assert seen.answers == [list(seen.errors)[-1]]
 
@@ -125,4 +127,4 @@ def test_which_populations_answer() -> None:
 def test_counts_below_one_are_refused() -> None:
     for wrong in ({"steps": 0}, {"steps": 2, "iterations": 0}):
         with pytest.raises(ValueError, match="must be at least 1, got 0"):
-            tp.AnswerThresholds(**wrong)
+            tp.rules.AnswerThresholds(**wrong)

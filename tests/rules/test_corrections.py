@@ -24,7 +24,9 @@ def identity(samples: list[list[float]], parts: list[Any]) -> tp.SpikingNetwork:
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(2))
     x = torch.tensor(samples).T.contiguous()
-    return tp.convert(model, tp.Conversion.of(tp.Maximum(), *parts), example_inputs=x, calibration=list(x.split(3)))
+    return tp.convert(
+        model, tp.Conversion.of(tp.rules.Maximum(), *parts), example_inputs=x, calibration=list(x.split(3))
+    )
 
 
 # ---- by hand -------------------------------------------------------------------------------------------------------
@@ -39,7 +41,7 @@ def test_bias_by_hand_at_one_step(iterations, first):
     back changes nothing.
     """
     samples = [[1.0, 0.4375, 0.375, 0.1875], [1.0, 0.4375, 0.125, 0.125]]
-    snn = identity(samples, [tp.BiasCorrection(1, iterations=iterations)])
+    snn = identity(samples, [tp.rules.BiasCorrection(1, iterations=iterations)])
     assert snn.site("1").bias.flatten().tolist() == [first, 0.171875]
     assert snn.site("1").bias.shape == (1, 2)
 
@@ -50,7 +52,7 @@ def test_potential_by_hand_at_two_steps():
     Channel 1 is right from the start: 1, 0.5 and 0 are answered with 1, 0.5 and 0.
     """
     samples = [[1.0, 0.1875, 0.125, 0.125], [1.0, 0.5, 0.0, 0.5]]
-    snn = identity(samples, [tp.PotentialCorrection(2)])
+    snn = identity(samples, [tp.rules.PotentialCorrection(2)])
     assert snn.site("1").v_init.tolist() == [0.71875, 0.5]
 
 
@@ -62,8 +64,8 @@ def test_the_means_of_currents_are_made_equal_at_once():
         model[0].weight.copy_(torch.eye(2))
         model[2].weight.copy_(torch.tensor(weights))
     x = torch.tensor([[1.0, 0.75], [0.25, 0.75], [0.375, 0.5], [-0.5, 0.25]])
-    part = tp.BiasCorrection(1, iterations=1, compare=tp.Compare.CURRENTS)
-    snn = tp.convert(model, tp.Conversion.of(tp.Maximum(), part), example_inputs=x, calibration=[x[:1], x[1:]])
+    part = tp.rules.BiasCorrection(1, iterations=1, compare=tp.rules.Compare.CURRENTS)
+    snn = tp.convert(model, tp.Conversion.of(tp.rules.Maximum(), part), example_inputs=x, calibration=[x[:1], x[1:]])
     assert snn.site("1").bias.flatten().tolist() == [0.0, 0.0]  # its drive is the ANN's
     lost = np.clip(x.numpy(), 0, None).mean(0) - (x.numpy() >= 0.5).mean(0)
     np.testing.assert_allclose(snn.site("3").bias.numpy(), [weights @ lost], atol=1e-7)
@@ -100,14 +102,14 @@ class Watched(Correction):
             for currents in stage.currents
         ]
         error = wanted - np.concatenate(found).mean(0)
-        per_neuron = isinstance(getattr(self.part, "granularity", None), tp.PerNeuron)
+        per_neuron = isinstance(getattr(self.part, "granularity", None), tp.rules.PerNeuron)
         return np.abs(error if per_neuron else error.reshape(len(error), -1).mean(1))
 
 
 PARTS = [
-    tp.BiasCorrection(3),
-    tp.PotentialCorrection(3),
-    tp.PotentialCorrection(3, granularity=tp.PerChannel()),
+    tp.rules.BiasCorrection(3),
+    tp.rules.PotentialCorrection(3),
+    tp.rules.PotentialCorrection(3, granularity=tp.PerChannel()),
 ]
 SCHEDULES = [Plain(), Staggered(2), AccumulateThenFire(4), OffsetSpike(4), Residual(2), ExactPotential(4)]
 
@@ -119,7 +121,7 @@ def test_no_entry_ends_worse_and_the_whole_better(part, schedule):
     x = CONV.random_inputs(24)[0]
     snn = tp.convert(
         CONV.model(),
-        tp.Conversion.of(tp.Percentile(99.0, tp.PerChannel()), watched),
+        tp.Conversion.of(tp.rules.Percentile(99.0, tp.PerChannel()), watched),
         example_inputs=x,
         calibration=list(x.split(7)),
     )
@@ -133,7 +135,7 @@ def test_no_entry_ends_worse_and_the_whole_better(part, schedule):
 def test_the_answer_comes_nearer_on_other_samples(part):
     """Thresholds are too small on purpose: the answer's mean is far off, and the ANN itself stays what it was."""
     model, (x, new) = CONV.model(), CONV.random_inputs(400)[0].split(200)
-    rules = [tp.Percentile(80.0), tp.ZeroPotential()]
+    rules = [tp.rules.Percentile(80.0), tp.rules.ZeroPotential()]
     plain = tp.convert(model, tp.Conversion.of(*rules), example_inputs=x, calibration=x)
     better = tp.convert(model, tp.Conversion.of(*rules, part), example_inputs=x, calibration=x)
     with torch.no_grad():
@@ -157,7 +159,10 @@ def test_corrections_add_to_what_was_set_before():
 
     x = CONV.random_inputs(16)[0]
     snn = tp.convert(
-        CONV.model(), tp.Conversion.of(tp.Maximum(), Ramp(), tp.BiasCorrection(4)), example_inputs=x, calibration=x
+        CONV.model(),
+        tp.Conversion.of(tp.rules.Maximum(), Ramp(), tp.rules.BiasCorrection(4)),
+        example_inputs=x,
+        calibration=x,
     )
     for site in snn.sites:
         bias = snn.site(site.name).bias
@@ -167,7 +172,7 @@ def test_corrections_add_to_what_was_set_before():
     assert torch.isfinite(record(snn, x, steps=4).answer).all()
 
 
-@pytest.mark.parametrize("make", [tp.BiasCorrection, tp.PotentialCorrection])
+@pytest.mark.parametrize("make", [tp.rules.BiasCorrection, tp.rules.PotentialCorrection])
 def test_counts_below_one_are_refused(make):
     for wrong in ({"steps": 0}, {"steps": 2, "iterations": 0}):
         with pytest.raises(ValueError, match="must be at least 1, got 0"):

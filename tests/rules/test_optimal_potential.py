@@ -34,8 +34,8 @@ def network() -> nn.Module:
 def test_no_combination_of_fractions_is_better(steps, granularity):
     """All fractions of both layers: channels of one layer do not meet, and layers come one after the other."""
     model, x = network(), dyadic_batch((40, 3), 1, torch.float64)
-    part = tp.OptimalPotential(steps, candidates=4, granularity=granularity)
-    snn = tp.convert(model, tp.Conversion.of(tp.Maximum(), part), example_inputs=x, calibration=list(x.split(11)))
+    part = tp.rules.OptimalPotential(steps, candidates=4, granularity=granularity)
+    snn = tp.convert(model, tp.Conversion.of(tp.rules.Maximum(), part), example_inputs=x, calibration=list(x.split(11)))
     sites = [snn.site("1"), snn.site("3")]
     theta = [float(site.theta) for site in sites]
     first = model[0](x).detach().numpy()
@@ -70,12 +70,12 @@ def test_what_is_right_already_stays():
     x = torch.tensor([[1.0], [0.5], [0.25], [0.75], [0.3125]])
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))
     nn.init.ones_(model[0].weight)
-    part = tp.OptimalPotential(4, AccumulateThenFire(4))
-    snn = tp.convert(model, tp.Conversion.of(tp.Maximum(), part), example_inputs=x, calibration=x)
+    part = tp.rules.OptimalPotential(4, AccumulateThenFire(4))
+    snn = tp.convert(model, tp.Conversion.of(tp.rules.Maximum(), part), example_inputs=x, calibration=x)
     assert snn.site("1").v_init == 0.5
 
 
 def test_counts_below_one_are_refused():
     for wrong in ({"steps": 0}, {"steps": 2, "candidates": 0}):
         with pytest.raises(ValueError, match="must be at least 1, got 0"):
-            tp.OptimalPotential(**wrong)
+            tp.rules.OptimalPotential(**wrong)

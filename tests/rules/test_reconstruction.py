@@ -149,7 +149,7 @@ def test_without_weights_the_source_stays_what_it_was(topology, whole):
     inputs = topology.random_inputs(16)
     settings = {"iterations": 10, "batch_size": 8, "weight_rate": 0.0, "threshold_rate": 1e-2, "whole": whole}
     plain = convert(topology, RULES, inputs)
-    snn = convert(topology, [*RULES, Watched(2, **settings), tp.BiasCorrection(2, AccumulateThenFire(2))], inputs)
+    snn = convert(topology, [*RULES, Watched(2, **settings), tp.rules.BiasCorrection(2, AccumulateThenFire(2))], inputs)
     assert all(after <= before for before, after in losses)
     assert len(losses) == 1 or not whole
     own = {f"{site.name}.{name}" for site in snn.sites for name in ("theta", "v_init", "bias")}
@@ -168,7 +168,7 @@ def test_the_whole_network_at_once_comes_nearer_to_the_answer():
         snn = convert(RESIDUAL, [*RULES, *parts], inputs)
         return float((snn(*inputs, steps=4, schedule=AccumulateThenFire(4))[-1] - source).square().mean())
 
-    assert error(BlockReconstruction(4, **settings)) < 0.9 * error(tp.BiasCorrection(4, AccumulateThenFire(4)))
+    assert error(BlockReconstruction(4, **settings)) < 0.9 * error(tp.rules.BiasCorrection(4, AccumulateThenFire(4)))
 
 
 def test_the_schedule_that_it_is_for_is_recommended():
@@ -182,7 +182,7 @@ def test_neurons_that_send_more_than_one_spike_are_refused():
     with pytest.raises(ValueError, match="counts spikes of 0 and 1"):
         tp.convert(
             *(RESIDUAL.model(), [*RULES, BlockReconstruction(2)]),
-            tp.Conversion(neuron=tp.SignedIF()),
+            tp.Conversion(neuron=tp.neurons.SignedIF()),
             example_inputs=inputs,
             calibration=[inputs],
         )

@@ -10,27 +10,30 @@ from torch.utils._pytree import tree_leaves
 
 import transpike as tp
 from transpike.rules import CORRECTIONS, POTENTIAL_RULES, THRESHOLD_RULES, BlockCorrection, Part
-from transpike.schedules import AccumulateThenFire
 from transpike.testing import TOPOLOGIES, Topology
 
 PARTS: tuple[tuple[Part, ...], ...] = (
-    (tp.Maximum(),),
-    (tp.Percentile(99.0, tp.PerChannel()),),
-    (tp.MinimumMSE(4, tp.PerChannel()),),
-    (tp.Maximum(), tp.ZeroPotential()),
-    (tp.Maximum(), tp.HalfThreshold()),
-    (tp.Maximum(), tp.ShiftedPotential(0.25)),
-    (tp.Maximum(), tp.RandomPotential(3)),
-    (tp.Maximum(), tp.BiasCorrection(2)),
-    (tp.Maximum(), tp.PotentialCorrection(2)),
-    (tp.Maximum(), tp.OptimalPotential(2, candidates=4)),
-    (tp.Maximum(), tp.TemporalBiasCorrection(2)),
-    (tp.Maximum(), tp.BlockReconstruction(2, iterations=2)),
-    (tp.Maximum(), tp.BlockReconstruction(2, iterations=2, weight_rate=0.0, whole=True), tp.AnswerThresholds(2)),
-    (tp.MinimumMSE(4, tp.PerChannel()), tp.AnswerThresholds(2, AccumulateThenFire(4))),
-    (tp.GaussianMSE(4, tp.PerChannel()),),
-    (tp.LocalThresholdBalancing(50, 0.5),),
-    (tp.SpikeNorm(4, 0.75, tp.PerChannel()), tp.ZeroPotential()),
+    (tp.rules.Maximum(),),
+    (tp.rules.Percentile(99.0, tp.PerChannel()),),
+    (tp.rules.MinimumMSE(4, tp.PerChannel()),),
+    (tp.rules.Maximum(), tp.rules.ZeroPotential()),
+    (tp.rules.Maximum(), tp.rules.HalfThreshold()),
+    (tp.rules.Maximum(), tp.rules.ShiftedPotential(0.25)),
+    (tp.rules.Maximum(), tp.rules.RandomPotential(3)),
+    (tp.rules.Maximum(), tp.rules.BiasCorrection(2)),
+    (tp.rules.Maximum(), tp.rules.PotentialCorrection(2)),
+    (tp.rules.Maximum(), tp.rules.OptimalPotential(2, candidates=4)),
+    (tp.rules.Maximum(), tp.rules.TemporalBiasCorrection(2)),
+    (tp.rules.Maximum(), tp.rules.BlockReconstruction(2, iterations=2)),
+    (
+        tp.rules.Maximum(),
+        tp.rules.BlockReconstruction(2, iterations=2, weight_rate=0.0, whole=True),
+        tp.rules.AnswerThresholds(2),
+    ),
+    (tp.rules.MinimumMSE(4, tp.PerChannel()), tp.rules.AnswerThresholds(2)),
+    (tp.rules.GaussianMSE(4, tp.PerChannel()),),
+    (tp.rules.LocalThresholdBalancing(50, 0.5),),
+    (tp.rules.SpikeNorm(4, 0.75, tp.PerChannel()), tp.rules.ZeroPotential()),
 )
 
 
@@ -66,5 +69,5 @@ def test_answers_the_same_after_save_and_load(parts: tuple[Part, ...], tmp_path:
     snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs[:2], calibration=inputs)
     tp.save(snn, tmp_path / "n.safetensors")
     loaded = tp.load(tmp_path / "n.safetensors")
-    assert loaded.record["parts"] == parts
+    assert loaded.conversion == snn.conversion
     assert torch.equal(loaded(inputs, steps=4), snn(inputs, steps=4))

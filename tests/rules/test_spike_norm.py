@@ -26,7 +26,7 @@ def two_layers(*, ceiling: bool = False) -> nn.Module:
 X = torch.tensor([[4.0, 2.0], [1.0, 2.5]])
 
 
-def thresholds(rule: tp.SpikeNorm, *parts: object, ceiling: bool = False) -> list[list[float]]:
+def thresholds(rule: tp.rules.SpikeNorm, *parts: object, ceiling: bool = False) -> list[list[float]]:
     snn = tp.convert(
         two_layers(ceiling=ceiling), tp.Conversion.of(rule, *parts), example_inputs=X, calibration=[X[:1], X[1:]]
     )
@@ -38,19 +38,19 @@ def test_the_largest_drive_of_spikes():
 
     The source's largest activation there is 6; one step would have seen only the drive 4.
     """
-    zero = tp.ZeroPotential()
-    assert thresholds(tp.SpikeNorm(2), zero) == [[4.0], [8.0]]
-    assert thresholds(tp.SpikeNorm(1), zero) == [[4.0], [4.0]]
+    zero = tp.rules.ZeroPotential()
+    assert thresholds(tp.rules.SpikeNorm(2), zero) == [[4.0], [8.0]]
+    assert thresholds(tp.rules.SpikeNorm(1), zero) == [[4.0], [4.0]]
 
 
 def test_potentials_of_earlier_layers_count():
     """From v(0) = theta/2 = 2, both neurons fire at t = 1 already."""
-    assert thresholds(tp.SpikeNorm(1)) == [[4.0], [8.0]]
+    assert thresholds(tp.rules.SpikeNorm(1)) == [[4.0], [8.0]]
 
 
 def test_a_fraction_of_it():
     """RMP: layer 1 has 2, fires (2, 2) in sample 1 at t = 1: layer 2 has half of 4."""
-    assert thresholds(tp.SpikeNorm(2, 0.5), tp.ZeroPotential()) == [[2.0], [2.0]]
+    assert thresholds(tp.rules.SpikeNorm(2, 0.5), tp.rules.ZeroPotential()) == [[2.0], [2.0]]
 
 
 def test_per_channel():
@@ -58,18 +58,21 @@ def test_per_channel():
 
     Drives of layer 2: 4, 6.5, 2.5 and 4, -1, -5.
     """
-    assert thresholds(tp.SpikeNorm(2, granularity=tp.PerChannel()), tp.ZeroPotential()) == [[4.0, 2.5], [6.5, 4.0]]
+    assert thresholds(tp.rules.SpikeNorm(2, granularity=tp.PerChannel()), tp.rules.ZeroPotential()) == [
+        [4.0, 2.5],
+        [6.5, 4.0],
+    ]
 
 
 def test_a_ceiling_bounds_the_threshold():
-    assert thresholds(tp.SpikeNorm(2), tp.ZeroPotential(), ceiling=True) == [[4.0], [6.0]]
+    assert thresholds(tp.rules.SpikeNorm(2), tp.rules.ZeroPotential(), ceiling=True) == [[4.0], [6.0]]
 
 
 def test_mistakes_are_named():
     with pytest.raises(CalibrationError, match="needs data"):
-        tp.convert(two_layers(), tp.Conversion(tp.SpikeNorm(2)), example_inputs=X)
+        tp.convert(two_layers(), tp.Conversion(tp.rules.SpikeNorm(2)), example_inputs=X)
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        tp.SpikeNorm(0)
+        tp.rules.SpikeNorm(0)
     for fraction in (0.0, 1.5, math.nan):
         with pytest.raises(ValueError, match="fraction must lie in"):
-            tp.SpikeNorm(2, fraction)
+            tp.rules.SpikeNorm(2, fraction)

@@ -45,7 +45,7 @@ def ftbc(weights, theta, x, *, steps, alpha, rounds, biased):
     return found
 
 
-@pytest.mark.parametrize("replay", tp.Replay)
+@pytest.mark.parametrize("replay", tp.rules.Replay)
 @pytest.mark.parametrize("rounds", [1, 2])
 def test_biases_are_those_of_the_pseudo_code(replay, rounds):
     torch.manual_seed(0)
@@ -54,11 +54,11 @@ def test_biases_are_those_of_the_pseudo_code(replay, rounds):
         for index in (0, 2):
             model[index].bias.add_(0.75)  # so that no neuron is silent
     x = dyadic_batch((8, 3), 1, torch.float64)  # 8 samples and alpha 1/2: biases stay on a grid, sums are exact
-    part = tp.TemporalBiasCorrection(3, alpha=0.5, rounds=rounds, replay=replay)
-    snn = tp.convert(model, tp.Conversion.of(tp.Maximum(), part), example_inputs=x, calibration=list(x.split(3)))
+    part = tp.rules.TemporalBiasCorrection(3, alpha=0.5, rounds=rounds, replay=replay)
+    snn = tp.convert(model, tp.Conversion.of(tp.rules.Maximum(), part), example_inputs=x, calibration=list(x.split(3)))
     weights = [tuple(p.detach().numpy() for p in model[index].parameters()) for index in (0, 2)]
     theta = [float(snn.site(name).theta) for name in ("1", "3")]
-    wanted = ftbc(weights, theta, x.numpy(), steps=3, alpha=0.5, rounds=rounds, biased=replay is tp.Replay.BIASED)
+    wanted = ftbc(weights, theta, x.numpy(), steps=3, alpha=0.5, rounds=rounds, biased=replay is tp.rules.Replay.BIASED)
     for name, bias in zip(("1", "3"), wanted, strict=True):
         np.testing.assert_allclose(snn.site(name).bias.numpy(), -bias, atol=1e-12)
         assert bias.any(0).sum() >= 2  # of the channels
@@ -72,7 +72,7 @@ def test_one_neuron_by_hand():
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Hardtanh(0.0, 1.0), nn.Linear(1, 1))
     nn.init.ones_(model[0].weight)
     x = torch.tensor([[0.25]])
-    part = tp.TemporalBiasCorrection(2, alpha=1.0, rounds=1)
+    part = tp.rules.TemporalBiasCorrection(2, alpha=1.0, rounds=1)
     snn = tp.convert(model, tp.Conversion.of(part), example_inputs=x, calibration=x)
     assert snn.site("1").bias.tolist() == [[0.25], [0.25]]
     assert record(snn, x, steps=2).events["1"].flatten().tolist() == [1.0, 0.0]
@@ -83,7 +83,7 @@ def test_biases_for_few_steps_are_the_first_of_those_for_many():
     few, many = (
         tp.convert(
             CONV.model(),
-            tp.Conversion(tp.Percentile(99.0), corrections=[tp.TemporalBiasCorrection(steps)]),
+            tp.Conversion(tp.rules.Percentile(99.0), corrections=[tp.rules.TemporalBiasCorrection(steps)]),
             example_inputs=x,
             calibration=list(x.split(5)),
         )
@@ -93,13 +93,13 @@ def test_biases_for_few_steps_are_the_first_of_those_for_many():
         torch.testing.assert_close(few.site(site.name).bias, many.site(site.name).bias[:2], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("replay", tp.Replay)
+@pytest.mark.parametrize("replay", tp.rules.Replay)
 def test_the_answers_of_all_steps_come_nearer_on_other_samples(replay):
     """Thresholds are too small and potentials too low, so that errors have a direction."""
     model, (x, new) = CONV.model(), CONV.random_inputs(400)[0].split(200)
-    rules = [tp.Percentile(90.0), tp.ZeroPotential()]
+    rules = [tp.rules.Percentile(90.0), tp.rules.ZeroPotential()]
     plain = tp.convert(model, tp.Conversion.of(*rules), example_inputs=x, calibration=x)
-    part = tp.TemporalBiasCorrection(4, replay=replay)
+    part = tp.rules.TemporalBiasCorrection(4, replay=replay)
     better = tp.convert(model, tp.Conversion.of(*rules, part), example_inputs=x, calibration=x)
     with torch.no_grad():
         wanted = model(new)
@@ -112,9 +112,9 @@ def test_the_mean_output_of_the_first_step_comes_nearer_every_round():
     """At the first step the replay is what the neurons do, and the first stage has no errors before it."""
     x, errors = CONV.random_inputs(100)[0], []
     for rounds in (None, 1, 2, 4):
-        rules = [tp.Percentile(99.0), tp.ZeroPotential()]
+        rules = [tp.rules.Percentile(99.0), tp.rules.ZeroPotential()]
         if rounds is not None:
-            rules.append(tp.TemporalBiasCorrection(1, rounds=rounds, replay=tp.Replay.BIASED))
+            rules.append(tp.rules.TemporalBiasCorrection(1, rounds=rounds, replay=tp.rules.Replay.BIASED))
         snn = tp.convert(CONV.model(), tp.Conversion.of(*rules), example_inputs=x, calibration=x)
         name = snn.sites[0].name
         run = record(snn, x, steps=1)
@@ -127,11 +127,11 @@ def test_the_mean_output_of_the_first_step_comes_nearer_every_round():
 
 def test_it_goes_on_from_biases_that_were_set_before():
     x = CONV.random_inputs(8)[0]
-    rules = [tp.Percentile(99.0), tp.BiasCorrection(2)]
+    rules = [tp.rules.Percentile(99.0), tp.rules.BiasCorrection(2)]
     before = tp.convert(CONV.model(), tp.Conversion.of(*rules), example_inputs=x, calibration=x)
     after = tp.convert(
         CONV.model(),
-        tp.Conversion.of(*rules, tp.TemporalBiasCorrection(3, alpha=2**-20, rounds=1)),
+        tp.Conversion.of(*rules, tp.rules.TemporalBiasCorrection(3, alpha=2**-20, rounds=1)),
         example_inputs=x,
         calibration=x,
     )
@@ -145,6 +145,6 @@ def test_it_goes_on_from_biases_that_were_set_before():
 @pytest.mark.parametrize("alpha", [0.0, -1.0, 1.5, float("nan")])
 def test_settings_that_are_none_are_refused(alpha):
     with pytest.raises(ValueError, match="alpha must lie in"):
-        tp.TemporalBiasCorrection(2, alpha)
+        tp.rules.TemporalBiasCorrection(2, alpha)
     with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
-        tp.TemporalBiasCorrection(2, rounds=0)
+        tp.rules.TemporalBiasCorrection(2, rounds=0)

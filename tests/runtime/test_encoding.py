@@ -19,7 +19,7 @@ def _spiking(topology, batch=3):
     inputs = topology.dyadic_inputs(batch)
     snn = tp.convert(
         topology.dyadic_model(),
-        tp.Conversion(tp.Maximum()),
+        tp.Conversion(tp.rules.Maximum()),
         calibration=[inputs],
         example_inputs=inputs,
         leave=topology.leave,
@@ -30,7 +30,7 @@ def _spiking(topology, batch=3):
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
 def test_equal_frames_are_a_constant_current(topology):
     snn, inputs = _spiking(topology)
-    frames = [tp.Sequence(x.expand(7, *x.shape)) for x in inputs]
+    frames = [tp.FrameSequence(x.expand(7, *x.shape)) for x in inputs]
     assert_same_answer(snn(*frames, steps=5), snn(*inputs, steps=5))
     assert_same_answer(snn(*frames, steps=5, chunk=2), snn(*inputs, steps=5))
 
@@ -41,7 +41,10 @@ def test_different_frames_against_a_loop():
     model[0].weight.data, model[2].weight.data = weight, head
     frames = dyadic_batch((6, 5, 3), 3)
     snn = tp.convert(
-        model, tp.Conversion(tp.Maximum(), tp.HalfThreshold()), calibration=frames[0], example_inputs=frames[0]
+        model,
+        tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()),
+        calibration=frames[0],
+        example_inputs=frames[0],
     )
     snn.site("1").set_threshold(torch.tensor(0.5))
     snn.site("1").set_initial_potential(torch.tensor(0.25))
@@ -52,7 +55,7 @@ def test_different_frames_against_a_loop():
         v = u - 0.5 * spikes
         total += 0.5 * spikes @ head.numpy().T
         expected.append(total / t)
-    assert np.array_equal(snn(tp.Sequence(frames), steps=6).numpy(), np.float32(expected))
+    assert np.array_equal(snn(tp.FrameSequence(frames), steps=6).numpy(), np.float32(expected))
 
 
 @pytest.mark.parametrize("name", ["conv_batchnorm", "pad_and_slice", "two_inputs_two_outputs", "max_pool_on_spikes"])
@@ -66,7 +69,7 @@ def test_a_sequence_is_a_loop_of_steps(name):
         answer, state = snn.step(now if len(now) > 1 else now[0], state)
         rows.append(answer)
     streamed = pytree.tree_map(lambda *values: torch.stack(values), *rows)
-    assert_same_answer(snn(*map(tp.Sequence, frames), steps=5), streamed)
+    assert_same_answer(snn(*map(tp.FrameSequence, frames), steps=5), streamed)
 
 
 def test_max_pooling_in_front_pools_the_running_sums():
@@ -74,16 +77,18 @@ def test_max_pooling_in_front_pools_the_running_sums():
     model = nn.Sequential(nn.Conv1d(1, 1, 1, bias=False), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten())
     model[0].weight.data.fill_(1.0)
     on, off = torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 1.0]]])
-    snn = tp.convert(model, tp.Conversion(tp.Maximum(), tp.ZeroPotential()), calibration=on, example_inputs=on)
-    answer = snn(tp.Sequence(torch.stack([on, off] * 4)), steps=8)
+    snn = tp.convert(
+        model, tp.Conversion(tp.rules.Maximum(), tp.rules.ZeroPotential()), calibration=on, example_inputs=on
+    )
+    answer = snn(tp.FrameSequence(torch.stack([on, off] * 4)), steps=8)
     assert float(answer[-1]) == 0.5
 
 
 def test_one_argument_moves_and_one_stays():
     snn, (left, right) = _spiking(ZOO["two_inputs_two_outputs"])
     frames = torch.stack([left * k / 4 for k in (1, 4, 2, 0)])
-    mixed = snn(tp.Sequence(frames), right, steps=4)
-    both = snn(tp.Sequence(frames), tp.Sequence(right.expand(4, *right.shape)), steps=4)
+    mixed = snn(tp.FrameSequence(frames), right, steps=4)
+    both = snn(tp.FrameSequence(frames), tp.FrameSequence(right.expand(4, *right.shape)), steps=4)
     assert_same_answer(mixed, both)
 
 
@@ -102,7 +107,7 @@ def test_poisson_frames_have_the_right_mean_and_values():
 def test_poisson_input_converges_slower_than_a_constant_one():
     topology = ZOO["conv"]
     model, inputs = topology.model(), topology.random_inputs(4)
-    snn = tp.convert(model, tp.Conversion(tp.Percentile(99.0)), calibration=[inputs], example_inputs=inputs)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Percentile(99.0)), calibration=[inputs], example_inputs=inputs)
     limit = snn.clipped(*inputs)
 
     def error(x, steps):
@@ -117,30 +122,30 @@ def test_errors():
     snn, inputs = _spiking(ZOO["conv"])
     frames = inputs[0].expand(4, *inputs[0].shape).clone()
     with pytest.raises(InputError, match=r"the model takes 1 input\(s\), got 2"):
-        snn(tp.Sequence(frames), tp.Sequence(frames), steps=4)
+        snn(tp.FrameSequence(frames), tp.FrameSequence(frames), steps=4)
     with pytest.raises(InputError, match="has 4 frames, the run needs 5"):
-        snn(tp.Sequence(frames), steps=5)
+        snn(tp.FrameSequence(frames), steps=5)
     with pytest.raises(InputError, match=r"one tensor \[T, N, \*\]"):
-        tp.Sequence(torch.zeros(3))
+        tp.FrameSequence(torch.zeros(3))
     frames[3, 0, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="frames of input"):
-        snn(tp.Sequence(frames), steps=4)
-    assert snn(tp.Sequence(frames), steps=3).shape[0] == 3
+        snn(tp.FrameSequence(frames), steps=4)
+    assert snn(tp.FrameSequence(frames), steps=3).shape[0] == 3
     front = make_dyadic(nn.Sequential(nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
     x = dyadic_batch((3, 4))
-    kept = tp.convert(front, tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x, leave=["GELU"])
+    kept = tp.convert(front, tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x, leave=["GELU"])
     assert kept(x, steps=2).shape == (2, 3, 2)
     with pytest.raises(ConversionError, match=r"torch\.nn\.GELU"):
-        kept(tp.Sequence(x.expand(2, 3, 4)), steps=2)
+        kept(tp.FrameSequence(x.expand(2, 3, 4)), steps=2)
 
 
 def test_evaluation_with_poisson_spikes_by_name():
     topology = ZOO["conv"]
     x = topology.random_inputs(20)[0]
     labels = torch.arange(20) % 5
-    snn = tp.convert(topology.model(), tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
+    snn = tp.convert(topology.model(), tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x)
     batches = [(x[:12], labels[:12]), (x[12:], labels[12:])]
-    found = tp.evaluate(snn, batches, steps=6, coding=tp.Coding.POISSON)
+    found = tp.evaluate(snn, batches, steps=6, coding=tp.runtime.encoding.Coding.POISSON)
     hits = sum(
         int((snn(tp.Poisson(images, seed), steps=6)[3].argmax(1) == wanted).sum())
         for (images, wanted), seed in zip(batches, (0, 12), strict=True)

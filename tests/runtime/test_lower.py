@@ -81,7 +81,7 @@ def test_a_residual_convolution_network_equals_a_loop_written_by_hand():
     torch.manual_seed(0)
     model = make_dyadic(Net())
     x = dyadic_batch((3, 2, 4, 4))
-    snn = tp.convert(model, tp.Conversion(tp.Maximum(tp.PerChannel())), example_inputs=x, calibration=x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum(tp.PerChannel())), example_inputs=x, calibration=x)
     set_dyadic_thresholds(snn)
     steps = 9
     run = record(snn, x, steps=steps)
@@ -115,7 +115,7 @@ def test_a_residual_convolution_network_equals_a_loop_written_by_hand():
 @pytest.mark.parametrize("shift", [0.0, 0.25, 0.5])
 def test_equation_7_is_exact_for_one_spiking_layer(levels, theta, shift):
     """Mean output = theta/T * clip(floor((T z + v0)/theta), 0, T), for every T up to 16."""
-    settings = tp.SlipReLU(levels=levels, slope=0.3, shift=shift, theta_init=theta)
+    settings = tp.activations.SlipReLU(levels=levels, slope=0.3, shift=shift, theta_init=theta)
     model = tp.tailor(nn.Sequential(nn.Identity(), nn.ReLU()), settings).double()
     z = torch.linspace(-1.5 * theta, 2.5 * theta, 1001, dtype=torch.float64).view(1, -1)
     snn = tp.convert(model, example_inputs=z)
@@ -131,7 +131,7 @@ def test_equation_7_is_exact_for_one_spiking_layer(levels, theta, shift):
 
 def test_equation_7_on_the_edges_with_dyadic_numbers():
     """No exception at the edges: all values are multiples of 1/64, theta is a power of two."""
-    model = tp.tailor(nn.Sequential(nn.Identity(), nn.ReLU()), tp.QCFS(levels=4, theta_init=0.5))
+    model = tp.tailor(nn.Sequential(nn.Identity(), nn.ReLU()), tp.activations.QCFS(levels=4, theta_init=0.5))
     z = (torch.arange(-96, 97) / 64).view(1, -1)
     snn = tp.convert(model, example_inputs=z)
     rows = snn(z, steps=16)

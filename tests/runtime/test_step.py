@@ -14,7 +14,7 @@ from transpike.testing import TOPOLOGIES, assert_same_answer, set_dyadic_thresho
 def test_selected_samples_go_on_as_if_nothing_had_happened(topology):
     """Two steps of four samples, then two more of samples 3 and 1, against a run of four steps."""
     inputs = topology.dyadic_inputs(4)
-    parts = [tp.Maximum(tp.PerChannel())]
+    parts = [tp.rules.Maximum(tp.PerChannel())]
     model = topology.dyadic_model()
     snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs], leave=topology.leave)
     set_dyadic_thresholds(snn)

@@ -35,7 +35,7 @@ def spiking(topology, batch=3):
     inputs = topology.dyadic_inputs(batch)
     snn = tp.convert(
         topology.dyadic_model(),
-        tp.Conversion(tp.Maximum()),
+        tp.Conversion(tp.rules.Maximum()),
         calibration=[inputs],
         example_inputs=inputs,
         leave=topology.leave,
@@ -59,7 +59,7 @@ def test_runs_are_consistent(topology, schedule: Schedule) -> None:
     assert_same_answer(short, tree_map(lambda rows: rows[:4], run.answer))
     turned = snn(*(x.flip(0) for x in inputs), steps=6, schedule=schedule)
     assert_same_answer(turned, tree_map(lambda rows: rows.flip(1), run.answer))
-    again = snn(*inputs, steps=6, schedule=schedule, kernel=tp.KernelPreference.REFERENCE)
+    again = snn(*inputs, steps=6, schedule=schedule, kernel=tp.kernels.KernelPreference.REFERENCE)
     assert_same_answer(again, run.answer)
 
 
@@ -70,7 +70,7 @@ def test_accumulate_then_fire_equals_the_qcfs_network(levels: int) -> None:
         if not topology.tailorable or topology.leave:
             continue
         inputs = topology.dyadic_inputs(3, dtype=torch.float64)
-        ann = tp.tailor(topology.dyadic_model(dtype=torch.float64), tp.QCFS(levels, theta_init=2.0)).eval()
+        ann = tp.tailor(topology.dyadic_model(dtype=torch.float64), tp.activations.QCFS(levels, theta_init=2.0)).eval()
         snn = tp.convert(ann, example_inputs=inputs)
         answer = snn(*inputs, steps=levels, schedule=AccumulateThenFire(levels))
         leaves = torch.utils._pytree.tree_leaves
@@ -83,7 +83,9 @@ def test_calibrated_schedules_beat_the_plain_one_on_a_qcfs_network() -> None:
     torch.manual_seed(0)
     model = zoo.build("digits-resnet", blocks=1).eval()
     x = torch.rand(32, 1, 8, 8, dtype=torch.float64)
-    ann = tp.tailor(model.double(), tp.QCFS(4, theta_init=tp.ThetaPercentile(99)), calibration=x).eval()
+    ann = tp.tailor(
+        model.double(), tp.activations.QCFS(4, theta_init=tp.activations.ThetaPercentile(99)), calibration=x
+    ).eval()
     snn = tp.convert(ann, example_inputs=x[:2])
     exact = ann(x).detach()
 
@@ -98,7 +100,7 @@ def test_calibrated_schedules_beat_the_plain_one_on_a_qcfs_network() -> None:
 def test_latency_is_counted_honestly() -> None:
     snn = tp.convert(
         zoo.build("cifar-resnet20"),
-        tp.Conversion(tp.Maximum()),
+        tp.Conversion(tp.rules.Maximum()),
         calibration=torch.rand(4, 3, 32, 32),
         example_inputs=torch.rand(2, 3, 32, 32),
     )

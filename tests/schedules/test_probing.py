@@ -24,9 +24,9 @@ from transpike.schedules import (
     Plain,
     Residual,
     Schedule,
+    SiteContext,
     Staggered,
     TwoPasses,
-    Visit,
 )
 from transpike.schedules.offset_spike import offset, shift
 
@@ -37,10 +37,10 @@ def run(schedule: Schedule, drive, theta=1.0, start=None, memory=None, number=0)
     drive = torch.as_tensor(drive)
     theta = torch.tensor(theta, dtype=drive.dtype)
     parameters = SiteParameters(theta, theta / 2 if start is None else torch.as_tensor(start, dtype=drive.dtype))
-    found, kept = schedule.emit(Visit("site", drive, IF(), parameters, memory, number, KernelPreference.AUTO))
+    found, kept = schedule.emit(SiteContext("site", drive, IF(), parameters, memory, number, KernelPreference.AUTO))
     if drive.device.type == "cpu":  # every oracle below judges all kernels
         for kernel in (KernelPreference.REFERENCE, KernelPreference.EAGER):
-            events, _ = schedule.emit(Visit("site", drive, IF(), parameters, memory, number, kernel))
+            events, _ = schedule.emit(SiteContext("site", drive, IF(), parameters, memory, number, kernel))
             assert torch.equal(events, found), kernel
     return found, kept
 
@@ -209,7 +209,7 @@ def test_refusals(cls) -> None:
         cls(0)
     parameters = SiteParameters(torch.tensor(1.0), torch.tensor(0.5))
     with pytest.raises(ValueError, match="soft reset"):
-        cls().emit(Visit("site", currents(0, 4), IF(Reset.HARD), parameters, None, 0, KernelPreference.AUTO))
+        cls().emit(SiteContext("site", currents(0, 4), IF(Reset.HARD), parameters, None, 0, KernelPreference.AUTO))
 
 
 def test_wrong_settings() -> None:

@@ -20,7 +20,10 @@ def one_neuron() -> tp.SpikingNetwork:
             layer.weight.fill_(1.0)
     x = torch.ones(2, 1)
     return tp.convert(
-        nn.Sequential(*layers), tp.Conversion(tp.Maximum(), tp.HalfThreshold()), calibration=x, example_inputs=x
+        nn.Sequential(*layers),
+        tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()),
+        calibration=x,
+        example_inputs=x,
     ).eval()
 
 
@@ -50,7 +53,7 @@ def test_withheld_spikes_on_every_topology(topology) -> None:
     inputs = topology.dyadic_inputs(3)
     snn = tp.convert(
         topology.dyadic_model(),
-        tp.Conversion(tp.Maximum()),
+        tp.Conversion(tp.rules.Maximum()),
         calibration=[inputs],
         example_inputs=inputs,
         leave=topology.leave,
@@ -62,7 +65,9 @@ def test_withheld_spikes_on_every_topology(topology) -> None:
         assert set(events.unique().tolist()) <= {0.0, 1.0}, site
     tree_map = torch.utils._pytree.tree_map
     assert_same_answer(snn(*inputs, steps=4, schedule=schedule), tree_map(lambda rows: rows[:4], run.answer))
-    assert_same_answer(snn(*inputs, steps=6, schedule=schedule, kernel=tp.KernelPreference.REFERENCE), run.answer)
+    assert_same_answer(
+        snn(*inputs, steps=6, schedule=schedule, kernel=tp.kernels.KernelPreference.REFERENCE), run.answer
+    )
     nothing = Staggered(0, wait=Wait.WITHHOLD)
     assert_same_answer(snn(*inputs, steps=4, schedule=nothing), snn(*inputs, steps=4, schedule=Plain()))
 

@@ -133,7 +133,7 @@ def test_a_pipeline_budget_is_kept_and_used_up(budget, expected):
     found = {trial.method: (trial.tuned_for, trial.latency.answer_steps) for trial in choice.ranking}
     assert found == expected
     assert {trial.latency.pipeline_steps for trial in choice.ranking} == {budget}
-    assert choice.network.latency(choice.steps, choice.network.recommended).pipeline_steps == budget
+    assert choice.network.latency(choice.steps).pipeline_steps == budget
 
 
 def test_what_does_not_fit_is_refused_with_its_reason():

@@ -39,7 +39,7 @@ def branches(images: int = 48, seed: int = 0) -> tuple[tp.SpikingNetwork, Branch
     model = Branches()
     make_dyadic(model, gain=3.0)
     x = dyadic_batch((images, 6), seed=seed)
-    snn = tp.convert(model, tp.Conversion(tp.Maximum()), calibration=x, example_inputs=x)
+    snn = tp.convert(model, tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x)
     return set_dyadic_thresholds(snn), model, x
 
 
@@ -142,7 +142,9 @@ def test_plain_where_nothing_helps() -> None:
 @pytest.mark.parametrize("topology", [t for t in TOPOLOGIES if t.tailorable and not t.leave], ids=str)
 def test_greedy_search_keeps_to_the_budget(topology) -> None:
     inputs = topology.dyadic_inputs(8)
-    snn = tp.convert(topology.dyadic_model(), tp.Conversion(tp.Maximum()), calibration=[inputs], example_inputs=inputs)
+    snn = tp.convert(
+        topology.dyadic_model(), tp.Conversion(tp.rules.Maximum()), calibration=[inputs], example_inputs=inputs
+    )
     set_dyadic_thresholds(snn)
     if not isinstance(snn.ann(*inputs), Tensor) or snn.ann(*inputs).dim() != 2:
         pytest.skip("the topology does not answer with one tensor [N, classes]")
@@ -185,7 +187,7 @@ def test_errors() -> None:
             search_lags(snn, empty, 2)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
     images = torch.rand(4, 1, 8, 8)
-    maps = tp.convert(model, tp.Conversion(tp.Maximum()), calibration=images, example_inputs=images)
+    maps = tp.convert(model, tp.Conversion(tp.rules.Maximum()), calibration=images, example_inputs=images)
     with pytest.raises(InputError, match=r"\[N, classes\]"):
         search_lags(maps, images, 2)
 

@@ -31,7 +31,7 @@ def relu_net() -> nn.Module:
 
 
 def converted(parts=(), model: nn.Module | None = None, **settings) -> SpikingNetwork:
-    parts = parts or [tp.Percentile(99.0, tp.PerChannel()), tp.HalfThreshold()]
+    parts = parts or [tp.rules.Percentile(99.0, tp.PerChannel()), tp.rules.HalfThreshold()]
     return tp.convert(model or relu_net(), tp.Conversion.of(*parts), calibration=x(16), example_inputs=x(), **settings)
 
 
@@ -44,17 +44,17 @@ def assert_same(a: SpikingNetwork, b: SpikingNetwork, *inputs: torch.Tensor) -> 
 
 
 def test_spiking_network_of_the_zoo_needs_nothing_else(tmp_path: Path) -> None:
-    snn = converted(neuron=tp.IF(tp.Reset.HARD))
+    snn = converted(neuron=tp.neurons.IF(tp.neurons.Reset.HARD))
     tp.save(snn, tmp_path / "n.safetensors", inputs=DIGITS)
     back = tp.load(tmp_path / "n.safetensors")
     assert_same(snn, back, x())
-    assert back.neuron == tp.IF(tp.Reset.HARD)
+    assert back.neuron == tp.neurons.IF(tp.neurons.Reset.HARD)
     assert back.sites == snn.sites
-    card = tp.card_of(back.network)
-    assert card.inputs == DIGITS
-    assert card.source == zoo.ModelSource("digits-resnet", {"width": 4, "blocks": 1})
+    info = tp.serialization.model_info.model_info(back.network)
+    assert info.inputs == DIGITS
+    assert info.source == zoo.ModelSource("digits-resnet", {"width": 4, "blocks": 1})
     assert not back.training
-    assert back.record == snn.record
+    assert (back.conversion, back.capture) == (snn.conversion, snn.capture)
     tp.save(back, tmp_path / "again.safetensors")
     assert read_container(tmp_path / "again.safetensors")[1] == read_container(tmp_path / "n.safetensors")[1]
 
@@ -65,7 +65,7 @@ def test_every_topology_with_its_own_model(topology: Topology, tmp_path: Path) -
     inputs = tuple(torch.randn(4, *shape) for shape in topology.inputs)
     snn = tp.convert(
         model,
-        tp.Conversion(tp.Maximum(), tp.HalfThreshold()),
+        tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()),
         calibration=[inputs],
         example_inputs=inputs,
         leave=topology.leave,
@@ -75,7 +75,7 @@ def test_every_topology_with_its_own_model(topology: Topology, tmp_path: Path) -
         assert_same(snn, tp.load(tmp_path / "n.safetensors", model=given), *inputs)
 
 
-@pytest.mark.parametrize("threshold", [tp.Maximum(), tp.MinimumMSE(4, tp.PerChannel())], ids=repr)
+@pytest.mark.parametrize("threshold", [tp.rules.Maximum(), tp.rules.MinimumMSE(4, tp.PerChannel())], ids=repr)
 @pytest.mark.parametrize(
     "potential",
     [cls(**({"shift": 0.25} if name == "shifted" else {})) for name, cls in POTENTIAL_RULES.items()],
@@ -92,22 +92,22 @@ def test_every_part_is_stored(threshold, potential, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "activation",
     [
-        tp.SlipReLU(3, 0.25, 0.25, -0.125, tp.Gradient.PAPER, 2.0, False),
-        tp.QCFS(4),
-        tp.SlipReLU(2, 0.2, theta_init=tp.ThetaPercentile(98.0)),
+        tp.activations.SlipReLU(3, 0.25, 0.25, -0.125, tp.activations.Gradient.PAPER, 2.0, False),
+        tp.activations.QCFS(4),
+        tp.activations.SlipReLU(2, 0.2, theta_init=tp.activations.ThetaPercentile(98.0)),
     ],
     ids=repr,
 )
-def test_tailored_networks_and_their_conversion(activation: tp.SlipReLU, tmp_path: Path) -> None:
+def test_tailored_networks_and_their_conversion(activation: tp.activations.SlipReLU, tmp_path: Path) -> None:
     ann = tp.tailor(relu_net(), activation, calibration=x(16))
     with torch.no_grad():
         for name, parameter in ann.named_parameters():
             if name.endswith("theta"):
                 parameter += 0.3
     tp.save(ann, tmp_path / "ann.safetensors")
-    back = tp.load(tmp_path / "ann.safetensors")
+    back = tp.load_ann(tmp_path / "ann.safetensors")
     assert torch.equal(back(x()), ann.eval()(x()))
-    assert tp.tailoring(back).activation == activation
+    assert tp.conversion.tailor.tailoring(back).activation == activation
     assert tp.describe(tmp_path / "ann.safetensors").activation == activation
     snn = tp.convert(back, example_inputs=x())
     tp.save(snn, tmp_path / "snn.safetensors")
@@ -128,33 +128,35 @@ class OnlyInTraining(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_tailored_network_is_traced_again_in_its_mode(training: bool, tmp_path: Path) -> None:
     data, path = torch.rand(4, 3), tmp_path / "n.safetensors"
-    tailored = tp.tailor(OnlyInTraining().train(training), tp.QCFS(4), example_inputs=data)
+    tailored = tp.tailor(OnlyInTraining().train(training), tp.activations.QCFS(4), example_inputs=data)
     tp.save(tailored, path)
     for model in (OnlyInTraining, OnlyInTraining().train(), OnlyInTraining().eval()):
-        assert torch.equal(tp.load(path, model=model)(data), tailored(data))
+        assert torch.equal(tp.load_ann(path, model=model)(data), tailored(data))
 
 
 def test_networks_tailored_in_two_steps(tmp_path: Path) -> None:
     data, path = torch.rand(4, 3), tmp_path / "n.safetensors"
-    once = tp.tailor(OnlyInTraining(), tp.QCFS(4))
-    twice = tp.tailor(nn.Sequential(once, nn.ReLU()), tp.QCFS(4))
+    once = tp.tailor(OnlyInTraining(), tp.activations.QCFS(4))
+    twice = tp.tailor(nn.Sequential(once, nn.ReLU()), tp.activations.QCFS(4))
     tp.save(twice, path)
-    loaded = tp.load(path, model=lambda: nn.Sequential(OnlyInTraining(), nn.ReLU()))
+    loaded = tp.load_ann(path, model=lambda: nn.Sequential(OnlyInTraining(), nn.ReLU()))
     assert torch.equal(loaded(data), twice(data))
 
 
 def test_plain_network_of_the_zoo(tmp_path: Path) -> None:
     model = relu_net()
     tp.save(model, tmp_path / "m.safetensors", inputs=DIGITS)
-    back = tp.load(tmp_path / "m.safetensors")
+    back = tp.load_ann(tmp_path / "m.safetensors")
     assert torch.equal(back(x()), model(x()))
-    assert tp.card_of(back).inputs == DIGITS
+    assert tp.serialization.model_info.model_info(back).inputs == DIGITS
 
 
 def test_float64_and_potentials_per_sample(tmp_path: Path) -> None:
     model = relu_net().double()
     data = x().double()
-    snn = tp.convert(model, tp.Conversion(tp.Maximum(), tp.ZeroPotential()), calibration=data, example_inputs=data)
+    snn = tp.convert(
+        model, tp.Conversion(tp.rules.Maximum(), tp.rules.ZeroPotential()), calibration=data, example_inputs=data
+    )
     site = snn.sites[2]
     snn.site(site.name).set_initial_potential(torch.rand(4, *site.shape, dtype=torch.float64))
     tp.save(snn, tmp_path / "n.safetensors")
@@ -182,12 +184,12 @@ def test_own_model_needs_the_model(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class OwnNeuron(tp.IF):
+class OwnNeuron(tp.neurons.IF):
     leak: float = 0.5
 
 
 @dataclass(frozen=True)
-class OwnRule(tp.Maximum):
+class OwnRule(tp.rules.Maximum):
     """A part of the user's."""
 
 
@@ -198,7 +200,7 @@ class OwnGranularity(tp.PerLayer):
 
 def impostor() -> tp.Part:
     """A class of the user's that has the name of ours."""
-    return dataclass(frozen=True)(type("Maximum", (tp.Maximum,), {}))()
+    return dataclass(frozen=True)(type("Maximum", (tp.rules.Maximum,), {}))()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,7 @@ def impostor() -> tp.Part:
     [
         ((), OwnNeuron(), "OwnNeuron"),
         ([OwnRule()], None, "OwnRule"),
-        ([tp.Maximum(OwnGranularity())], None, "OwnGranularity"),
+        ([tp.rules.Maximum(OwnGranularity())], None, "OwnGranularity"),
         ([impostor()], None, "rebuilt as another"),
     ],
 )
@@ -220,11 +222,11 @@ def test_what_cannot_be_rebuilt_is_not_saved(parts, neuron, name: str, tmp_path:
 def test_any_other_module(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     tp.save(model, tmp_path / "m.safetensors", inputs=DIGITS)
-    back = tp.load(tmp_path / "m.safetensors", model=lambda: nn.Linear(2, 2))
+    back = tp.load_ann(tmp_path / "m.safetensors", model=lambda: nn.Linear(2, 2))
     assert torch.equal(back(torch.eye(2)), model(torch.eye(2)))
-    assert tp.describe(tmp_path / "m.safetensors").card.inputs == DIGITS
+    assert tp.describe(tmp_path / "m.safetensors").info.inputs == DIGITS
     with pytest.raises(CheckpointError, match=r"model=MyModel[\s\S]*--model package\.module:factory"):
-        tp.load(tmp_path / "m.safetensors")
+        tp.load_ann(tmp_path / "m.safetensors")
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,8 +254,8 @@ def test_headers_from_elsewhere(tmp_path: Path) -> None:
     for change, message in (
         ({"format": 99}, "format 99"),
         ({"kind": "training"}, "not a network"),
-        ({"card": {"kind": "Popen", "args": "x"}}, "malformed"),
-        ({"card": {**json.loads(json.dumps(header["card"])), "extra": 1}}, "malformed"),
+        ({"info": {"kind": "Popen", "args": "x"}}, "malformed"),
+        ({"info": {**json.loads(json.dumps(header["info"])), "extra": 1}}, "malformed"),
     ):
         write_container(path, tensors, {**header, **change})
         with pytest.raises(CheckpointError, match=message):
@@ -268,7 +270,7 @@ def test_headers_from_elsewhere(tmp_path: Path) -> None:
     write_container(snn_path, spiking, spiking_header)
     with pytest.raises(CheckpointError, match="header lacks 'leave'"):
         tp.load(snn_path)
-    unknown = {**header["card"], "source": {**header["card"]["source"], "name": "lenet"}}
-    write_container(path, tensors, {**header, "card": unknown})
+    unknown = {**header["info"], "source": {**header["info"]["source"], "name": "lenet"}}
+    write_container(path, tensors, {**header, "info": unknown})
     with pytest.raises(CheckpointError, match="no built-in network 'lenet'"):
         tp.load(path)

@@ -24,7 +24,7 @@ ROWS = {
 
 
 def spiking(name: str = "cifar-resnet20-qcfs4") -> tuple[torch.nn.Module, tp.SpikingNetwork]:
-    ann = tp.load(ROOT / "checkpoints" / f"{name}.safetensors").eval()
+    ann = tp.load_ann(ROOT / "checkpoints" / f"{name}.safetensors").eval()
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     return ann, tp.convert(ann, example_inputs=images)
 
@@ -64,7 +64,7 @@ def test_the_engine_does_not_change_accuracy(data_root: Path) -> None:
     wanted: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         fast = snn(images, steps=4, count=lambda name, n: counts.update({name: n}))
-        kernel = tp.KernelPreference.EAGER
+        kernel = tp.kernels.KernelPreference.EAGER
         slow = snn(images, steps=4, kernel=kernel, count=lambda name, n: wanted.update({name: n}))
     spikes = sum(int(n.sum()) for n in wanted.values())
     flipped = sum(int((counts[name] - wanted[name]).abs().sum()) for name in wanted)

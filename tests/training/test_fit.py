@@ -28,7 +28,7 @@ def blobs(seed: int = 0) -> Data:
 def network(seed: int = 0, **settings) -> nn.Module:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
-    return tp.tailor(model, tp.SlipReLU(2, 0.3, theta_init=2.0, **settings))
+    return tp.tailor(model, tp.activations.SlipReLU(2, 0.3, theta_init=2.0, **settings))
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:

@@ -33,7 +33,7 @@ class Residual(nn.Module):
 
 
 def test_operations_are_the_weights_that_spikes_meet() -> None:
-    found = fan_out(tp.tailor(Residual(), tp.QCFS(4)), torch.zeros(3, 1, 4, 4))
+    found = fan_out(tp.tailor(Residual(), tp.activations.QCFS(4)), torch.zeros(3, 1, 4, 4))
     # The first site is read by the second convolution, 2 x 4 x 4 values of 2 x 9 products, and by the sum, without any.
     # Each of the 8 values behind the pooling gathers the spikes of 4 neurons, and each spike meets 5 weights.
     assert list(found.values()) == [2 * 4 * 4 * 2 * 9, 5 * 2 * 4 * 4]
@@ -47,7 +47,7 @@ def test_groups_strides_and_transposed_convolutions_count_their_own_products() -
         nn.ConvTranspose2d(4, 6, 2, stride=2),
         nn.ReLU(),
     )
-    found = fan_out(tp.tailor(model, tp.QCFS(4)), torch.zeros(1, 4, 8, 8))
+    found = fan_out(tp.tailor(model, tp.activations.QCFS(4)), torch.zeros(1, 4, 8, 8))
     # 4 x 4 x 4 outputs of (4 / 2) x 9 products; 4 x 4 x 4 inputs that each reach 6 x 2 x 2 outputs. The last is unread.
     assert list(found.values()) == [4 * 4 * 4 * 2 * 9, 4 * 4 * 4 * 6 * 2 * 2]
 
@@ -64,20 +64,20 @@ class Concatenation(nn.Module):
 
 
 def test_sites_share_a_layer_that_reads_them_together() -> None:
-    found = fan_out(tp.tailor(Concatenation(), tp.QCFS(4)), torch.zeros(1, 2, 3, 3))
+    found = fan_out(tp.tailor(Concatenation(), tp.activations.QCFS(4)), torch.zeros(1, 2, 3, 3))
     assert list(found.values()) == [1 * 9 * 5, 2 * 9 * 5]  # neurons times weights that each spike meets
 
 
 @pytest.mark.parametrize(("drive", "share"), [(-9.0, 0.0), (0.5, 0.5), (99.0, 1.0)])
 def test_the_share_runs_from_silence_to_a_spike_at_every_step(drive: float, share: float) -> None:
-    net = tp.tailor(nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), tp.QCFS(4, theta_init=1.0)).train()
+    net = tp.tailor(nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), tp.activations.QCFS(4, theta_init=1.0)).train()
     cost = SpikeCost(net, torch.zeros(1, 3))
     net(torch.full((5, 3), drive))
     assert float(cost.take().detach()) == pytest.approx(share)
 
 
 def test_only_training_counts_and_hooks_can_be_removed() -> None:
-    net = tp.tailor(nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), tp.QCFS(4))
+    net = tp.tailor(nn.Sequential(nn.ReLU(), nn.Linear(3, 2)), tp.activations.QCFS(4))
     cost = SpikeCost(net, torch.zeros(1, 3))
     net.eval()(torch.ones(2, 3))
     net.train()(torch.full((2, 3), 16.0))
@@ -98,7 +98,7 @@ def blobs() -> Data:
 def network() -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
-    return tp.tailor(model, tp.QCFS(4, theta_init=2.0))
+    return tp.tailor(model, tp.activations.QCFS(4, theta_init=2.0))
 
 
 def test_one_step_descends_on_the_loss_with_the_penalty() -> None:
@@ -153,7 +153,7 @@ def test_penalties_out_of_range_are_refused(penalty: float) -> None:
 
 def test_networks_without_trained_activations_are_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    for net in (model, tp.tailor(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), tp.QCFS(4))):
+    for net in (model, tp.tailor(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), tp.activations.QCFS(4))):
         with pytest.raises(TrainingError, match=r"transpike\.tailor"):
             fit(net, blobs(), epochs=1, spike_penalty=1.0)
 
@@ -172,7 +172,7 @@ def test_compiled_training_counts_and_learns_the_same(monkeypatch: pytest.Monkey
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **options: compiled_calls.append(f) or compile_(f, **options))
     torch.manual_seed(0)
-    start = tp.tailor(Residual().double(), tp.QCFS(4))
+    start = tp.tailor(Residual().double(), tp.activations.QCFS(4))
     images, labels = torch.rand(12, 1, 4, 4, dtype=torch.float64), torch.arange(12) % 5
     dataset = TensorDataset(images, labels)
     data = Data(InputSpec((1, 4, 4), dataset="made"), dataset, dataset, dataset, dataset)

@@ -38,7 +38,7 @@ def test_every_network_answers_and_converts(name: str) -> None:
     found = tp.inspect(model, x)
     assert found.convertible
     assert len(found.plan.sites) == SITES[name]
-    assert tp.card_of(model).source.name == name
+    assert tp.serialization.model_info.model_info(model).source.name == name
 
 
 def test_no_network_is_forgotten() -> None:
@@ -128,7 +128,7 @@ def test_wrong_options(cls, wrong) -> None:
 
 def test_options_are_checked_and_kept() -> None:
     model = zoo.build("digits-resnet", width=4, blocks=1)
-    assert tp.card_of(model).source.options == {"width": 4, "blocks": 1}
+    assert tp.serialization.model_info.model_info(model).source.options == {"width": 4, "blocks": 1}
     with pytest.raises(ModelError, match="refuses its options"):
         zoo.build("digits-resnet", depth=3)
     with pytest.raises(ModelError, match="'pad' or 'conv'"):

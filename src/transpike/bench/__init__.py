@@ -1,15 +1,15 @@
 """How fast a converted network is on this machine, and how far from what the machine could do at most."""
 
-from transpike.bench.compare import BenchError, BenchReport, Contender, Gate, Timing, anns, bench, check, pass_gate
+from transpike.bench.compare import Baseline, BenchError, BenchReport, Gate, Timing, anns, bench, check, pass_gate
 from transpike.bench.limits import Peaks, count_additions, measure_peaks
 from transpike.bench.stages import StageCost, StageCosts, cost_stages
 from transpike.bench.sweep import Line, Sweep, SweepPoint, fit_line, random_map, sweep
 from transpike.bench.timing import fastest
 
 __all__ = [
+    "Baseline",
     "BenchError",
     "BenchReport",
-    "Contender",
     "Gate",
     "Line",
     "Peaks",

@@ -78,7 +78,7 @@ class BenchReport:
         return asdict(self)
 
 
-Contender = Callable[[Tensor, int], Any]
+Baseline = Callable[[Tensor, int], Any]
 """Somebody else's spiking network: called with inputs ``[N, *]`` and T."""
 
 
@@ -92,7 +92,7 @@ def bench(
     repeats: int = 7,
     compile_ann: bool = False,
     tune: bool = False,
-    others: dict[str, Contender] | None = None,
+    others: dict[str, Baseline] | None = None,
     references: dict[str, Callable[[Tensor], Any]] | None = None,
     tolerance: float = 0.01,
 ) -> BenchReport:

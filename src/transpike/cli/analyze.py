@@ -82,7 +82,7 @@ def offset(
         running_table,
     )
     from transpike.serialization.json_records import write_json
-    from transpike.serialization.model_info import card_of
+    from transpike.serialization.model_info import model_info
 
     settings = OffsetSettings(
         probe_steps=probe_steps,
@@ -95,7 +95,7 @@ def offset(
     if output is not None:
         check_writable(output / "offset.json")
     name = dataset_for(snn.network, dataset)
-    batches = loader(test_images(load_data(name, data, like=card_of(snn.network).inputs), images), batch_size)
+    batches = loader(test_images(load_data(name, data, like=model_info(snn.network).inputs), images), batch_size)
     study = study_offsets(snn.to(torch_device(device.value)), batches, settings, progress=True)
     out.print(offsets_table(study.free["plain"]))
     out.print(offsets_table(study.constrained["plain"]))

@@ -102,8 +102,8 @@ def _network_and_images(
 
     from transpike.cli.resolve import dataset_for, resolve_converted
     from transpike.data import load_data
-    from transpike.serialization.model_info import card_of
+    from transpike.serialization.model_info import model_info
 
     snn = resolve_converted(file, factory)
-    found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
+    found = load_data(dataset_for(snn.network, dataset), data, like=model_info(snn.network).inputs)
     return snn, torch.stack([found.test[index][0] for index in range(images)])

@@ -71,8 +71,8 @@ def inspect(
     if found.plan.analogue:
         out.print(f"kept analogue: {', '.join(found.plan.analogue)}")
     if not found.convertible:
-        out.print(f"[bold red]{len(found.obstacles)} in the way:[/]")
-        for obstacle in found.obstacles:
+        out.print(f"[bold red]{len(found.unsupported)} in the way:[/]")
+        for obstacle in found.unsupported:
             out.print(f"  - {obstacle}", markup=False)
         raise typer.Exit(1)
     out.print(f"[bold green]converts[/] ({len(found.folded)} BatchNorm folded)")
@@ -123,7 +123,7 @@ def train(
     from transpike.conversion.tailor import tailor, tailoring
     from transpike.data import Preparation, load_data, loader, random_subset
     from transpike.report import training_table
-    from transpike.serialization.model_info import Card, card_of, set_card
+    from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
     from transpike.storage import checkpoint
     from transpike.training import fit
 
@@ -145,9 +145,9 @@ def train(
             Activation.RATE_NORM: lambda: activations.RateNorm(theta_init=1.0 if start is None else start),
         }
         config = choices[activation]()
-        source = card_of(network).source
+        source = model_info(network).source
         network = tailor(network, config, calibration=loader(random_subset(found.calibration, 512, seed)))
-        set_card(network, Card(source, found.inputs))
+        set_model_info(network, ModelInfo(source, found.inputs))
         out.print(str(tailoring(network)), markup=False)
     history = fit(
         network,
@@ -243,14 +243,14 @@ def convert(
         Part,
         RandomPotential,
     )
-    from transpike.serialization.model_info import card_of
+    from transpike.serialization.model_info import model_info
     from transpike.storage import checkpoint
 
     network = resolve_model(model, parse_options(option or []), model=factory)
     if weights is not None:
         zoo.load_weights(network, weights)
     check_writable(output)
-    found = load_data(dataset_for(network, dataset), data, seed=seed, like=card_of(network).inputs)
+    found = load_data(dataset_for(network, dataset), data, seed=seed, like=model_info(network).inputs)
     batches = list(loader(random_subset(found.calibration, calibration_images, seed)))
     pooling = MaxPooling(max_pooling.value)
     if auto:

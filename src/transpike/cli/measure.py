@@ -79,10 +79,10 @@ def evaluate(
     from transpike.report import plot_accuracy, report_table, sites_table
     from transpike.rules import BlockCorrection
     from transpike.runtime.encoding import Coding
-    from transpike.serialization.model_info import card_of
+    from transpike.serialization.model_info import model_info
 
     snn = resolve_converted(file, factory)
-    stored = card_of(snn.network).inputs
+    stored = model_info(snn.network).inputs
     name = dataset_for(snn.network, dataset)
     found = load_data(name, data, like=stored)
     test = loader(test_images(found, images), batch_size)
@@ -207,7 +207,7 @@ def compare(
     from transpike.experiments.recipe import test_images, torch_device
     from transpike.report import plot_latency, schedules_table
     from transpike.serialization.json_records import write_json
-    from transpike.serialization.model_info import card_of
+    from transpike.serialization.model_info import model_info
 
     if methods is not None:
         network = resolve_model(file, parse_options(option or []), model=factory)
@@ -228,7 +228,7 @@ def compare(
         )
         return
     snn = resolve_converted(file, factory)
-    found = load_data(dataset_for(snn.network, dataset), data, like=card_of(snn.network).inputs)
+    found = load_data(dataset_for(snn.network, dataset), data, like=model_info(snn.network).inputs)
     runs = {"": (images, steps)} | ({} if long_steps is None else {"-long": (long_images, long_steps)})
     reports: dict[str, dict[str, Report]] = {suffix: {} for suffix in runs}
     for label in schedules.split(","):

@@ -43,19 +43,19 @@ def print_methods(
     from transpike.cli.resolve import dataset_for
     from transpike.conversion.methods import find_methods
     from transpike.data import load_data, loader, random_subset
-    from transpike.experiments.compare import Sample, compare_methods
+    from transpike.experiments.compare import TestSet, compare_methods
     from transpike.experiments.recipe import test_images
     from transpike.report import methods_table
-    from transpike.serialization.model_info import card_of
+    from transpike.serialization.model_info import model_info
 
     methods = find_methods(names)
-    found = load_data(dataset_for(model, dataset), data, seed=seed, like=card_of(model).inputs)
+    found = load_data(dataset_for(model, dataset), data, seed=seed, like=model_info(model).inputs)
     calibration = list(loader(random_subset(found.calibration, calibration_images, seed)))
     tests, first = [], 1
     for which, last in runs:
         at = tuple(2**k for k in range(last.bit_length()) if first <= 2**k <= last)
         if at:
-            tests.append(Sample(loader(test_images(found, which), batch_size), at))
+            tests.append(TestSet(loader(test_images(found, which), batch_size), at))
             first = at[-1] + 1
     if not tests:
         raise ValueError(f"--steps must be at least 1, got {runs[0][1]}")

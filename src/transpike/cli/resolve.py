@@ -19,7 +19,7 @@ from transpike.errors import ModelError
 from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import SCHEDULES, Schedule
 from transpike.selection.lags import LagSearch, search_lags
-from transpike.serialization.model_info import card_of
+from transpike.serialization.model_info import model_info
 from transpike.storage import checkpoint
 
 _SEARCH_IMAGES = 1024
@@ -43,7 +43,7 @@ def resolve_model(name: str, options: Mapping[str, Any] | None = None, *, model:
     if name.endswith(".safetensors") or Path(name).is_file():
         if options:
             raise ModelError("a checkpoint takes no options", where=name, fix="leave --option out")
-        return checkpoint.load(name, model=None if model is None else lambda: resolve_model(model))
+        return checkpoint.load_network(name, model=None if model is None else lambda: resolve_model(model))
     if ":" in name:
         return _from_factory(name, options)
     raise ModelError(
@@ -78,13 +78,13 @@ def _from_factory(name: str, options: Mapping[str, Any]) -> nn.Module:
 
 
 def example_for(model: nn.Module, shape: str | None) -> Tensor:
-    """Two random samples of the shape the user gave, or of the shape on the model's card.
+    """Two random samples of the shape the user gave, or of the shape on the model's info.
 
     Raises:
         ModelError: neither is there, or the text is no shape.
     """
     if shape is None:
-        inputs = card_of(model).inputs
+        inputs = model_info(model).inputs
         if inputs is None:
             raise ModelError(
                 "the shape of the model's input is not known", fix="pass --input-shape, for example 3,224,224"
@@ -165,12 +165,12 @@ def search_schedule(snn: SpikingNetwork, data: Data, budget: int, *, progress: b
 
 
 def dataset_for(model: nn.Module, name: str | None) -> str:
-    """The data set the user named, else the one on the model's card.
+    """The data set the user named, else the one on the model's info.
 
     Raises:
         ModelError: neither is there.
     """
-    inputs = card_of(model).inputs
+    inputs = model_info(model).inputs
     found = name or (inputs.dataset if inputs is not None else "")
     if not found:
         raise ModelError("the model does not say what data it is for", fix="pass --dataset")

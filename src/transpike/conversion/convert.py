@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from transpike.calibration import CalibrationData
 from transpike.conversion.apply import apply_conversion
-from transpike.errors import ConversionError, Obstacle
+from transpike.errors import ConversionError, UnsupportedOperator
 from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs
 from transpike.graph.operators import MaxPooling
@@ -63,9 +63,9 @@ def convert(
     if not isinstance(conversion, Conversion):
         raise ValueError(f"convert takes a Conversion, not {conversion!r}; for rules in a list: Conversion.of(*rules)")
     prepared = prepare(model, example_inputs, Capture.of(model, leave, leaf_modules, max_pooling))
-    network, plan, obstacles = prepared.network, prepared.planning.plan, prepared.planning.obstacles
-    if obstacles:
-        raise ConversionError(obstacles)
+    network, plan, unsupported = prepared.network, prepared.planning.plan, prepared.planning.unsupported
+    if unsupported:
+        raise ConversionError(unsupported)
     check_prepared(model, prepared)
     _refuse_ceilings(network, plan, conversion.neuron)
     snn = SpikingNetwork(network, plan, conversion, prepared.capture).requires_grad_(False).eval()
@@ -81,7 +81,7 @@ def _refuse_ceilings(network: fx.GraphModule, plan: Plan, neuron: Neuron) -> Non
     reason = f"its activation stops at theta, but {neuron} sends up to {neuron.most_events} theta per step"
     fix = "convert with IF or SignedIF, or train the network with plain ReLU"
     found = [
-        Obstacle(site.name, site.operator, site.source, reason, fix)
+        UnsupportedOperator(site.name, site.operator, site.source, reason, fix)
         for site, module in sites
         if isinstance(module, Site) and (module.trained or module.ceiling is not None)
     ]
@@ -96,7 +96,7 @@ def restore(model: nn.Module, example_inputs: Inputs, conversion: Conversion, ca
         ConversionError: operators do not convert.
     """
     prepared = prepare(model, example_inputs, capture)
-    if prepared.planning.obstacles:
-        raise ConversionError(prepared.planning.obstacles)
+    if prepared.planning.unsupported:
+        raise ConversionError(prepared.planning.unsupported)
     snn = SpikingNetwork(prepared.network, prepared.planning.plan, conversion, prepared.capture)
     return snn.requires_grad_(False).eval()

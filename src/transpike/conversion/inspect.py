@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from transpike.errors import Obstacle, VerificationError
+from transpike.errors import UnsupportedOperator, VerificationError
 from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs
 from transpike.graph.normalize import ActivationCall
@@ -23,21 +23,21 @@ class Inspection:
     Attributes:
         model: class name of the model.
         plan: sites, stages and kinds of values.
-        obstacles: operators that stand in the way; empty if the model converts.
+        unsupported: operators that stand in the way; empty if the model converts.
         folded: BatchNorm modules that are folded into the layer in front of them.
         calls: the activation calls, with their source lines.
     """
 
     model: str
     plan: Plan
-    obstacles: tuple[Obstacle, ...]
+    unsupported: tuple[UnsupportedOperator, ...]
     folded: tuple[str, ...]
     calls: tuple[ActivationCall, ...]
 
     @property
     def convertible(self) -> bool:
         """Whether `convert` would succeed."""
-        return not self.obstacles
+        return not self.unsupported
 
     def __str__(self) -> str:
         lines = [
@@ -52,9 +52,9 @@ class Inspection:
             lines.append(f"max-pooling as temporal operator: {', '.join(self.plan.pools)}")
         if self.plan.analogue:
             lines.append(f"kept analogue: {', '.join(self.plan.analogue)}")
-        if self.obstacles:
+        if self.unsupported:
             lines.append("in the way:")
-            lines += [f"  - {obstacle}" for obstacle in self.obstacles]
+            lines += [f"  - {obstacle}" for obstacle in self.unsupported]
         return "\n".join(lines)
 
 
@@ -80,10 +80,10 @@ def inspect(
         InputError: the example inputs are unusable.
     """
     prepared = prepare(model, example_inputs, Capture.of(model, leave, leaf_modules, max_pooling))
-    plan, obstacles = prepared.planning.plan, prepared.planning.obstacles
-    if not obstacles:
+    plan, unsupported = prepared.planning.plan, prepared.planning.unsupported
+    if not unsupported:
         try:
             check_prepared(model, prepared)
         except VerificationError as error:
-            obstacles = (Obstacle("output", type(model).__name__, "(whole model)", error.what, error.fix),)
-    return Inspection(type(model).__name__, plan, obstacles, tuple(prepared.folded), tuple(prepared.calls))
+            unsupported = (UnsupportedOperator("output", type(model).__name__, "(whole model)", error.what, error.fix),)
+    return Inspection(type(model).__name__, plan, unsupported, tuple(prepared.folded), tuple(prepared.calls))

@@ -14,9 +14,9 @@ from torch import fx, nn
 
 from transpike.activations import ActivationSettings, ThetaPercentile, TrainedActivation
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of, sweep
-from transpike.errors import CalibrationError, ConversionError, Obstacle
+from transpike.errors import CalibrationError, ConversionError, UnsupportedOperator
 from transpike.graph.capture import LeafModules, keep_unused_state, leaf_names, source_of, trace
-from transpike.graph.equivalence import check_parity
+from transpike.graph.equivalence import check_equivalence
 from transpike.graph.example_run import Inputs, check_arguments, check_inputs, inputs_from
 from transpike.graph.normalize import (
     ActivationCall,
@@ -29,7 +29,7 @@ from transpike.graph.operators import operator_name
 from transpike.graph.pooling import average_pools
 from transpike.graph.site import Site
 from transpike.rules.thresholds.percentile import HistogramPercentile
-from transpike.serialization.model_info import card_of, set_card
+from transpike.serialization.model_info import model_info, set_model_info
 
 _META = "transpike.tailoring"
 
@@ -104,7 +104,7 @@ def tailor(
     elif calibration is not None:
         inputs, calibration = _first_inputs(gm, calibration)
     if inputs:
-        check_parity(copy.deepcopy(model), copy.deepcopy(gm), inputs)  # in training mode, BatchNorm would learn
+        check_equivalence(copy.deepcopy(model), copy.deepcopy(gm), inputs)  # in training mode, BatchNorm would learn
     starts = _starting_thresholds(gm, activation, calibration)
     given = 0 if example_inputs is None else len(inputs)
     return _replace(model, gm, activation, leaf_modules, given, starts)
@@ -149,7 +149,7 @@ def _replace(
         return module.train(gm.training)
 
     calls = replace_activations(gm, make, tailored=False)
-    set_card(gm, card_of(model))
+    set_model_info(gm, model_info(model))
     pools = average_pools(gm)
     gm.delete_all_unused_submodules()
     keep_unused_state(gm, copy.deepcopy(model))  # never the tensors of the source
@@ -182,7 +182,7 @@ def _refuse_functional_batchnorm(gm: fx.GraphModule) -> None:
     if found:
         raise ConversionError(
             [
-                Obstacle(
+                UnsupportedOperator(
                     node.name,
                     operator_name(node, modules),
                     source_of(node),

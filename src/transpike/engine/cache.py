@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from transpike.engine.engine import Engine
-from transpike.engine.weights import Snapshot
+from transpike.engine.weights import WeightSnapshot
 from transpike.graph.example_run import shapes_of
 from transpike.graph.plan import Plan
 from transpike.kernels import Rule, native
@@ -29,7 +29,7 @@ class Engines:
     def __init__(self) -> None:
         self.dense: frozenset[str] = frozenset()
         self._kept: dict[Schedule, Engine] = {}
-        self._state: Snapshot | None = None
+        self._state: WeightSnapshot | None = None
         self._usable = False  # whether type and place of the tensors were found right
 
     def clear(self) -> None:
@@ -92,9 +92,9 @@ class Engines:
         self._kept[schedule] = engine
         return engine, rule
 
-    def _look(self, network: nn.Module) -> Snapshot:
+    def _look(self, network: nn.Module) -> WeightSnapshot:
         """Forgets packed weights that are no longer the network's."""
-        if self._state is None or not self._state.holds(network):
-            self._state, self._usable = Snapshot(network), False
+        if self._state is None or not self._state.is_current(network):
+            self._state, self._usable = WeightSnapshot(network), False
             self.clear()
         return self._state

@@ -24,12 +24,12 @@ from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
 
 
-class NotEventsError(Exception):
+class NotEventDrivenError(Exception):
     """A drive is not a sum of windowed linear maps of spikes; the message says why."""
 
 
 @dataclass(frozen=True, eq=False)
-class Value:
+class LinearDrive:
     """A sum of terms.
 
     Attributes:
@@ -46,19 +46,19 @@ class Value:
     shape: tuple[int, int, int]
     flat: bool = False
 
-    def pure(self, operator_: str) -> Value:
+    def pure(self, operator_: str) -> LinearDrive:
         """Itself, if it is channel-wise maps of spikes and nothing else, which further windows compose with."""
         if self.others:
-            raise NotEventsError(f"{operator_} acts on a value that does not spike")
+            raise NotEventDrivenError(f"{operator_} acts on a value that does not spike")
         if self.bias is not None:
-            raise NotEventsError(f"{operator_} acts on a sum with a bias")
+            raise NotEventDrivenError(f"{operator_} acts on a sum with a bias")
         channels = self.shape[0]
         if not all(term.diagonal and len(term.weights[0]) == channels for term in self.terms):
-            raise NotEventsError(f"{operator_} follows another convolution without neurons between them")
+            raise NotEventDrivenError(f"{operator_} follows another convolution without neurons between them")
         return self
 
 
-class Terms:
+class DriveBuilder:
     """Reads the drive of sites from the network's graph.
 
     Args:
@@ -72,37 +72,37 @@ class Terms:
         self.shapes = shapes
         self.modules = modules_of(network)
         self.maps: dict[str, tuple[int, int, int]] = {}
-        self.found: dict[fx.Node, Value] = {}
+        self.found: dict[fx.Node, LinearDrive] = {}
 
-    def drive(self, node: fx.Node) -> Value:
+    def drive(self, node: fx.Node) -> LinearDrive:
         """What arrives at the site of ``node``.
 
         Raises:
-            NotEventsError: it has another form.
+            NotEventDrivenError: it has another form.
         """
         value = self.value(node.all_input_nodes[0])
         if value.shape != map_shape(self.shapes[node.name]):
-            raise NotEventsError("the population has another shape than its drive")
+            raise NotEventDrivenError("the population has another shape than its drive")
         return value
 
-    def value(self, node: fx.Node) -> Value:
+    def value(self, node: fx.Node) -> LinearDrive:
         """A node's value as terms."""
         if node not in self.found:
             self.found[node] = self._read(node)
         return self.found[node]
 
-    def _read(self, node: fx.Node) -> Value:
+    def _read(self, node: fx.Node) -> LinearDrive:
         if node.name not in self.shapes:
-            raise NotEventsError("a sum with a number")
+            raise NotEventDrivenError("a sum with a number")
         if self.plan.kinds[node.name] is not Kind.SEQUENCE:
-            return Value((), None, (node,), map_shape(self.shapes[node.name]))
+            return LinearDrive((), None, (node,), map_shape(self.shapes[node.name]))
         if node.op == "call_module":
             module = self.modules[str(node.target)]
             if isinstance(module, Site):
                 shape = map_shape(self.shapes[node.name])
                 self.maps[str(node.target)] = shape
                 theta = module.theta.detach().reshape(-1).expand(shape[0])
-                return Value((Source(str(node.target), (1, 1), (Tap(0, 0, 0),), (theta,)),), None, (), shape)
+                return LinearDrive((Source(str(node.target), (1, 1), (Tap(0, 0, 0),), (theta,)),), None, (), shape)
             return self._module(node, module)
         if node.target in _SUMS and not set(node.kwargs) - {"other", "input"}:
             return self._sum(node)
@@ -119,15 +119,15 @@ class Terms:
             return self._mean(node)
         if node.target in _RESHAPES:
             return self._reshape(node)
-        raise NotEventsError(f"{operator_name(node, self.modules)} has no event-driven form")
+        raise NotEventDrivenError(f"{operator_name(node, self.modules)} has no event-driven form")
 
-    def _module(self, node: fx.Node, module: nn.Module) -> Value:
+    def _module(self, node: fx.Node, module: nn.Module) -> LinearDrive:
         before = self.value(node.all_input_nodes[0])
         if is_a(module, nn.Conv2d) and isinstance(module, nn.Conv2d):
             return self._convolution(before, module)
         if is_a(module, nn.Linear) and isinstance(module, nn.Linear):
             if len(self.shapes[node.all_input_nodes[0].name]) != 2:
-                raise NotEventsError("a linear layer over the last of several dimensions")
+                raise NotEventDrivenError("a linear layer over the last of several dimensions")
             return self._linear(before, module)
         if is_a(module, nn.AvgPool2d) and isinstance(module, nn.AvgPool2d):
             return self._average(node, before, module)
@@ -136,7 +136,7 @@ class Terms:
             return _pool(before.pure("pooling"), before.shape[1:], (1, 1), self._out(node))
         if is_a(module, (nn.Flatten, nn.Identity, nn.modules.dropout._DropoutNd)):
             return self._reshape(node)
-        raise NotEventsError(f"{type(module).__name__} has no event-driven form")
+        raise NotEventDrivenError(f"{type(module).__name__} has no event-driven form")
 
     def _number(self, value: Any) -> Any:
         """An argument; ``x.size(3)``, ``x.size()[3]`` and ``x.shape[3]`` are known numbers."""
@@ -152,7 +152,7 @@ class Terms:
         axis = value.args[1] if len(value.args) == 2 else None
         if isinstance(axis, int) and axis in range(1 - len(shape), len(shape)) and axis != 0:  # 0 counts the samples
             return shape[axis]
-        raise NotEventsError("an argument that is computed on the way")
+        raise NotEventDrivenError("an argument that is computed on the way")
 
     def _is_image(self, node: fx.Node) -> bool:
         return len(self.shapes[node.name]) == 4
@@ -160,9 +160,9 @@ class Terms:
     def _out(self, node: fx.Node) -> tuple[int, int, int]:
         return map_shape(self.shapes[node.name])
 
-    def _convolution(self, before: Value, module: nn.Conv2d) -> Value:
+    def _convolution(self, before: LinearDrive, module: nn.Conv2d) -> LinearDrive:
         if module.padding_mode != "zeros" or isinstance(module.padding, str):
-            raise NotEventsError("a convolution with padding that is not a number of zeros")
+            raise NotEventDrivenError("a convolution with padding that is not a number of zeros")
         value = before.pure("a convolution")
         weight, groups = module.weight.detach(), module.groups
         kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride), _pair(module.padding)
@@ -179,12 +179,12 @@ class Terms:
         ]
         terms = tuple(self._compose(term, value, windows, stride, padding, depthwise=depthwise) for term in value.terms)
         bias = None if module.bias is None else module.bias.detach()
-        return Value(terms, bias, (), (weight.shape[0], rows, columns))
+        return LinearDrive(terms, bias, (), (weight.shape[0], rows, columns))
 
     def _compose(
         self,
         term: Source,
-        value: Value,
+        value: LinearDrive,
         windows: list[tuple[int, int, Tensor]],
         stride: tuple[int, int],
         padding: tuple[int, int],
@@ -208,32 +208,32 @@ class Terms:
         reach = (stride[0] * term.stride[0], stride[1] * term.stride[1])
         return Source(term.site, reach, tuple(taps), tuple(weights))
 
-    def _average(self, node: fx.Node, before: Value, pool: nn.AvgPool2d) -> Value:
+    def _average(self, node: fx.Node, before: LinearDrive, pool: nn.AvgPool2d) -> LinearDrive:
         if not self._is_image(node.all_input_nodes[0]):
-            raise NotEventsError("average pooling of a tensor without a batch of images")
+            raise NotEventDrivenError("average pooling of a tensor without a batch of images")
         if pool.ceil_mode or pool.divisor_override or any(_pair(pool.padding)):
-            raise NotEventsError("average pooling with ceil_mode, divisor_override or padding")
+            raise NotEventDrivenError("average pooling with ceil_mode, divisor_override or padding")
         return _pool(before.pure("pooling"), _pair(pool.kernel_size), _pair(pool.stride), self._out(node))
 
-    def _linear(self, before: Value, module: nn.Linear) -> Value:
+    def _linear(self, before: LinearDrive, module: nn.Linear) -> LinearDrive:
         value = before.pure("a linear layer")
         weight = module.weight.detach().view(-1, *value.shape)
         rows, columns = value.shape[1:]
         windows = [(y, x, weight[:, :, y, x]) for y in range(rows) for x in range(columns)]
         terms = tuple(self._compose(term, value, windows, (1, 1), (0, 0), depthwise=False) for term in value.terms)
         bias = None if module.bias is None else module.bias.detach()
-        return Value(terms, bias, (), (module.out_features, 1, 1))
+        return LinearDrive(terms, bias, (), (module.out_features, 1, 1))
 
-    def _sum(self, node: fx.Node) -> Value:
+    def _sum(self, node: fx.Node) -> LinearDrive:
         if len(node.all_input_nodes) != 2:
-            raise NotEventsError("a sum with a number")
+            raise NotEventDrivenError("a sum with a number")
         a, b = (self.value(source) for source in node.all_input_nodes)
         if a.shape != b.shape or a.flat != b.flat:
-            raise NotEventsError("a sum that broadcasts")
+            raise NotEventDrivenError("a sum that broadcasts")
         bias = b.bias if a.bias is None else (a.bias if b.bias is None else a.bias + b.bias)
-        return Value(a.terms + b.terms, bias, a.others + b.others, a.shape, a.flat)
+        return LinearDrive(a.terms + b.terms, bias, a.others + b.others, a.shape, a.flat)
 
-    def _slice(self, node: fx.Node) -> Value:
+    def _slice(self, node: fx.Node) -> LinearDrive:
         """``x[:, :, ::2, ::2]``: every other pixel."""
         value = self.value(node.all_input_nodes[0]).pure("a slice")
         index = node.args[1]
@@ -242,24 +242,24 @@ class Terms:
             or not self._is_image(node)
             or not all(isinstance(part, slice) for part in index)
         ):
-            raise NotEventsError("an index that is not slices")
+            raise NotEventDrivenError("an index that is not slices")
         steps = [1, 1, 1, 1]
         for axis, part in enumerate(index):
             if part.start not in (None, 0) or part.stop is not None or (axis < 2 and part.step not in (None, 1)):
-                raise NotEventsError("a slice that cuts")
+                raise NotEventDrivenError("a slice that cuts")
             steps[axis] = part.step or 1
         terms = tuple(
             replace(term, stride=(term.stride[0] * steps[2], term.stride[1] * steps[3])) for term in value.terms
         )
         return replace(value, terms=terms, shape=self._out(node))
 
-    def _pad_channels(self, node: fx.Node) -> Value:
+    def _pad_channels(self, node: fx.Node) -> LinearDrive:
         """Zero channels in front and behind, as in parameter-free shortcuts."""
         value = self.value(node.all_input_nodes[0]).pure("padding")
         amounts = argument(node, 1, "pad")
         plain = argument(node, 2, "mode", "constant") == "constant" and argument(node, 3, "value") in (None, 0, 0.0)
         if not self._is_image(node) or not plain or len(amounts) != 6 or any(amounts[:4]) or min(amounts[4:]) < 0:
-            raise NotEventsError("padding of space, or with other values than zero")
+            raise NotEventDrivenError("padding of space, or with other values than zero")
         channels = value.shape[0]
         out = channels + amounts[4] + amounts[5]
         if amounts[4] % 8 == 0:
@@ -267,17 +267,17 @@ class Terms:
         else:
             padded = [[F.pad(torch.diag(scale), amounts[4:]) for scale in term.weights] for term in value.terms]
             terms = [replace(term, weights=tuple(each)) for term, each in zip(value.terms, padded, strict=True)]
-        return Value(tuple(terms), None, (), (out, *value.shape[1:]))
+        return LinearDrive(tuple(terms), None, (), (out, *value.shape[1:]))
 
-    def _mean(self, node: fx.Node) -> Value:
+    def _mean(self, node: fx.Node) -> LinearDrive:
         value = self.value(node.all_input_nodes[0]).pure("a mean")
         axes = argument(node, 1, "dim")
         wanted = {axes} if isinstance(axes, int) else set(axes or ())
         if not self._is_image(node.all_input_nodes[0]) or {axis % 4 for axis in wanted} != {2, 3}:
-            raise NotEventsError("a mean over other dimensions than rows and columns")
+            raise NotEventDrivenError("a mean over other dimensions than rows and columns")
         return _pool(value, value.shape[1:], (1, 1), (value.shape[0], 1, 1))
 
-    def _reshape(self, node: fx.Node) -> Value:
+    def _reshape(self, node: fx.Node) -> LinearDrive:
         value = self.value(node.all_input_nodes[0])
         inside, outside = self.shapes[node.all_input_nodes[0].name], self.shapes[node.name]
         if inside[1:] == outside[1:]:
@@ -285,7 +285,7 @@ class Terms:
         size = value.shape[0] * value.shape[1] * value.shape[2]
         if len(outside) == 2 and outside[1] == size:
             return replace(value, flat=True)
-        raise NotEventsError("a change of shape that is not a flattening")
+        raise NotEventDrivenError("a change of shape that is not a flattening")
 
 
 def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -308,7 +308,9 @@ def _ungroup(weight: Tensor, groups: int) -> Tensor:
     return full
 
 
-def _pool(value: Value, kernel: tuple[int, int], stride: tuple[int, int], out: tuple[int, int, int]) -> Value:
+def _pool(
+    value: LinearDrive, kernel: tuple[int, int], stride: tuple[int, int], out: tuple[int, int, int]
+) -> LinearDrive:
     """Average pooling: all pixels of a window share one scaled weight, so spikes stay spikes."""
     area = kernel[0] * kernel[1]
     terms = []
@@ -321,7 +323,7 @@ def _pool(value: Value, kernel: tuple[int, int], stride: tuple[int, int], out: t
         )
         reach = (stride[0] * term.stride[0], stride[1] * term.stride[1])
         terms.append(Source(term.site, reach, taps, tuple(scale / area for scale in term.weights)))
-    return Value(tuple(terms), None, (), out)
+    return LinearDrive(tuple(terms), None, (), out)
 
 
 def _check_padding(term: Source, axis: int, size: int, length: int, padding: int) -> None:
@@ -329,7 +331,7 @@ def _check_padding(term: Source, axis: int, size: int, length: int, padding: int
     offsets = {tap[axis] for tap in term.taps}
     beside = [*range(-padding, 0), *range(length, length + padding)]
     if any(0 <= place * term.stride[axis] + offset < size for place in beside for offset in offsets):
-        raise NotEventsError("the padding of a convolution would see pixels that the pooling before it drops")
+        raise NotEventDrivenError("the padding of a convolution would see pixels that the pooling before it drops")
 
 
 _SUMS: set[Callable[..., Any] | str] = {operator.add, torch.add, "add"}

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from transpike.engine.drive import NotEventsError, Terms, Value, map_shape
-from transpike.engine.execution_plan import Tasks
+from transpike.engine.drive import DriveBuilder, LinearDrive, NotEventDrivenError, map_shape
+from transpike.engine.execution_plan import ExecutionPlan
 from transpike.engine.image import Image, split_image
 from transpike.engine.spike_map import Halo, MapShape, Source, excess
 from transpike.engine.stage import EventStage
@@ -77,26 +77,26 @@ class Engine:
         self.probe = probe
         self.modules = modules_of(lowered.body)
         self.sites = {site.name: cast("Site", network.get_submodule(site.name)) for site in plan.sites}
-        self.values: dict[str, Value] = {}
+        self.values: dict[str, LinearDrive] = {}
         self.images: dict[str, Image] = {}
         self.reports: dict[str, StageReport] = {}
         nodes = {node.name: node for node in network.graph.nodes}
-        terms = Terms(network, plan, shapes)
+        terms = DriveBuilder(network, plan, shapes)
         populations: dict[str, tuple[int, int, int]] = {}
         for site in plan.sites:
             populations[site.name] = map_shape(shapes[site.node])
             try:
                 if site.name in dense:
-                    raise NotEventsError("dense operators were faster")
+                    raise NotEventDrivenError("dense operators were faster")
                 if self._channel_bias(site.name) is None:
-                    raise NotEventsError("its bias differs from step to step or from neuron to neuron")
+                    raise NotEventDrivenError("its bias differs from step to step or from neuron to neuron")
                 value, image = split_image(terms.drive(nodes[site.node]), network, shapes)
                 reason = excess(value.terms, {name: shape[0] for name, shape in populations.items()})
                 if not reason:
                     self.values[site.name] = value
                     if image is not None:
                         self.images[site.name] = image
-            except NotEventsError as error:
+            except NotEventDrivenError as error:
                 reason = str(error)
             sources = self.values[site.name].terms if not reason else ()
             self.reports[site.name] = StageReport(site.name, not reason, reason, sources)
@@ -111,18 +111,18 @@ class Engine:
             if node.op == "call_module" and isinstance(runner := self.modules[str(node.target)], SiteRunner)
         }
         self.readers = {node: self._reader(value) for node, value in self.readouts.items()}
-        self.program = Tasks(self)
+        self.program = ExecutionPlan(self)
         self.largest_unpacked = self._largest_unpacked()
 
     def _readouts(
         self,
-        terms: Terms,
+        terms: DriveBuilder,
         nodes: Mapping[str, fx.Node],
         shapes: Mapping[str, tuple[int, ...]],
         populations: Mapping[str, tuple[int, int, int]],
-    ) -> dict[fx.Node, Value]:
+    ) -> dict[fx.Node, LinearDrive]:
         """What the model answers as maps of spikes, by the nodes that say its running mean."""
-        found: dict[fx.Node, Value] = {}
+        found: dict[fx.Node, LinearDrive] = {}
         if self.probe:  # counts are spread over the steps when they are unpacked
             return found
         sizes = {name: shape[0] for name, shape in populations.items()}
@@ -131,7 +131,7 @@ class Engine:
             if isinstance(module, Readout):
                 try:
                     value = terms.value(nodes[module.name])
-                except NotEventsError:
+                except NotEventDrivenError:
                     continue
                 if value.terms and not value.others and not excess(value.terms, sizes):
                     for mean in (user for user in node.users if user.args[1] == 0):  # the other is the new memory
@@ -140,7 +140,7 @@ class Engine:
                             found[end], self.answers[end] = value, tuple(shapes[module.name][1:])
         return found
 
-    def _reader(self, value: Value) -> EventStage:
+    def _reader(self, value: LinearDrive) -> EventStage:
         """Currents that no neuron receives."""
         shape = MapShape(*value.shape, Halo(0, 0, 0, 0))
         bias = torch.zeros(shape.channels) if value.bias is None else value.bias

@@ -31,7 +31,7 @@ class _Task(NamedTuple):
     forget: list[fx.Node | str]
 
 
-class Tasks:
+class ExecutionPlan:
     """What an engine computes in which order, and when it forgets it.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from transpike.engine.drive import Value
+from transpike.engine.drive import LinearDrive
 
 _MOST_TAPS = 64
 """Values of a window, up to which the kernel is as fast as a convolution of torch, which needs a call of its own."""
@@ -52,8 +52,8 @@ class Image:
 
 
 def split_image(
-    value: Value, network: fx.GraphModule, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[Value, Image | None]:
+    value: LinearDrive, network: fx.GraphModule, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[LinearDrive, Image | None]:
     """A drive without the convolution that its stage computes itself, and that; None if there is no such.
 
     Args:

@@ -51,7 +51,7 @@ class MapShape:
     probe: int = 0
 
     @cached_property
-    def inputs(self) -> int:
+    def padded_channels(self) -> int:
         """Weight rows of one pixel: whole eights of channels."""
         return (self.channels + 7) // 8 * 8
 

@@ -42,13 +42,13 @@ class EventStage:
         theta: Tensor,
         image: ImageSource | None = None,
     ) -> None:
-        moving = [_Moving.of(*pair, shape) for pair in sources if not pair[0].diagonal]
+        moving = [_Windowed.of(*pair, shape) for pair in sources if not pair[0].diagonal]
         columns = next((found for found in moving if _in_columns(found, shape)), None)
         gathers = [found for found in moving if found is not columns]
         self.columns, self.gathers = columns, gathers
         self.diagonals = [source.site for source, _ in sources if source.diagonal]
         self.shape = shape
-        rows = sum(len(found.source.weights) * found.shape.inputs for found in gathers)
+        rows = sum(len(found.source.weights) * found.shape.padded_channels for found in gathers)
         if rows > MOST_ROWS:
             raise ValueError(f"{rows} weight rows are more than {MOST_ROWS}")
         channels = shape.channels
@@ -82,7 +82,7 @@ class EventStage:
         """Packs windows three columns wide by column, the three weight rows of an input side by side."""
         first = min(tap.dx for tap in source.taps)
         heights = sorted({tap.dy for tap in source.taps})
-        bits = found.inputs
+        bits = found.padded_channels
         rows = torch.zeros(len(heights) * bits + 1, 3, self.padded)
         for tap in source.taps:
             weights = source.weights[tap.weights].detach()
@@ -208,7 +208,7 @@ class Chain:
         return dict(zip(self.wanted, found, strict=True)), sent
 
 
-class _Moving(NamedTuple):
+class _Windowed(NamedTuple):
     """A source with windows, and how the map that it reads is made of the site's."""
 
     source: Source
@@ -216,7 +216,7 @@ class _Moving(NamedTuple):
     pooling: Pooling | None
 
     @classmethod
-    def of(cls, source: Source, found: MapShape, reader: MapShape) -> _Moving:
+    def of(cls, source: Source, found: MapShape, reader: MapShape) -> _Windowed:
         counts = pooled(source, found, (reader.rows, reader.columns))
         return cls(source, found, None) if counts is None else cls(counts[0], counts[1].shape, counts[1])
 
@@ -229,18 +229,18 @@ class _Moving(NamedTuple):
         return number if self.pooling is None else self.pooling.link(chain, number, wanted=False)
 
 
-def _in_columns(found: _Moving, reader: MapShape) -> bool:
+def _in_columns(found: _Windowed, reader: MapShape) -> bool:
     """Whether its windows are three columns wide, move by one pixel, and have weights that stay in the cache."""
     source = found.source
     heights, widths = {tap.dy for tap in source.taps}, {tap.dx for tap in source.taps}
     grid = {(dy, dx) for dy in heights for dx in widths} == {(tap.dy, tap.dx) for tap in source.taps}
     whole = grid and len(source.taps) == 3 * len(heights) and max(widths) - min(widths) == 2 and len(widths) == 3
-    size = len(source.taps) * found.shape.inputs * 4 * 16 * math.ceil(reader.channels / 16)
+    size = len(source.taps) * found.shape.padded_channels * 4 * 16 * math.ceil(reader.channels / 16)
     return whole and source.stride == (1, 1) and size <= _COLUMN_BYTES
 
 
 def _table(
-    gathers: Sequence[_Moving], rows: int, channels: int, padded: int
+    gathers: Sequence[_Windowed], rows: int, channels: int, padded: int
 ) -> tuple[Tensor, list[list[tuple[int, int, int, int]]]]:
     """One table of weight rows for all sources, the last row zero, and each source's runs into it."""
     table = torch.zeros(rows + 1, padded)
@@ -251,8 +251,8 @@ def _table(
         for weights in source.weights:
             table[begin : begin + weights.shape[0], :channels] = weights.detach()
             numbered.append(begin)
-            begin += found.inputs
-        runs.append(_runs(source, numbered, found.inputs))
+            begin += found.padded_channels
+        runs.append(_runs(source, numbered, found.padded_channels))
     return table, runs
 
 

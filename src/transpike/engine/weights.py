@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transpike.graph.site import Site
 
 
-class Snapshot:
+class WeightSnapshot:
     """Parameters and buffers of a network, where their numbers lie and how often these changed in place.
 
     Those of the source network's activations, which no spiking run reads, are left out. A snapshot is compared before
@@ -33,7 +33,7 @@ class Snapshot:
         self._storages = [tensor.untyped_storage() for tensor in self.tensors]  # held, so that no other takes its place
         self._places, self._versions = self._look()
 
-    def holds(self, network: nn.Module) -> bool:
+    def is_current(self, network: nn.Module) -> bool:
         """Whether the network is the same, and as it was; changes through ``.data`` without new memory are not seen."""
         if network is not self._network or any(self._empty):
             return False

@@ -33,7 +33,7 @@ class Batches(Protocol):
 
 
 @dataclass(frozen=True)
-class Sample:
+class TestSet:
     """Images for some numbers of steps.
 
     Attributes:
@@ -111,7 +111,7 @@ def compare_methods(
     model: nn.Module,
     methods: Sequence[Method],
     calibration: Sequence[Any],
-    tests: Sequence[Sample],
+    tests: Sequence[TestSet],
     *,
     folder: Path | None = None,
     device: torch.device | str | None = None,
@@ -162,7 +162,7 @@ class _Run:
         self.network = digest([*state.values(), *self.calibration]) + f"{list(state)}{model}"
         self.accuracies: dict[str, float] = {}
 
-    def measure(self, method: Method, tests: Sequence[Sample]) -> MethodResult:
+    def measure(self, method: Method, tests: Sequence[TestSet]) -> MethodResult:
         """All rows of one method, known or new."""
         file = None if self.folder is None else self.folder / f"{method.name}.json"
         known = _known(file)
@@ -184,7 +184,7 @@ class _Run:
         return replace(result, rows=tuple(rows))
 
     def _rows(
-        self, method: Method, group: tuple[int, ...], keys: Sequence[str], test: Sample, images: str
+        self, method: Method, group: tuple[int, ...], keys: Sequence[str], test: TestSet, images: str
     ) -> list[MethodRow]:
         """One conversion and its evaluation."""
         last = max(group)

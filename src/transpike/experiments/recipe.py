@@ -28,7 +28,7 @@ from transpike.evaluation.evaluate import evaluate
 from transpike.evaluation.report import Report
 from transpike.rules import POTENTIAL_RULES, THRESHOLD_RULES, Conversion, Granularity, Part, PerChannel, PerLayer
 from transpike.serialization.json_records import to_json, write_json
-from transpike.serialization.model_info import Card, card_of, set_card
+from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
 from transpike.storage import checkpoint
 from transpike.training import fit
 
@@ -282,7 +282,7 @@ def _networks(
     """All trained networks by name; finished ones are read from the folder."""
     torch.manual_seed(recipe.seed)
     fresh = zoo.build(recipe.network)
-    set_card(fresh, Card(card_of(fresh).source, data.inputs))
+    set_model_info(fresh, ModelInfo(model_info(fresh).source, data.inputs))
     networks: dict[str, nn.Module] = {}
     if recipe.weights is not None:
         networks["pretrained"] = copy.deepcopy(fresh).eval()
@@ -293,7 +293,7 @@ def _networks(
         if file.is_file():
             _check_provenance(file, made_by)
             say(f"{training.name}: trained before, reading {file}")
-            loaded = checkpoint.load(file)
+            loaded = checkpoint.load_network(file)
             networks[training.name] = loaded
             continue
         network: nn.Module = copy.deepcopy(fresh if training.start is None else networks[training.start])

@@ -45,7 +45,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().amax()) / max(scale, 1e-12) if a.numel() else 0.0
 
 
-def check_parity(model: nn.Module, network: nn.Module, inputs: Sequence[Tensor]) -> None:
+def check_equivalence(model: nn.Module, network: nn.Module, inputs: Sequence[Tensor]) -> None:
     """Checks that ``network``, traced from ``model``, answers as it does; both run in the mode they are in.
 
     Staircases are ramps meanwhile (`transpike.graph.clipped_activations`).

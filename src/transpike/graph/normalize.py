@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from transpike.activations import TrainedActivation
-from transpike.errors import ConversionError, Obstacle
+from transpike.errors import ConversionError, UnsupportedOperator
 from transpike.graph.capture import source_of
 from transpike.graph.operators import (
     DROPOUT_FUNCTIONS,
@@ -83,7 +83,7 @@ def functionalize(gm: fx.GraphModule) -> None:
         if stale:
             raise ConversionError(
                 [
-                    Obstacle(
+                    UnsupportedOperator(
                         node.name,
                         operator_name(node, modules),
                         source_of(node),

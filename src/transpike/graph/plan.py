@@ -8,7 +8,7 @@ from enum import Enum
 
 from torch import Tensor, fx, nn
 
-from transpike.errors import Obstacle
+from transpike.errors import UnsupportedOperator
 from transpike.graph.capture import source_of
 from transpike.graph.example_run import ROWS, batch_violations, shapes_of, sizes_of
 from transpike.graph.normalize import ActivationCall, modules_of
@@ -105,10 +105,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Planning:
-    """A plan, or the obstacles that prevent it."""
+    """A plan, or the unsupported that prevent it."""
 
     plan: Plan
-    obstacles: tuple[Obstacle, ...]
+    unsupported: tuple[UnsupportedOperator, ...]
 
 
 def make_plan(
@@ -150,7 +150,7 @@ class _Planner:
         self.calls = {call.name: call for call in calls}
         self.leave = set(leave)
         self.kinds: dict[fx.Node, Kind] = {}
-        self.obstacles: list[Obstacle] = []
+        self.unsupported: list[UnsupportedOperator] = []
         self.readouts: dict[fx.Node, None] = {}
         self.pools: list[fx.Node] = []
         self.analogue: list[str] = []
@@ -166,15 +166,15 @@ class _Planner:
             node: kind in (Kind.STATIC, Kind.SEQUENCE, Kind.MEAN) and node.op != "output"
             for node, kind in self.kinds.items()
         }
-        refused = {obstacle.node for obstacle in self.obstacles}
+        refused = {obstacle.node for obstacle in self.unsupported}
         for node, reason in batch_violations(self.gm, self.inputs, batched):
             if leave_name(node) in refused:
                 continue  # said once; the other reason is the stronger one
             self._refuse(node, reason, "keep the batch as the first dimension, for example x.flatten(1)")
         sites = tuple(self._site_plan(node) for node in self.gm.graph.nodes if self._is_site(node))
-        if not sites and not self.obstacles:
-            self.obstacles.append(
-                Obstacle(
+        if not sites and not self.unsupported:
+            self.unsupported.append(
+                UnsupportedOperator(
                     "output",
                     type(self.gm).__name__,
                     "(whole model)",
@@ -192,7 +192,7 @@ class _Planner:
             batch_sizes=frozenset(batch_sizes),
             body_sizes=frozenset(node.name for node in self.body_sizes),
         )
-        return Planning(plan, tuple(self.obstacles))
+        return Planning(plan, tuple(self.unsupported))
 
     def _is_site(self, node: fx.Node) -> bool:
         return node.op == "call_module" and isinstance(self.modules[str(node.target)], Site)
@@ -299,8 +299,8 @@ class _Planner:
                 self.readouts[source] = None
 
     def _refuse(self, node: fx.Node, reason: str, fix: str = "") -> None:
-        self.obstacles.append(
-            Obstacle(
+        self.unsupported.append(
+            UnsupportedOperator(
                 leave_name(node),
                 operator_name(node, self.modules),
                 "(what forward returns)" if isinstance(node.target, type) else source_of(node),

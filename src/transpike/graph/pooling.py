@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from transpike.errors import ConversionError, Obstacle
+from transpike.errors import ConversionError, UnsupportedOperator
 from transpike.graph.capture import source_of
 from transpike.graph.normalize import ActivationCall, call_module, modules_of
 from transpike.graph.operators import (
@@ -112,7 +112,7 @@ def _average_pool(pool: nn.Module, node: fx.Node) -> nn.Module:
     if reason:
         raise ConversionError(
             [
-                Obstacle(
+                UnsupportedOperator(
                     str(node.target),
                     type(pool).__name__,
                     source_of(node),

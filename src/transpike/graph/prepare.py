@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, fx, nn
 
 from transpike.graph.capture import LeafModules, evaluation_mode, leaf_names, trace
-from transpike.graph.equivalence import check_parity
+from transpike.graph.equivalence import check_equivalence
 from transpike.graph.example_run import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.fold import fold_batchnorm
 from transpike.graph.normalize import (
@@ -25,7 +25,7 @@ from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import Planning, make_plan, unused_leaves
 from transpike.graph.pooling import average_pools, pool_before_activation
 from transpike.graph.site import Site
-from transpike.serialization.model_info import card_of, set_card
+from transpike.serialization.model_info import model_info, set_model_info
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def prepare(model: nn.Module, example_inputs: Inputs, capture: Capture) -> Prepa
     with evaluation_mode(model):
         gm = trace(model, capture.leaf_modules, len(inputs), bake=True).eval()
     check_arguments(gm, inputs, "example_inputs")
-    set_card(gm, card_of(model))
+    set_model_info(gm, model_info(model))
     functionalize(gm)
     modularize(gm)
     modularize_batchnorm(gm)
@@ -146,4 +146,4 @@ def check_prepared(model: nn.Module, prepared: Prepared) -> None:
     ):  # differs from the model on purpose; everything else must not
         faithful = prepare(model, prepared.inputs, replace(prepared.capture, max_pooling=MaxPooling.RUNNING)).network
     with evaluation_mode(model):
-        check_parity(model, faithful, prepared.inputs)
+        check_equivalence(model, faithful, prepared.inputs)

@@ -21,7 +21,7 @@ class Encoding(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Sequence(Encoding):
+class FrameSequence(Encoding):
     """Frames that are there already, for example from an event camera.
 
     Attributes:
@@ -33,7 +33,7 @@ class Sequence(Encoding):
     def __post_init__(self) -> None:
         if not isinstance(self.values, Tensor) or self.values.dim() < 2:
             raise InputError(
-                "a sequence is one tensor [T, N, *]", where="Sequence", fix="put time first: x.transpose(0, 1)"
+                "a sequence is one tensor [T, N, *]", where="FrameSequence", fix="put time first: x.transpose(0, 1)"
             )
 
     def frames(self, steps: int) -> Tensor:
@@ -45,7 +45,7 @@ class Sequence(Encoding):
         if self.values.shape[0] < steps:
             raise InputError(
                 f"the sequence has {self.values.shape[0]} frames, the run needs {steps}",
-                where="Sequence",
+                where="FrameSequence",
                 fix="give more frames or fewer steps",
             )
         return self.values[:steps]

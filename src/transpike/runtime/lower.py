@@ -19,7 +19,7 @@ from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
-from transpike.schedules import Memory, Schedule, Visit
+from transpike.schedules import Memory, Schedule, SiteContext
 
 
 def fold(value: Tensor) -> Tensor:
@@ -80,8 +80,8 @@ class SiteRunner(nn.Module):
     def emit(self, drive: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """The events ``[S_out, N, *]`` and the new memory for a drive ``[S, N, *]``."""
         parameters = self.site.parameters_of_neurons
-        visit = Visit(self.name, drive, self.neuron, parameters, memory, self.number, self.kernel)
-        return self.schedule.emit(visit)
+        context = SiteContext(self.name, drive, self.neuron, parameters, memory, self.number, self.kernel)
+        return self.schedule.emit(context)
 
     def forward(
         self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor

@@ -55,6 +55,6 @@ def plan_for(network: fx.GraphModule, plan: Plan, capture: Capture, moving: Coll
     probe = tuple(torch.rand(ROWS, *shape, generator=generator).to(reference) for shape in capture.input_shapes)
     calls = [ActivationCall(site.name, site.operator, site.source) for site in plan.sites]
     planning = make_plan(network, probe, calls, capture.leave, capture.max_pooling, moving)
-    if planning.obstacles:
-        raise ConversionError(planning.obstacles)
+    if planning.unsupported:
+        raise ConversionError(planning.unsupported)
     return planning.plan

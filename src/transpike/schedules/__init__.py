@@ -1,7 +1,7 @@
 """Schedules: how a converted network runs in time. One file per idea, one row in the table below."""
 
 from transpike.schedules.accumulate import AccumulateThenFire
-from transpike.schedules.contract import Memory, Schedule, Visit
+from transpike.schedules.contract import Memory, Schedule, SiteContext
 from transpike.schedules.exact_potential import ExactPotential
 from transpike.schedules.latency import Latency
 from transpike.schedules.offset_spike import Decision, OffsetSpike
@@ -33,8 +33,8 @@ __all__ = [
     "Probing",
     "Residual",
     "Schedule",
+    "SiteContext",
     "Staggered",
     "TwoPasses",
-    "Visit",
     "Wait",
 ]

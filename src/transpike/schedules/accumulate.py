@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transpike.functional import expected_count
 from transpike.kernels import LARGEST_COUNT, Rule, native, runs_native
-from transpike.schedules.contract import Memory, Visit
+from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
@@ -30,12 +30,12 @@ class AccumulateThenFire(Probing):
         """Every site tells the next one its count, in one byte: there is no form for rho above 255."""
         return Rule("accumulate", probe=self.probe_steps) if self.probe_steps <= LARGEST_COUNT else None
 
-    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
+    def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Emits as many steps as the drive has; there is no memory."""
-        need_soft_reset(self, visit.neuron)
-        rho, drive = self.probe_steps, visit.drive
-        start, theta = visit.start(), visit.parameters.theta
-        if runs_native(visit.kernel, drive, start, theta):
+        need_soft_reset(self, context.neuron)
+        rho, drive = self.probe_steps, context.drive
+        start, theta = context.start(), context.parameters.theta
+        if runs_native(context.kernel, drive, start, theta):
             return native.accumulate(drive[:rho], start, theta, drive.shape[0]), ()
         count = expected_count(drive[:rho].sum(0), theta, start, rho)
         steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=drive.dtype)

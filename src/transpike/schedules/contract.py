@@ -21,7 +21,7 @@ Memory = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Visit:
+class SiteContext:
     """Everything a schedule knows when it comes to a site.
 
     Attributes:
@@ -110,7 +110,7 @@ class Schedule(ABC):
         return form._replace(soft_reset=False) if form.kind == "plain" else None
 
     @abstractmethod
-    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
+    def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """The pure function of one site.
 
         Returns:

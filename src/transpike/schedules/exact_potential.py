@@ -10,7 +10,7 @@ from torch import Tensor
 from transpike.functional import expected_count
 from transpike.kernels import Rule, native, runs_native
 from transpike.kernels.offset_probe import least_potentials
-from transpike.schedules.contract import Memory, Visit
+from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
@@ -27,15 +27,15 @@ class ExactPotential(Probing):
         """Probe and choose, then fire."""
         return Rule("exact", probe=self.probe_steps)
 
-    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
+    def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""
-        need_soft_reset(self, visit.neuron)
-        seen, start, theta = visit.drive[: self.probe_steps], visit.start(), visit.parameters.theta
-        if runs_native(visit.kernel, seen, start, theta):
+        need_soft_reset(self, context.neuron)
+        seen, start, theta = context.drive[: self.probe_steps], context.start(), context.parameters.theta
+        if runs_native(context.kernel, seen, start, theta):
             v = native.exact_potential(seen, start, theta)
         else:
             v = exact_potential(seen, start, theta, expected_count(seen.sum(0), theta, start, self.probe_steps))
-        events, v = visit.run(visit.drive, v)
+        events, v = context.run(context.drive, v)
         return events, (v,)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from transpike.kernels import Rule, native, runs_native
 from transpike.kernels.offset_probe import Probe, probe
-from transpike.schedules.contract import Memory, Visit
+from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
@@ -70,20 +70,20 @@ class OffsetSpike(Probing):
         """Probe and shift, then fire."""
         return Rule("offset", probe=self.probe_steps, iterations=self.iterations, epsilon=self.epsilon)
 
-    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
+    def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""
-        need_soft_reset(self, visit.neuron)
-        theta = visit.parameters.theta
-        start = v = visit.start()
-        look = visit.drive[: self.probe_steps]
-        if runs_native(visit.kernel, look, start, theta):
+        need_soft_reset(self, context.neuron)
+        theta = context.parameters.theta
+        start = v = context.start()
+        look = context.drive[: self.probe_steps]
+        if runs_native(context.kernel, look, start, theta):
             v = native.offset_potential(look, start, theta, self.iterations, self.epsilon)
         else:
             for _ in range(self.iterations):
                 seen = probe(look, v, theta)
                 residual = seen.residual - v + start
                 v = v + shift(seen, residual, theta, self.probe_steps, self.epsilon, self.decision)
-        events, v = visit.run(visit.drive, v)
+        events, v = context.run(context.drive, v)
         return events, (v,)
 
 

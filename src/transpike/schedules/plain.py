@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from transpike.kernels import Rule
-from transpike.schedules.contract import Memory, Schedule, Visit
+from transpike.schedules.contract import Memory, Schedule, SiteContext
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Plain(Schedule):
         """Integrate and fire."""
         return Rule("plain")
 
-    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
+    def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Runs the neuron from where the last chunk left it; the memory is the membrane potential."""
-        v = visit.start() if visit.memory is None else visit.memory[0]
-        events, v = visit.run(visit.drive, v)
+        v = context.start() if context.memory is None else context.memory[0]
+        events, v = context.run(context.drive, v)
         return events, (v,)

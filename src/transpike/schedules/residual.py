@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from transpike.kernels import Rule
-from transpike.schedules.contract import Memory, Visit
+from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
 
 
@@ -19,9 +19,9 @@ class Residual(Probing):
         """Probe, then fire."""
         return Rule("residual", probe=self.probe_steps)
 
-    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
+    def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Two runs of the neuron; the memory is the last potential."""
-        need_soft_reset(self, visit.neuron)
-        _, v = visit.run(visit.drive[: self.probe_steps], visit.start())
-        events, v = visit.run(visit.drive, v)
+        need_soft_reset(self, context.neuron)
+        _, v = context.run(context.drive[: self.probe_steps], context.start())
+        events, v = context.run(context.drive, v)
         return events, (v,)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.schedules.contract import Memory, Schedule, Visit
+from transpike.schedules.contract import Memory, Schedule, SiteContext
 
 
 class Wait(Enum):
@@ -31,33 +31,33 @@ class Staggered(Schedule):
     non-negative events. `transpike.search_lags` finds lags for a latency.
 
     Attributes:
-        waiting: d, the lag of every site that ``own`` does not name.
-        own: pairs of site name and lag.
+        default_lag: d, the lag of every site that ``site_lags`` does not name.
+        site_lags: pairs of site name and lag.
         wait: what the neurons do while they wait.
     """
 
-    waiting: int = 1
-    own: tuple[tuple[str, int], ...] = ()
+    default_lag: int = 1
+    site_lags: tuple[tuple[str, int], ...] = ()
     wait: Wait = Wait.INTEGRATE
     streamable: ClassVar[bool] = False
     prefix_consistent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "own", tuple((str(name), int(lag)) for name, lag in self.own))
+        object.__setattr__(self, "site_lags", tuple((str(name), int(lag)) for name, lag in self.site_lags))
         object.__setattr__(self, "wait", Wait(self.wait))  # from JSON it comes as a word
-        if min([self.waiting, *(lag for _, lag in self.own)]) < 0:
+        if min([self.default_lag, *(lag for _, lag in self.site_lags)]) < 0:
             raise ValueError(f"lags must not be negative, got {self}")
 
     def lag(self, site: str) -> int:
-        """D of the site."""
-        return dict(self.own).get(site, self.waiting)
+        """Lag of a site in steps."""
+        return dict(self.site_lags).get(site, self.default_lag)
 
-    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
+    def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Emits ``S_in - d`` steps; the memory is the last potential."""
-        lag = self.lag(visit.site)
+        lag = self.lag(context.site)
         if self.wait is Wait.WITHHOLD:
-            events, v = visit.run(visit.drive, visit.start())
+            events, v = context.run(context.drive, context.start())
             return events[lag:], (v,)
-        charged = visit.neuron.charge(visit.start(), visit.drive[:lag].sum(0))
-        events, v = visit.run(visit.drive[lag:], charged)
+        charged = context.neuron.charge(context.start(), context.drive[:lag].sum(0))
+        events, v = context.run(context.drive[lag:], charged)
         return events, (v,)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.schedules.contract import Memory, Schedule, Visit
+from transpike.schedules.contract import Memory, Schedule, SiteContext
 from transpike.schedules.probing import need_soft_reset
 
 
@@ -46,11 +46,11 @@ class TwoPasses(Schedule):
         """Both passes."""
         return self.probe_steps + steps
 
-    def emit(self, visit: Visit) -> tuple[Tensor, Memory]:
+    def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """First pass: plain, the memory is the residual. Second pass: plain, masked by it."""
-        need_soft_reset(self, visit.neuron)
-        events, v = visit.run(visit.drive, visit.start())
-        if visit.number == 0:
+        need_soft_reset(self, context.neuron)
+        events, v = context.run(context.drive, context.start())
+        if context.number == 0:
             return events, (v,)
-        assert visit.memory is not None
-        return events * (visit.memory[0] > self.margin * visit.parameters.theta), visit.memory
+        assert context.memory is not None
+        return events * (context.memory[0] > self.margin * context.parameters.theta), context.memory

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-_META = "transpike.card"
+_META = "transpike.info"
 
 
 @dataclass(frozen=True)
@@ -49,32 +49,32 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelInfo:
     """Travels with a network through `tailor`, `convert`, `save` and `load`."""
 
     source: ModelSource | None = None
     inputs: InputSpec | None = None
 
 
-class CardedModule(nn.Module):
-    """Base of the built-in networks: a module with a `card`."""
+class ZooModule(nn.Module):
+    """Base of the built-in networks: a module with a `info`."""
 
-    card: Card = Card()
+    info: ModelInfo = ModelInfo()
 
 
-def card_of(model: nn.Module) -> Card:
-    """The card of a network; an empty one for models that have none."""
+def model_info(model: nn.Module) -> ModelInfo:
+    """The info of a network; an empty one for models that have none."""
     if isinstance(model, fx.GraphModule):
         found = model.meta.get(_META)
-        return found if isinstance(found, Card) else Card()
-    return model.card if isinstance(model, CardedModule) else Card()
+        return found if isinstance(found, ModelInfo) else ModelInfo()
+    return model.info if isinstance(model, ZooModule) else ModelInfo()
 
 
-def set_card(model: nn.Module, card: Card) -> None:
-    """Attaches a card to a graph or a built-in network."""
+def set_model_info(model: nn.Module, info: ModelInfo) -> None:
+    """Attaches a info to a graph or a built-in network."""
     if isinstance(model, fx.GraphModule):
-        model.meta[_META] = card
-    elif isinstance(model, CardedModule):
-        model.card = card
+        model.meta[_META] = info
+    elif isinstance(model, ZooModule):
+        model.info = info
     else:
-        raise TypeError(f"a {type(model).__name__} cannot carry a card")
+        raise TypeError(f"a {type(model).__name__} cannot carry a info")

@@ -32,13 +32,13 @@ from transpike.rules import (
 from transpike.schedules import SCHEDULES
 from transpike.serialization.container import read_container, write_container
 from transpike.serialization.json_records import from_json, to_json
-from transpike.serialization.model_info import Card, CardedModule, InputSpec, ModelSource, card_of, set_card
+from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, ZooModule, model_info, set_model_info
 
 FORMAT = 1
 _KINDS: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        *(Card, InputSpec, ModelSource, SlipReLU, RateNorm, ThetaPercentile, PerLayer, PerChannel, PerNeuron),
+        *(ModelInfo, InputSpec, ModelSource, SlipReLU, RateNorm, ThetaPercentile, PerLayer, PerChannel, PerNeuron),
         *(Conversion, Capture),
         *NEURONS.values(),
         *THRESHOLD_RULES.values(),
@@ -58,20 +58,20 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         network: a `SpikingNetwork`, a network made by `tailor`, one of the zoo, or any other module; what the zoo
             cannot rebuild needs its model again when it is loaded.
         path: the file, usually ``*.safetensors``.
-        inputs: shape, normalisation and class names, if the network's card does not hold them yet.
+        inputs: shape, normalisation and class names, if the network's info does not hold them yet.
 
     Raises:
         CheckpointError: the network has a neuron, part or activation of the user's own, which `load` could not rebuild.
     """
     graph = network.network if isinstance(network, SpikingNetwork) else network
-    card = card_of(graph)
+    info = model_info(graph)
     if inputs is not None:
-        card = replace(card, inputs=inputs)
+        info = replace(info, inputs=inputs)
     done = tailoring(graph)
     header: dict[str, Any] = {
         "format": FORMAT,
         "kind": "spiking" if isinstance(network, SpikingNetwork) else "ann",
-        "card": to_json(card),
+        "info": to_json(info),
         "tailored": None if done is None else _to_json(done.activation),
         "leaf_modules": [] if done is None else list(done.leaf_modules),
         "inputs": 0 if done is None else done.inputs,
@@ -106,13 +106,13 @@ class Contents:
 
     Attributes:
         kind: ``"spiking"`` or ``"ann"``.
-        card: how to rebuild the network and what its inputs are.
+        info: how to rebuild the network and what its inputs are.
         activation: settings of the trained activations, None for plain ReLU.
         sites: names of the populations of a spiking network.
     """
 
     kind: str
-    card: Card
+    info: ModelInfo
     activation: ActivationSettings | None
     sites: tuple[str, ...]
 
@@ -127,8 +127,36 @@ def describe(path: Path | str) -> Contents:
     return _contents(header, Path(path))
 
 
-def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwork | nn.Module:
-    """Loads what `save` wrote; built-in networks need nothing else.
+def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwork:
+    """Loads a converted network that `save` wrote; built-in networks need nothing else.
+
+    Args:
+        path: the file.
+        model: for networks that are not built in: the model (before tailoring), or a function that makes it. Its
+            own weights do not matter and it is not changed.
+
+    Raises:
+        CheckpointError: the file is missing, foreign, damaged, of a newer format, does not fit the model, or holds a
+            network that is not converted.
+    """
+    network = load_network(path, model=model)
+    if not isinstance(network, SpikingNetwork):
+        raise CheckpointError(
+            "the file holds a network that is not converted", where=str(path), fix="load it with tp.load_ann"
+        )
+    return network
+
+
+def load_ann(path: Path | str, *, model: ModelFactory | None = None) -> nn.Module:
+    """Loads a network that is not converted, tailored or not; arguments and errors as for `load`."""
+    network = load_network(path, model=model)
+    if isinstance(network, SpikingNetwork):
+        raise CheckpointError("the file holds a spiking network", where=str(path), fix="load it with tp.load")
+    return network
+
+
+def load_network(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwork | nn.Module:
+    """Loads whatever network `save` wrote.
 
     Args:
         path: the file.
@@ -159,8 +187,8 @@ def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwo
         _check_sites(network, contents, path)
         _match_shapes(network, tensors)
     _load_tensors(network, tensors, path)
-    if isinstance(network, SpikingNetwork | fx.GraphModule | CardedModule):
-        set_card(network.network if isinstance(network, SpikingNetwork) else network, contents.card)
+    if isinstance(network, SpikingNetwork | fx.GraphModule | ZooModule):
+        set_model_info(network.network if isinstance(network, SpikingNetwork) else network, contents.info)
     return network.eval()
 
 
@@ -181,9 +209,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _contents(header: dict[str, Any], path: Path) -> Contents:
     try:
-        card = from_json(header["card"], _KINDS)
+        info = from_json(header["info"], _KINDS)
         activation = None if header["tailored"] is None else from_json(header["tailored"], _KINDS)
-        return Contents(header["kind"], card, activation, tuple(header.get("sites", ())))
+        return Contents(header["kind"], info, activation, tuple(header.get("sites", ())))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"the header is malformed: {error}", where=str(path)) from error
 
@@ -194,7 +222,7 @@ def _base_model(contents: Contents, model: ModelFactory | None, path: Path) -> n
         return copy.deepcopy(model)
     if model is not None:
         return model()
-    source = contents.card.source
+    source = contents.info.source
     if source is None:
         raise CheckpointError(
             "the network is not a built-in one",

@@ -1,5 +1,6 @@
 """The training loop with the papers' settings."""
 
-from transpike.training.fit import Epoch, TrainingError, fit
+from transpike.errors import TrainingError
+from transpike.training.fit import Epoch, fit
 
 __all__ = ["Epoch", "TrainingError", "fit"]

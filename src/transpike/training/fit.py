@@ -16,11 +16,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transpike.activations import TrainedActivation
 from transpike.data import Data
-from transpike.errors import TranspikeError
-
-
-class TrainingError(TranspikeError):
-    """Training diverged, or a file to resume from belongs to another run."""
 
 
 @dataclass(frozen=True)

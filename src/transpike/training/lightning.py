@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from transpike.errors import CheckpointError
+from transpike.errors import CheckpointError, TrainingError
 from transpike.serialization.container import pack, read_container, unpack, write_container
-from transpike.training.fit import Epoch, TrainingError, parameter_groups
+from transpike.training.fit import Epoch, parameter_groups
 from transpike.training.spike_cost import SpikeCost
 
 

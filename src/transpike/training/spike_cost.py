@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from transpike.activations import TrainedActivation
+from transpike.errors import TrainingError
 from transpike.graph.capture import evaluation_mode
 from transpike.graph.normalize import modules_of
 from transpike.graph.operators import argument
-from transpike.training.fit import TrainingError
 
 _GATHERING = {F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 _SCATTERING = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}

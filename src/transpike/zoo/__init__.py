@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from transpike.errors import ModelError
-from transpike.serialization.model_info import Card, CardedModule, InputSpec, ModelSource
+from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, ZooModule
 from transpike.zoo.digits import DigitsResNet
 from transpike.zoo.resnet import ResNet
 from transpike.zoo.resnet20 import CifarResNet20
@@ -40,7 +40,7 @@ class ZooEntry:
         about: one line for listings.
     """
 
-    build: Callable[..., CardedModule]
+    build: Callable[..., ZooModule]
     inputs: InputSpec
     about: str
 
@@ -49,7 +49,7 @@ _CIFAR = InputSpec((3, 32, 32), dataset="cifar10")
 _IMAGENET = InputSpec((3, 224, 224), dataset="imagenet")
 
 
-def _preset(cls: Callable[..., CardedModule], **preset: Any) -> Callable[..., CardedModule]:
+def _preset(cls: Callable[..., ZooModule], **preset: Any) -> Callable[..., ZooModule]:
     """The builder of a variant: ``cls`` with other defaults."""
     return lambda **options: cls(**{**preset, **options})
 
@@ -89,12 +89,12 @@ ZOO: Mapping[str, ZooEntry] = {
 }
 
 
-def build(name: str, **options: Any) -> CardedModule:
+def build(name: str, **options: Any) -> ZooModule:
     """Builds a network of the zoo with fresh weights.
 
     Args:
         name: a key of `ZOO`.
-        options: keyword arguments of its builder, kept in its card.
+        options: keyword arguments of its builder, kept in its info.
 
     Raises:
         ModelError: unknown name or option.
@@ -106,5 +106,5 @@ def build(name: str, **options: Any) -> CardedModule:
         model = entry.build(**options)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{name} refuses its options: {error}", where=str(options)) from error
-    model.card = Card(ModelSource(name, dict(options)), replace(entry.inputs))
+    model.info = ModelInfo(ModelSource(name, dict(options)), replace(entry.inputs))
     return model

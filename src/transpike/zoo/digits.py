@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.serialization.model_info import CardedModule
+from transpike.serialization.model_info import ZooModule
 
 
 class _Block(nn.Module):
@@ -26,7 +26,7 @@ class _Block(nn.Module):
         return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))  # type: ignore[no-any-return]
 
 
-class DigitsResNet(CardedModule):
+class DigitsResNet(ZooModule):
     """A ResNet-20 in miniature, with 19 sites: deep enough that direct conversion fails at few time-steps.
 
     Args:

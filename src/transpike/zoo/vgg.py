@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.serialization.model_info import CardedModule
+from transpike.serialization.model_info import ZooModule
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class VGG16(CardedModule):
+class VGG16(ZooModule):
     """Thirteen convolutions with BatchNorm and ReLU, five max-poolings.
 
     Args:

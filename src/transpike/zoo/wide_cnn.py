@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.serialization.model_info import CardedModule
+from transpike.serialization.model_info import ZooModule
 
 
 def _convolutions(widths: tuple[int | str, ...]) -> tuple[list[nn.Module], int]:
@@ -20,7 +20,7 @@ def _convolutions(widths: tuple[int | str, ...]) -> tuple[list[nn.Module], int]:
     return layers, channels
 
 
-class _Plain(CardedModule):
+class _Plain(ZooModule):
     def __init__(self, widths: tuple[int | str, ...], hidden: tuple[int, int], classes: int) -> None:
         super().__init__()
         layers, channels = _convolutions(widths)

@@ -24,7 +24,7 @@ from transpike.evaluation.offsets.counts import activation_of, checked_batches, 
 from transpike.graph.site import Site
 from transpike.kernels import KernelPreference
 from transpike.network.spiking import SpikingNetwork
-from transpike.schedules import OffsetSpike, Plain, Schedule, Visit
+from transpike.schedules import OffsetSpike, Plain, Schedule, SiteContext
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,6 @@ class _Constrained:
         site, seen = self.snn.site(name), drive[: self.steps]
         received = seen.sum(0)
         for label, schedule in self.schedules.items():
-            visit = Visit(name, seen, self.snn.neuron, site.parameters_of_neurons, None, 0, KernelPreference.AUTO)
+            visit = SiteContext(name, seen, self.snn.neuron, site.parameters_of_neurons, None, 0, KernelPreference.AUTO)
             count = schedule.emit(visit)[0].sum(0)
             self.tallies[label][name].add(site, self.steps * self.drives[name], received, received, count)

@@ -1,0 +1,123 @@
+"""A conversion from plain words, as TOML files and command lines give it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from transpike.conversion.methods import METHODS
+from transpike.errors import ConfigError
+from transpike.neurons import NEURONS
+from transpike.rules import CORRECTIONS, POTENTIAL_RULES, THRESHOLD_RULES, Conversion, PerChannel, PerLayer, PerNeuron
+from transpike.schedules import SCHEDULES
+
+GRANULARITIES = {"layer": PerLayer, "channel": PerChannel, "neuron": PerNeuron}
+_TABLES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "threshold": THRESHOLD_RULES,
+    "potential": POTENTIAL_RULES,
+    "corrections": CORRECTIONS,
+    "neuron": NEURONS,
+    "schedule": SCHEDULES,
+}
+
+
+def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conversion:
+    """A conversion from nested tables of words and numbers.
+
+    Either ``method`` and ``steps`` name a row of `transpike.methods`; or ``threshold``, ``potential``, ``neuron`` and
+    ``schedule`` each are a name, or a table with ``name`` and settings, and ``corrections`` is a list of these.
+    ``per`` in a table is ``"layer"``, ``"channel"`` or ``"neuron"``::
+
+        {"threshold": {"name": "minimum-mse", "steps": 8, "per": "channel"}, "corrections": [{"name": "bias",
+         "steps": 8}], "schedule": {"name": "accumulate", "probe_steps": 8}}
+
+    Args:
+        words: the tables.
+        where: what errors name.
+
+    Raises:
+        ConfigError: an unknown word, or a setting that is not taken, lacks or is refused.
+    """
+    if "method" in words:
+        return _by_method(words, where)
+    unknown = [key for key in words if key not in _TABLES]
+    if unknown:
+        raise ConfigError(f"there is no {unknown[0]!r}", where=where, fix=f"known: method, steps, {', '.join(_TABLES)}")
+    made: dict[str, Any] = {}
+    for kind, value in words.items():
+        if kind == "corrections":
+            entries = [value] if isinstance(value, str | Mapping) else value
+            made[kind] = tuple(read_part(kind, entry, where) for entry in entries)
+        else:
+            made[kind] = read_part(kind, value, where)
+    try:
+        return Conversion(**made)
+    except ValueError as error:
+        raise ConfigError(str(error), where=where) from error
+
+
+def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversion") -> Any:
+    """One part from its name, or from a table with ``name`` and settings.
+
+    Args:
+        kind: ``"threshold"``, ``"potential"``, ``"corrections"``, ``"neuron"`` or ``"schedule"``.
+        words: the name or the table.
+        where: what errors name.
+
+    Raises:
+        ConfigError: see `read_conversion`.
+    """
+    settings = {"name": words} if isinstance(words, str) else dict(words)
+    name, table = settings.pop("name", None), _TABLES[kind]
+    if name not in table:
+        raise ConfigError(f"{kind} names {name!r}", where=where, fix=f"known: {', '.join(table)}")
+    if "per" in settings:
+        per = settings.pop("per")
+        if per not in GRANULARITIES:
+            raise ConfigError(f"per names {per!r}", where=where, fix=f"known: {', '.join(GRANULARITIES)}")
+        settings["granularity"] = GRANULARITIES[per]()
+    known = signature(table[name]).parameters
+    strange = [key for key in settings if key not in known]
+    if strange:
+        wanted = ", ".join("per" if key == "granularity" else key for key in known)
+        strange_name = "per" if strange[0] == "granularity" else strange[0]
+        raise ConfigError(f"{name} has no {strange_name!r}", where=where, fix=f"it takes: {wanted or 'nothing'}")
+    missing = [key for key, entry in known.items() if entry.default is entry.empty and key not in settings]
+    if missing:
+        raise ConfigError(f"{name} needs {', '.join(missing)}", where=where, fix=f"give {missing[0]}")
+    try:
+        return table[name](**settings)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} refuses its settings: {error}", where=where) from error
+
+
+def read_conversion_file(path: Path) -> Conversion:
+    """A conversion from a TOML file; see `read_conversion`.
+
+    Raises:
+        ConfigError: the file is missing or no TOML, or see `read_conversion`.
+    """
+    try:
+        words = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"the file cannot be read: {error}", where=str(path), fix="pass a TOML file") from error
+    return read_conversion(words, str(path))
+
+
+def _by_method(words: Mapping[str, Any], where: str) -> Conversion:
+    strange = sorted(set(words) - {"method", "steps"})
+    if strange:
+        raise ConfigError(
+            f"a method sets everything, but {strange[0]!r} is there, too", where=where, fix="leave it out"
+        )
+    if words["method"] not in METHODS:
+        raise ConfigError(f"method names {words['method']!r}", where=where, fix=f"known: {', '.join(METHODS)}")
+    try:
+        return METHODS[words["method"]](words["steps"])
+    except KeyError as error:
+        raise ConfigError("a method needs steps", where=where, fix="give steps, the T to convert for") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"steps is refused: {error}", where=where) from error
