@@ -70,8 +70,8 @@ def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversio
     Raises:
         ConfigError: see `read_conversion`.
     """
-    settings = {"name": words} if isinstance(words, str) else dict(words)
-    name, table = settings.pop("name", None), _TABLES[kind]
+    settings: dict[str, Any] = {"name": words} if isinstance(words, str) else dict(words)
+    name, table = str(settings.pop("name", None)), _TABLES[kind]
     if name not in table:
         raise ConfigError(f"{kind} names {name!r}", where=where, fix=f"known: {', '.join(table)}")
     if "per" in settings:

@@ -58,7 +58,7 @@ class MapShape:
     @cached_property
     def bytes(self) -> int:
         """Bytes of one pixel."""
-        return self.inputs if self.probe else self.inputs // 8
+        return self.padded_channels if self.probe else self.padded_channels // 8
 
     @cached_property
     def padded_rows(self) -> int:
