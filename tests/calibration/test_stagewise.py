@@ -13,10 +13,8 @@ from torch import nn
 import transpike as tp
 from transpike.errors import CalibrationError
 from transpike.rules import Correction, Maximum, SpikingThresholdRule, StageView
-from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Schedule, Staggered, TwoPasses
+from transpike.schedules import AccumulateThenFire, OffsetSpike, Schedule, Staggered, TwoPasses
 from transpike.testing import TOPOLOGIES, Topology
-
-PLAIN = Plain()
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,6 @@ class Spy(Correction):
     """Keeps what it sees."""
 
     steps: int
-    schedule: Schedule = PLAIN
     seen: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def update(self, stage: StageView) -> None:
@@ -45,13 +42,11 @@ class ShiftAll(Correction):
 SHARED = next(topology for topology in TOPOLOGIES if "hared" in topology.name)
 
 
-def convert(topology: Topology, parts: list[Any]) -> tuple[tp.SpikingNetwork, Any]:
+def convert(topology: Topology, parts: list[Any], schedule: Schedule | None = None) -> tuple[tp.SpikingNetwork, Any]:
     inputs = topology.random_inputs(5)
     data = [inputs, tuple(x[:1] for x in inputs)]
-    rules = [Maximum(), *parts]
-    snn = tp.convert(
-        topology.model(), tp.Conversion.of(*rules), example_inputs=inputs, calibration=data, leave=topology.leave
-    )
+    conversion = tp.Conversion.of(Maximum(), *parts, schedule=schedule)
+    snn = tp.convert(topology.model(), conversion, example_inputs=inputs, calibration=data, leave=topology.leave)
     return snn, inputs
 
 
@@ -79,10 +74,10 @@ def test_a_stage_sees_the_source_and_the_currents_of_the_spiking_network(topolog
     "schedule", [OffsetSpike(4), AccumulateThenFire(4), Staggered(2)], ids=["offset", "accumulate", "staggered"]
 )
 def test_a_schedule_with_its_own_number_of_steps(schedule):
-    spy = Spy(2, schedule)
-    snn, inputs = convert(SHARED, [spy])
+    spy = Spy(2)
+    snn, inputs = convert(SHARED, [spy], schedule)
     seen = {}
-    snn(*inputs, steps=2, schedule=schedule, observe=lambda site, drive, events: seen.update({site: drive}))
+    snn(*inputs, steps=2, observe=lambda site, drive, events: seen.update({site: drive}))
     for site, (_, arrived) in spy.seen.items():
         torch.testing.assert_close(arrived[:, : inputs[0].shape[0]], seen[site])
 
@@ -141,8 +136,8 @@ def test_a_spiking_threshold_rule_takes_the_place_of_a_threshold_rule_and_potent
 
 
 def test_mistakes_are_named():
-    with pytest.raises(CalibrationError, match="runs the network 2 times"):
-        convert(SHARED, [Spy(2, TwoPasses())])
+    with pytest.raises(ValueError, match=r"cannot be made for TwoPasses.*one pass"):
+        tp.Conversion(corrections=[Spy(2)], schedule=TwoPasses())
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU6(), nn.Linear(4, 2))
     x = torch.randn(5, 3)
     for data, complaint in ((None, "needs data"), (iter(()), "empty"), ([x[:, :2]], "refuses the batch")):

@@ -24,8 +24,8 @@ def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatc
     model = zoo.build("digits-resnet")
     set_model_info(model, ModelInfo(model_info(model).source, data.inputs))
     batch = data.test[0][0].unsqueeze(0)
-    snn = tp.convert(model.eval(), tp.Conversion(tp.rules.Maximum()), calibration=batch, example_inputs=batch)
-    snn.record["schedule"] = AccumulateThenFire(2)
+    conversion = tp.Conversion(tp.rules.Maximum(), schedule=AccumulateThenFire(2))
+    snn = tp.convert(model.eval(), conversion, calibration=batch, example_inputs=batch)
     tp.save(snn, tmp_path / "snn.safetensors", inputs=data.inputs)
     command = [
         "bench",

@@ -206,10 +206,14 @@ def test_qcfs_network_equals_its_spiking_twin_at_t_equal_l_in_the_first_layer():
 
 
 def test_missing_rule():
-    with pytest.raises(CalibrationError, match="a plain ReLU has no threshold") as caught:
+    """Plain ReLUs get the stated default, which needs data; the record says so."""
+    with pytest.raises(CalibrationError, match="needs data"):
         tp.convert(_mlp(), example_inputs=_data())
-    assert "site 1" in str(caught.value)
-    assert "Percentile(99.9, PerChannel())" in caught.value.fix
+    default = tp.Conversion(tp.rules.Percentile(99.9, tp.PerChannel()))
+    found = tp.convert(_mlp(), example_inputs=_data(), calibration=_data())
+    named = tp.convert(_mlp(), default, example_inputs=_data(), calibration=_data())
+    assert found.conversion == named.conversion == default
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), named.state_dict().values(), strict=True))
 
 
 def test_missing_calibration():
@@ -264,10 +268,19 @@ def test_two_rules_of_a_kind():
 
 
 def test_something_that_is_no_part():
-    with pytest.raises(ValueError, match="neither a threshold rule nor a rule for initial potentials"):
-        tp.convert(
-            _mlp(), tp.Conversion.of(tp.rules.Maximum(), tp.neurons.IF()), example_inputs=_data(), calibration=_data()
-        )
+    with pytest.raises(ValueError, match="corrections takes corrections, not IF"):
+        tp.Conversion.of(tp.rules.Maximum(), tp.neurons.IF())
+    with pytest.raises(ValueError, match="threshold takes a threshold rule, not HalfThreshold"):
+        tp.Conversion(tp.rules.HalfThreshold())
+    with pytest.raises(ValueError, match="schedule takes a schedule such as Plain"):
+        tp.Conversion(schedule="cos")
+    with pytest.raises(ValueError, match="convert takes a Conversion, not"):
+        tp.convert(_mlp(), [tp.rules.Maximum()], example_inputs=_data(), calibration=_data())
+
+
+def test_corrections_for_another_schedule_are_refused():
+    with pytest.raises(ValueError, match=r"TemporalBiasCorrection.*cannot be made for AccumulateThenFire"):
+        tp.Conversion(corrections=[tp.rules.TemporalBiasCorrection(4)], schedule=tp.schedules.AccumulateThenFire(4))
 
 
 def test_randomness_is_found():

@@ -39,10 +39,9 @@ def _no_gradients():
         yield
 
 
-def convert(model: nn.Module, *inputs: torch.Tensor, **parts) -> tp.SpikingNetwork:
-    snn = tp.convert(
-        model.eval(), tp.Conversion(tp.rules.Maximum()), calibration=[inputs], example_inputs=inputs, **parts
-    )
+def convert(model: nn.Module, *inputs: torch.Tensor, neuron=None, **options) -> tp.SpikingNetwork:
+    conversion = tp.Conversion.of(tp.rules.Maximum(), neuron=neuron)
+    snn = tp.convert(model.eval(), conversion, calibration=[inputs], example_inputs=inputs, **options)
     return set_dyadic_thresholds(snn)
 
 

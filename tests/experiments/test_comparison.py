@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from transpike import evaluate
-from transpike.conversion.methods import METHODS, convert_by
+from transpike import convert, evaluate
+from transpike.conversion.methods import METHODS
 from transpike.errors import DataError
 from transpike.experiments.compare import MethodResult, TestSet, compare_methods
 
@@ -38,10 +38,8 @@ def test_rows_are_those_of_evaluate():
         assert [(row.steps, row.images) for row in result.rows] == [(1, 20), (2, 20), (4, 10)]
         method = METHODS[result.method]
         for row, test in zip(result.rows, (TESTS[0], TESTS[0], TESTS[1]), strict=True):
-            snn = convert_by(
-                method, network(), steps=row.steps, calibration=CALIBRATION, example_inputs=CALIBRATION[0][:4]
-            )
-            report = evaluate(snn, test.batches, steps=row.steps, schedule=method.compose(row.steps).schedule)
+            snn = convert(network(), method(row.steps), calibration=CALIBRATION, example_inputs=CALIBRATION[0][:4])
+            report = evaluate(snn, test.batches, steps=row.steps)
             expected = report.row(row.steps)
             assert (row.top1, row.events, row.latency) == (expected.top1, expected.events, expected.latency)
             assert row.ann == 100.0  # the labels are the network's own answers

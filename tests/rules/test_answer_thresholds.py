@@ -11,7 +11,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.rules import Correction, StageView
-from transpike.schedules import AccumulateThenFire, ExactPotential, Plain, Schedule
+from transpike.schedules import AccumulateThenFire, ExactPotential, Plain
 from transpike.testing import TOPOLOGIES
 
 RHO, T = 8, 2
@@ -72,7 +72,6 @@ class Seen(Correction):
     """Looks at every stage before or after another calibration."""
 
     steps: int
-    schedule: Schedule
     errors: dict[str, float] = field(default_factory=dict, compare=False)
     answers: list[str] = field(default_factory=list, compare=False)
 
@@ -88,13 +87,12 @@ class Seen(Correction):
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
 def test_only_the_last_populations_change_and_none_gets_worse(topology, granularity, schedule) -> None:
     inputs = topology.random_inputs(12)
-    before, after = Seen(T, schedule), Seen(T, schedule)
+    before, after = Seen(T), Seen(T)
     parts = [tp.rules.Maximum(granularity), tp.rules.HalfThreshold()]
     options = {"example_inputs": inputs, "calibration": [inputs], "leave": topology.leave}
-    plain = tp.convert(topology.model(), tp.Conversion.of(*parts, before), **options)
-    snn = tp.convert(
-        topology.model(), tp.Conversion.of(*parts, tp.rules.AnswerThresholds(T, schedule), after), **options
-    )
+    plain = tp.convert(topology.model(), tp.Conversion.of(*parts, before, schedule=schedule), **options)
+    corrected = tp.Conversion.of(*parts, tp.rules.AnswerThresholds(T), after, schedule=schedule)
+    snn = tp.convert(topology.model(), corrected, **options)
     assert after.answers == before.answers
     for name, error in before.errors.items():
         same = torch.equal(snn.site(name).theta, plain.site(name).theta)
@@ -118,7 +116,7 @@ class Branches(nn.Module):
 
 def test_which_populations_answer() -> None:
     x = torch.randn(8, 3)
-    seen = Seen(T, Plain())
+    seen = Seen(T)
     tp.convert(Branches(), tp.Conversion.of(tp.rules.Maximum(), seen), example_inputs=x, calibration=x)
     assert len(seen.errors) == 4
     assert seen.answers == [list(seen.errors)[-1]]

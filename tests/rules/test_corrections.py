@@ -12,7 +12,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.rules import Correction, StageView
-from transpike.schedules import AccumulateThenFire, ExactPotential, OffsetSpike, Plain, Residual, Schedule, Staggered
+from transpike.schedules import AccumulateThenFire, ExactPotential, OffsetSpike, Plain, Residual, Staggered
 from transpike.testing import TOPOLOGIES, record
 
 CONV = next(topology for topology in TOPOLOGIES if topology.name == "conv_batchnorm")
@@ -85,10 +85,6 @@ class Watched(Correction):
     def steps(self) -> int:  # type: ignore[override]
         return self.part.steps
 
-    @property
-    def schedule(self) -> Schedule:  # type: ignore[override]
-        return self.part.schedule
-
     def update(self, stage: StageView) -> None:
         before = self.measure(stage)
         self.part.update(stage)
@@ -117,11 +113,11 @@ SCHEDULES = [Plain(), Staggered(2), AccumulateThenFire(4), OffsetSpike(4), Resid
 @pytest.mark.parametrize("part", PARTS, ids=["bias", "potential", "potential-channel"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
 def test_no_entry_ends_worse_and_the_whole_better(part, schedule):
-    watched = Watched(type(part)(**vars(part) | {"schedule": schedule}))
+    watched = Watched(part)
     x = CONV.random_inputs(24)[0]
     snn = tp.convert(
         CONV.model(),
-        tp.Conversion.of(tp.rules.Percentile(99.0, tp.PerChannel()), watched),
+        tp.Conversion(tp.rules.Percentile(99.0, tp.PerChannel()), corrections=[watched], schedule=schedule),
         example_inputs=x,
         calibration=list(x.split(7)),
     )

@@ -70,8 +70,13 @@ def test_what_is_right_already_stays():
     x = torch.tensor([[1.0], [0.5], [0.25], [0.75], [0.3125]])
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))
     nn.init.ones_(model[0].weight)
-    part = tp.rules.OptimalPotential(4, AccumulateThenFire(4))
-    snn = tp.convert(model, tp.Conversion.of(tp.rules.Maximum(), part), example_inputs=x, calibration=x)
+    part = tp.rules.OptimalPotential(4)
+    snn = tp.convert(
+        model,
+        tp.Conversion(tp.rules.Maximum(), corrections=[part], schedule=AccumulateThenFire(4)),
+        example_inputs=x,
+        calibration=x,
+    )
     assert snn.site("1").v_init == 0.5
 
 

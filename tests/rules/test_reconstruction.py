@@ -18,10 +18,9 @@ RULES = [Maximum(PerChannel()), HalfThreshold()]
 RESIDUAL = next(topology for topology in TOPOLOGIES if topology.name == "pad_and_slice")
 
 
-def convert(topology, parts, inputs):
-    return tp.convert(
-        topology.model(), tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs], leave=topology.leave
-    )
+def convert(topology, parts, inputs, schedule=None):
+    conversion = tp.Conversion.of(*parts, schedule=schedule)
+    return tp.convert(topology.model(), conversion, example_inputs=inputs, calibration=[inputs], leave=topology.leave)
 
 
 class Watched(BlockReconstruction):
@@ -44,7 +43,7 @@ def fresh():
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_a_block_makes_up_for_the_levels_before_and_inside_it(steps):
     inputs = RESIDUAL.random_inputs(64)
-    convert(RESIDUAL, [*RULES, Watched(steps, iterations=100)], inputs)
+    convert(RESIDUAL, [*RULES, Watched(steps, iterations=100)], inputs, AccumulateThenFire(steps))
     (first, _), *others = losses
     assert first == 0  # its input is exact, and its only site is not quantised in the loss
     assert len(others) == 2
@@ -55,7 +54,7 @@ def test_a_block_makes_up_for_the_levels_before_and_inside_it(steps):
 def test_every_block_gets_better_or_stays(topology):
     inputs = topology.random_inputs(16)
     parts = [*RULES, Watched(2, iterations=10, batch_size=8)]
-    convert(topology, parts, inputs)
+    convert(topology, parts, inputs, AccumulateThenFire(2))
     assert losses
     assert all(after <= before for before, after in losses)
 
@@ -63,7 +62,9 @@ def test_every_block_gets_better_or_stays(topology):
 def test_what_does_not_help_is_taken_back_to_the_bit():
     inputs = RESIDUAL.random_inputs(16)
     before = convert(RESIDUAL, RULES, inputs)
-    after = convert(RESIDUAL, [*RULES, BlockReconstruction(2, iterations=3, weight_rate=1e4)], inputs)
+    after = convert(
+        RESIDUAL, [*RULES, BlockReconstruction(2, iterations=3, weight_rate=1e4)], inputs, AccumulateThenFire(2)
+    )
     for name, value in before.state_dict().items():
         assert torch.equal(after.state_dict()[name], value), name
 
@@ -72,8 +73,8 @@ def test_the_model_is_not_changed_and_gradients_are_off_again():
     model = RESIDUAL.model()
     old = copy.deepcopy(model.state_dict())
     inputs = RESIDUAL.random_inputs(16)
-    parts = [*RULES, BlockReconstruction(2, iterations=5)]
-    snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs])
+    conversion = tp.Conversion.of(*RULES, BlockReconstruction(2, iterations=5), schedule=AccumulateThenFire(2))
+    snn = tp.convert(model, conversion, example_inputs=inputs, calibration=[inputs])
     assert all(torch.equal(model.state_dict()[name], value) for name, value in old.items())
     assert not any(parameter.requires_grad for parameter in snn.parameters())
     for site in snn.sites:
@@ -95,12 +96,13 @@ def test_where_all_layers_step_together_blocks_see_the_mean_of_the_spikes_that_c
 
     order: list[tuple[str, torch.Tensor]] = []
     snn = tp.convert(
-        *(topology.model(), [*RULES, Look(4, stepping_together=True)]),
+        topology.model(),
+        tp.Conversion.of(*RULES, Look(4)),
         example_inputs=inputs,
         calibration=halves,
         leave=topology.leave,
     )
-    assert snn.recommended == Plain()
+    assert snn.schedule == Plain()
     nodes = {site.name: site.node for site in snn.sites}
 
     def observe(site, _, events):
@@ -118,12 +120,13 @@ def test_trained_weights_bring_the_layers_that_step_together_nearer_to_the_sourc
     def error(*parts) -> float:
         return float((convert(RESIDUAL, [*RULES, *parts], inputs)(*inputs, steps=4)[-1] - source).square().mean())
 
-    assert error(BlockReconstruction(4, iterations=100, mixing=0.0, stepping_together=True)) < 0.9 * error()
+    assert error(BlockReconstruction(4, iterations=100, mixing=0.0)) < 0.9 * error()
 
 
 def test_the_same_seed_gives_the_same_network():
     inputs = RESIDUAL.random_inputs(16)
-    first, second = (convert(RESIDUAL, [*RULES, BlockReconstruction(2, iterations=5)], inputs) for _ in range(2))
+    parts, schedule = [*RULES, BlockReconstruction(2, iterations=5)], AccumulateThenFire(2)
+    first, second = (convert(RESIDUAL, parts, inputs, schedule) for _ in range(2))
     for name, value in first.state_dict().items():
         assert torch.equal(second.state_dict()[name], value), name
 
@@ -149,7 +152,8 @@ def test_without_weights_the_source_stays_what_it_was(topology, whole):
     inputs = topology.random_inputs(16)
     settings = {"iterations": 10, "batch_size": 8, "weight_rate": 0.0, "threshold_rate": 1e-2, "whole": whole}
     plain = convert(topology, RULES, inputs)
-    snn = convert(topology, [*RULES, Watched(2, **settings), tp.rules.BiasCorrection(2, AccumulateThenFire(2))], inputs)
+    parts = [*RULES, Watched(2, **settings), tp.rules.BiasCorrection(2)]
+    snn = convert(topology, parts, inputs, AccumulateThenFire(2))
     assert all(after <= before for before, after in losses)
     assert len(losses) == 1 or not whole
     own = {f"{site.name}.{name}" for site in snn.sites for name in ("theta", "v_init", "bias")}
@@ -165,24 +169,12 @@ def test_the_whole_network_at_once_comes_nearer_to_the_answer():
     settings = {"iterations": 100, "weight_rate": 0.0, "threshold_rate": 1e-2, "whole": True}
 
     def error(*parts) -> float:
-        snn = convert(RESIDUAL, [*RULES, *parts], inputs)
-        return float((snn(*inputs, steps=4, schedule=AccumulateThenFire(4))[-1] - source).square().mean())
+        snn = convert(RESIDUAL, [*RULES, *parts], inputs, AccumulateThenFire(4))
+        return float((snn(*inputs, steps=4)[-1] - source).square().mean())
 
-    assert error(BlockReconstruction(4, **settings)) < 0.9 * error(tp.rules.BiasCorrection(4, AccumulateThenFire(4)))
-
-
-def test_the_schedule_that_it_is_for_is_recommended():
-    inputs = RESIDUAL.random_inputs(4)
-    snn = convert(RESIDUAL, [*RULES, BlockReconstruction(2, iterations=1)], inputs)
-    assert snn.recommended == AccumulateThenFire(2)
+    assert error(BlockReconstruction(4, **settings)) < 0.9 * error(tp.rules.BiasCorrection(4))
 
 
 def test_neurons_that_send_more_than_one_spike_are_refused():
-    inputs = RESIDUAL.random_inputs(4)
     with pytest.raises(ValueError, match="counts spikes of 0 and 1"):
-        tp.convert(
-            *(RESIDUAL.model(), [*RULES, BlockReconstruction(2)]),
-            tp.Conversion(neuron=tp.neurons.SignedIF()),
-            example_inputs=inputs,
-            calibration=[inputs],
-        )
+        tp.Conversion.of(*RULES, BlockReconstruction(2), neuron=tp.neurons.SignedIF())

@@ -25,11 +25,7 @@ PARTS: tuple[tuple[Part, ...], ...] = (
     (tp.rules.Maximum(), tp.rules.OptimalPotential(2, candidates=4)),
     (tp.rules.Maximum(), tp.rules.TemporalBiasCorrection(2)),
     (tp.rules.Maximum(), tp.rules.BlockReconstruction(2, iterations=2)),
-    (
-        tp.rules.Maximum(),
-        tp.rules.BlockReconstruction(2, iterations=2, weight_rate=0.0, whole=True),
-        tp.rules.AnswerThresholds(2),
-    ),
+    (tp.rules.Maximum(), tp.rules.BlockReconstruction(2, iterations=2, weight_rate=0.0, whole=True)),
     (tp.rules.MinimumMSE(4, tp.PerChannel()), tp.rules.AnswerThresholds(2)),
     (tp.rules.GaussianMSE(4, tp.PerChannel()),),
     (tp.rules.LocalThresholdBalancing(50, 0.5),),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import transpike as tp
-from transpike.conversion.methods import METHODS, Composition, Method, convert_by
+from transpike.conversion.methods import METHODS, Method
 from transpike.errors import CalibrationError, ConversionError, InputError
 from transpike.neurons import EventKind
 from transpike.rules import Statistic, ThresholdRule
@@ -40,7 +40,7 @@ class Fixed(ThresholdRule):
 
 
 def fixed(name: str, theta: float) -> Method:
-    return Method(name, "", lambda _: Composition((Fixed(theta),)))
+    return Method(name, "", lambda _: tp.Conversion(Fixed(theta)))
 
 
 def network() -> nn.Module:
@@ -74,7 +74,7 @@ def test_numbers_are_those_of_evaluate_on_the_images_held_back():
     judges, rest = x[order[:30]], x[order[30:]]
     answers = model(judges)
     for trial in choice.ranking:
-        snn = convert_by(METHODS[trial.method], model, steps=4, calibration=rest, example_inputs=x[:4])
+        snn = tp.convert(model, METHODS[trial.method](4), calibration=rest, example_inputs=x[:4])
         report = tp.evaluate(snn, [(judges, answers.argmax(1))], steps=4, schedule=trial.schedule)
         assert trial.agreement == pytest.approx(report.row(4).top1)
         assert trial.events == pytest.approx(report.row(4).events)
@@ -88,7 +88,7 @@ def test_numbers_are_those_of_evaluate_on_the_images_held_back():
 def test_the_winner_is_converted_again_with_all_images():
     model, x = network(), images()
     choice = choose(model, x, 4, methods=[METHODS["percentile"]])
-    whole = convert_by(METHODS["percentile"], model, steps=4, calibration=x, example_inputs=x[:4])
+    whole = tp.convert(model, METHODS["percentile"](4), calibration=x, example_inputs=x[:4])
     for site in whole.sites:
         torch.testing.assert_close(choice.network.site(site.name).theta, whole.site(site.name).theta)
 

@@ -30,9 +30,11 @@ def relu_net() -> nn.Module:
     return zoo.build("digits-resnet", width=4, blocks=1).eval()
 
 
-def converted(parts=(), model: nn.Module | None = None, **settings) -> SpikingNetwork:
+def converted(parts=(), model: nn.Module | None = None, neuron=None) -> SpikingNetwork:
     parts = parts or [tp.rules.Percentile(99.0, tp.PerChannel()), tp.rules.HalfThreshold()]
-    return tp.convert(model or relu_net(), tp.Conversion.of(*parts), calibration=x(16), example_inputs=x(), **settings)
+    return tp.convert(
+        model or relu_net(), tp.Conversion.of(*parts, neuron=neuron), calibration=x(16), example_inputs=x()
+    )
 
 
 def assert_same(a: SpikingNetwork, b: SpikingNetwork, *inputs: torch.Tensor) -> None:
@@ -85,8 +87,8 @@ def test_every_part_is_stored(threshold, potential, tmp_path: Path) -> None:
     snn = converted([threshold, potential])
     tp.save(snn, tmp_path / "n.safetensors")
     assert_same(snn, tp.load(tmp_path / "n.safetensors"), x())
-    stored = read_container(tmp_path / "n.safetensors")[1]["conversion"]["parts"]
-    assert stored == to_json([threshold, potential])
+    stored = read_container(tmp_path / "n.safetensors")[1]["conversion"]
+    assert [stored["threshold"], stored["potential"]] == to_json([threshold, potential])
 
 
 @pytest.mark.parametrize(
@@ -266,9 +268,9 @@ def test_headers_from_elsewhere(tmp_path: Path) -> None:
     snn_path = tmp_path / "snn.safetensors"
     tp.save(converted(), snn_path)
     spiking, spiking_header = read_container(snn_path)
-    del spiking_header["conversion"]["leave"]
+    del spiking_header["capture"]["leave"]
     write_container(snn_path, spiking, spiking_header)
-    with pytest.raises(CheckpointError, match="header lacks 'leave'"):
+    with pytest.raises(CheckpointError, match="Capture lacks leave"):
         tp.load(snn_path)
     unknown = {**header["info"], "source": {**header["info"]["source"], "name": "lenet"}}
     write_container(path, tensors, {**header, "info": unknown})

@@ -142,11 +142,11 @@ def explain_shapes(inputs: Sequence[Tensor], expected: Sequence[Sequence[int]], 
     try:
         yield
     except RuntimeError as error:
-        shapes = [list(tensor.shape[1:]) for tensor in inputs]
-        if expected is None or shapes == expected:
+        shapes, wanted = [list(tensor.shape[1:]) for tensor in inputs], [list(shape) for shape in expected]
+        if shapes == wanted:
             raise
         raise InputError(
-            f"samples have shape {shapes}, the network was converted with {expected}: {first_line(error)}",
+            f"samples have shape {shapes}, the network was converted with {wanted}: {first_line(error)}",
             where=where,
             fix="give the samples the shape that the network was converted with",
         ) from error
