@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -63,6 +64,29 @@ class ConfigError(TranspikeError):
 
 class TrainingError(TranspikeError):
     """Training diverged, or a file to resume from belongs to another run."""
+
+
+class MissingExtraError(TranspikeError):
+    """A library that an optional part of transpike needs is not installed."""
+
+
+@contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Imports of an optional library: where it is missing, says how to install it.
+
+    Args:
+        extra: name of the extra that brings the library.
+        purpose: what needs it.
+
+    Raises:
+        MissingExtraError: a module is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{purpose} needs {error.name}, which is not installed", fix=f'pip install "transpike[{extra}]"'
+        ) from error
 
 
 class RecipeError(TranspikeError):

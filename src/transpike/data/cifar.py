@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from transpike.data.contract import Data, split_indices
-from transpike.errors import DataError
+from transpike.errors import DataError, needs_extra
 from transpike.serialization.model_info import InputSpec
 
 
@@ -95,7 +95,8 @@ def cifar10(
     Raises:
         DataError: the files are missing or damaged.
     """
-    from torchvision.datasets import CIFAR10
+    with needs_extra("vision", "CIFAR-10"):
+        from torchvision.datasets import CIFAR10
 
     return _open("cifar10", CIFAR10, root, seed, preparation, like)
 
@@ -108,7 +109,8 @@ def cifar100(
     like: InputSpec | None = None,
 ) -> Data:
     """Opens CIFAR-100 in ``cifar-100-python``; everything else as `cifar10`."""
-    from torchvision.datasets import CIFAR100
+    with needs_extra("vision", "CIFAR-100"):
+        from torchvision.datasets import CIFAR100
 
     return _open("cifar100", CIFAR100, root, seed, preparation, like)
 

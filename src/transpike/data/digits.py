@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import Subset, TensorDataset
 
 from transpike.data.contract import Data, split_indices
+from transpike.errors import needs_extra
 from transpike.serialization.model_info import InputSpec
 
 
@@ -19,7 +20,8 @@ def digits(*, seed: int = 0) -> Data:
     Args:
         seed: of the split into training and validation part.
     """
-    from sklearn.datasets import load_digits
+    with needs_extra("vision", "the digits data set"):
+        from sklearn.datasets import load_digits
 
     raw = load_digits()
     images = torch.from_numpy(np.asarray(raw.images, dtype=np.float32) / 16.0).unsqueeze(1)

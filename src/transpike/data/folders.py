@@ -8,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Subset
 
 from transpike.data.contract import Data, split_indices
-from transpike.errors import DataError
+from transpike.errors import DataError, needs_extra
 from transpike.serialization.model_info import InputSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def open_image(path: str) -> Image.Image:
-    """Reads an image as RGB.
+def open_image(path: str) -> Any:
+    """Reads an image as RGB, with Pillow.
 
     Raises:
         DataError: the file is damaged or no image; the error names it.
     """
+    with needs_extra("vision", "a folder of images"):
+        from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -64,7 +66,8 @@ def image_folder(
     Raises:
         DataError: a folder is missing or empty, the two parts have different classes, or too many or too few.
     """
-    from torchvision.transforms import v2
+    with needs_extra("vision", "a folder of images"):
+        from torchvision.transforms import v2
 
     root = Path(root)
     if like is not None:
@@ -104,7 +107,8 @@ def image_folder(
 
 
 def _folder(path: Path, transform: Callable[..., Any]) -> Any:
-    from torchvision.datasets import ImageFolder
+    with needs_extra("vision", "a folder of images"):
+        from torchvision.datasets import ImageFolder
 
     if not path.is_dir():
         raise DataError(

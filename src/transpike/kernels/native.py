@@ -26,10 +26,8 @@ def load() -> tuple[ModuleType | None, str]:
     try:
         return importlib.import_module("transpike.kernels._native"), ""
     except ImportError as error:
-        return (
-            None,
-            f"{error}; a C++17 compiler builds it when transpike is installed: pip install --no-binary transpike",
-        )
+        fix = "install a C++17 compiler, then transpike anew: pip install --no-cache-dir --force-reinstall --no-deps"
+        return None, f"{error}; {fix} transpike (in a checkout: .)"
 
 
 @cache

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transpike.activations import TrainedActivation
 from transpike.data import Data
+from transpike.errors import needs_extra
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def fit(
         )
     if not 0 <= spike_penalty < math.inf:
         raise ValueError(f"spike_penalty must be a number that is not negative, got {spike_penalty}")
-    from transpike.training.lightning import run  # Lightning takes seconds to import
+    with needs_extra("train", "training"):
+        from transpike.training.lightning import run  # Lightning takes seconds to import
 
     settings = {
         "epochs": epochs,
