@@ -12,22 +12,19 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from transpike.engine.drive import DriveBuilder, LinearDrive, NotEventDrivenError, map_shape
-from transpike.engine.execution_plan import ExecutionPlan
+from transpike.engine.execution_plan import ExecutionPlan, Parts
 from transpike.engine.image import Image, split_image
-from transpike.engine.spike_map import Halo, MapShape, Source, excess
+from transpike.engine.rules import Rule
+from transpike.engine.spike_map import Halo, MapShape, Source, unsupported_reason
 from transpike.engine.stage import EventStage
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Plan
 from transpike.graph.site import Site
-from transpike.kernels import Rule
+from transpike.runtime.execute import MEMORY, run_in_parts
 from transpike.runtime.interpreters import Count
 from transpike.runtime.lower import Lowered, Readout, SiteRunner, unfold
-
-_UNPACKED = 4 * 2**20  # spikes and currents stored as numbers at once, 16 MiB
-_PACKED = 32 * 2**20  # bytes of spike maps at once
 
 
 @dataclass(frozen=True)
@@ -55,11 +52,13 @@ class Engine:
         plan: its plan.
         lowered: the same network lowered for the schedule.
         shapes: shape of every node's tensor in a batch, by name.
+        rule: the schedule in compiled form. If it lets every site send a count of spikes in rho steps
+            (`Rule.counted`), maps hold the counts, and each stage runs once for all steps.
         dense: sites whose drive torch operators shall compute.
-        probe: rho, if the schedule lets every site send a count of spikes in rho steps (`Rule.counted`); maps then
-            hold the counts, and each stage runs once for all steps.
 
     Attributes:
+        reports: how each stage runs, by site.
+        execution: what runs in which order.
         largest_unpacked: neurons of the largest population whose spikes or currents are stored as numbers, of one
             sample and step.
     """
@@ -70,11 +69,12 @@ class Engine:
         plan: Plan,
         lowered: Lowered,
         shapes: Mapping[str, tuple[int, ...]],
+        rule: Rule,
         dense: frozenset[str] = frozenset(),
-        probe: int = 0,
     ) -> None:
         self.lowered = lowered
-        self.probe = probe
+        self.rule = rule
+        self.probe = rule.counted
         self.modules = modules_of(lowered.body)
         self.sites = {site.name: cast("Site", network.get_submodule(site.name)) for site in plan.sites}
         self.values: dict[str, LinearDrive] = {}
@@ -91,27 +91,42 @@ class Engine:
                 if self._channel_bias(site.name) is None:
                     raise NotEventDrivenError("its bias differs from step to step or from neuron to neuron")
                 value, image = split_image(terms.drive(nodes[site.node]), network, shapes)
-                reason = excess(value.terms, {name: shape[0] for name, shape in populations.items()})
-                if not reason:
+                reason = unsupported_reason(value.terms, {name: shape[0] for name, shape in populations.items()})
+                if reason is None:
                     self.values[site.name] = value
                     if image is not None:
                         self.images[site.name] = image
             except NotEventDrivenError as error:
                 reason = str(error)
-            sources = self.values[site.name].terms if not reason else ()
-            self.reports[site.name] = StageReport(site.name, not reason, reason, sources)
-        self.answers: dict[fx.Node, tuple[int, ...]] = {}
-        self.readouts = self._readouts(terms, nodes, shapes, populations)
+            sources = self.values[site.name].terms if reason is None else ()
+            self.reports[site.name] = StageReport(site.name, reason is None, reason or "", sources)
+        answers: dict[fx.Node, tuple[int, ...]] = {}
+        self.readouts = self._readouts(terms, nodes, shapes, populations, answers)
         self.shapes = self._maps(populations)
         self.stages = {name: self._stage(name) for name in populations}
         self.samples = {name: self._set_potential(name) for name in populations}
-        self.runners = {
+        runners = {
             runner.name: node
             for node in lowered.body.graph.nodes
             if node.op == "call_module" and isinstance(runner := self.modules[str(node.target)], SiteRunner)
         }
-        self.readers = {node: self._reader(value) for node, value in self.readouts.items()}
-        self.program = ExecutionPlan(self)
+        readers = {node: self._reader(value) for node, value in self.readouts.items()}
+        self.execution = ExecutionPlan(
+            Parts(
+                lowered=lowered,
+                probe=self.probe,
+                sites=self.sites,
+                shapes=self.shapes,
+                values=self.values,
+                images=self.images,
+                stages=self.stages,
+                runners=runners,
+                readers=readers,
+                readouts=self.readouts,
+                answers=answers,
+                modules=self.modules,
+            )
+        )
         self.largest_unpacked = self._largest_unpacked()
 
     def _readouts(
@@ -120,8 +135,9 @@ class Engine:
         nodes: Mapping[str, fx.Node],
         shapes: Mapping[str, tuple[int, ...]],
         populations: Mapping[str, tuple[int, int, int]],
+        answers: dict[fx.Node, tuple[int, ...]],
     ) -> dict[fx.Node, LinearDrive]:
-        """What the model answers as maps of spikes, by the nodes that say its running mean."""
+        """What the model answers as maps of spikes, by the nodes that say its running mean; fills in their shapes."""
         found: dict[fx.Node, LinearDrive] = {}
         if self.probe:  # counts are spread over the steps when they are unpacked
             return found
@@ -133,11 +149,11 @@ class Engine:
                     value = terms.value(nodes[module.name])
                 except NotEventDrivenError:
                     continue
-                if value.terms and not value.others and not excess(value.terms, sizes):
+                if value.terms and not value.others and unsupported_reason(value.terms, sizes) is None:
                     for mean in (user for user in node.users if user.args[1] == 0):  # the other is the new memory
                         folds = [user for user in mean.users if user.target is unfold]
                         for end in folds if len(folds) == len(mean.users) else [mean]:
-                            found[end], self.answers[end] = value, tuple(shapes[module.name][1:])
+                            found[end], answers[end] = value, tuple(shapes[module.name][1:])
         return found
 
     def _reader(self, value: LinearDrive) -> EventStage:
@@ -178,9 +194,9 @@ class Engine:
         return bias.reshape(-1).expand(population[0] if population else 1)
 
     def _largest_unpacked(self) -> int:
-        program = self.program
-        sources = [op.all_input_nodes[0] for op in program.operations if isinstance(op, fx.Node) and op.all_input_nodes]
-        names = {program.owner[source] for source in sources if source in program.owner}
+        operations, owner = self.execution.operations, self.execution.owner
+        sources = [each.all_input_nodes[0] for each in operations if isinstance(each, fx.Node) and each.all_input_nodes]
+        names = {owner[source] for source in sources if source in owner}
         names |= {name for name in self.shapes if name not in self.values}
         sizes = [shape.channels * shape.rows * shape.columns for name, shape in self.shapes.items() if name in names]
         return max(sizes, default=1)
@@ -204,23 +220,21 @@ class Engine:
         inputs: Sequence[Tensor],
         batch: int,
         steps: int,
-        rule: Rule,
-        count: Count | None,
+        count: Count | None = None,
         seconds: dict[str, float] | None = None,
         rows: int | None = None,
+        memory: int = MEMORY,
     ) -> Any:
         """The answer ``[S, N, *]``, at least its first ``rows`` rows, in the structure of the model's output.
-
-        Samples run in parts, so that maps, and the numbers that torch operators read, do not fill the memory.
 
         Args:
             inputs: the model's arguments, constant currents.
             batch: N.
             steps: S.
-            rule: the schedule in compiled form.
             count: told the spikes of every site.
             seconds: filled with the time of each stage by site, torch operators before it included, and of `READOUT`.
             rows: of the answer that are wanted, at most S; None is all.
+            memory: bytes that spike maps may take, and twice what one site's numbers may; samples run in parts.
 
         Raises:
             ValueError: initial potentials per sample, for another number of samples.
@@ -231,22 +245,14 @@ class Engine:
                     f"v_init of shape {tuple(self.sites[name].v_init.shape)} does not fit the {batch} samples at site "
                     f"{name!r}; give a scalar, or one value per channel, neuron, or sample and neuron"
                 )
-        read = rows if rows is not None and self.probe and self.program.only_answer else steps
+        read = rows if rows is not None and self.probe and self.execution.only_answer else steps
         sizes = (shape.padded_rows * shape.padded_columns * shape.bytes for shape in self.shapes.values())
         packed = sum(sizes) * (1 if self.probe else steps)
-        size = max(1, min(_UNPACKED // (self.largest_unpacked * read), _PACKED // packed))
-        if size >= batch or max(self.samples.values(), default=1) > 1:
-            return self.program.run(inputs, batch, steps, read, rule, count, seconds)
-        total: dict[str, Tensor] = {}
+        size = max(1, min(memory // (8 * self.largest_unpacked * read), memory // packed))
+        if max(self.samples.values(), default=1) > 1:
+            size = batch
 
-        def add(name: str, spikes: Tensor) -> None:
-            total[name] = total[name] + spikes if name in total else spikes
+        def run(part: Sequence[Tensor], samples: int, told: Count | None) -> Any:
+            return self.execution.run(part, samples, steps, read, self.rule, told, seconds)
 
-        answers = []
-        for part in zip(*(torch.split(tensor, size) for tensor in inputs), strict=True):
-            samples = part[0].shape[0]
-            answers.append(self.program.run(part, samples, steps, read, rule, add, seconds))
-        for name, spikes in total.items():
-            if count is not None:
-                count(name, spikes)
-        return pytree.tree_map(lambda *rows: torch.cat(rows, 1) if isinstance(rows[0], Tensor) else rows[0], *answers)
+        return run_in_parts(run, inputs, batch, size, count)
