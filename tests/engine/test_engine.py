@@ -31,6 +31,7 @@ from transpike.schedules import (
 from transpike.testing import TOPOLOGIES, assert_same_answer, dyadic_batch, make_dyadic, set_dyadic_thresholds
 
 compiled = pytest.importorskip("transpike.kernels._native")
+MAXIMUM = tp.Conversion(tp.rules.Maximum())
 SCHEDULES = [Plain(), Residual(3), OffsetSpike(4, iterations=2), ExactPotential(4), AccumulateThenFire(4)]
 
 
@@ -40,10 +41,8 @@ def _no_gradients():
         yield
 
 
-def convert(model: nn.Module, *inputs: torch.Tensor, **parts) -> tp.SpikingNetwork:
-    snn = tp.convert(
-        model.eval(), tp.Conversion(tp.rules.Maximum()), calibration=[inputs], example_inputs=inputs, **parts
-    )
+def convert(model: nn.Module, *inputs: torch.Tensor, conversion=MAXIMUM, **settings) -> tp.SpikingNetwork:
+    snn = tp.convert(model.eval(), conversion, calibration=[inputs], example_inputs=inputs, **settings)
     return set_dyadic_thresholds(snn)
 
 
@@ -321,7 +320,7 @@ def test_what_has_no_compiled_form_says_why() -> None:
 def test_hard_reset() -> None:
     torch.manual_seed(5)
     x = dyadic_batch((2, 2, 8, 8))
-    snn = convert(make_dyadic(Shortcuts()), x, neuron=IF(Reset.HARD))
+    snn = convert(make_dyadic(Shortcuts()), x, conversion=tp.Conversion(tp.rules.Maximum(), neuron=IF(Reset.HARD)))
     assert_engine_is_the_reference(snn, x, steps=6)
 
 

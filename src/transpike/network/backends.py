@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -32,18 +32,9 @@ _KEPT = 6
 _Key = tuple[Schedule, KernelPreference, int, frozenset[str]]
 
 
-class Backend(Protocol):
-    """Something that runs."""
-
-    def run(self, constant: Sequence[Tensor], frames: Mapping[str, Tensor], batch: int, count: Count | None) -> Any:
-        """The answer ``[S, N, *]``, at least the rows that were asked for.
-
-        Args:
-            constant: the arguments that are the same at every step, ``[N, *]``.
-            frames: the others by name, ``[S, N, *]``.
-            batch: N.
-            count: told the spikes of every site.
-        """
+Backend = Callable[[Sequence[Tensor], Mapping[str, Tensor], int, Count | None], Any]
+"""Gives the answer ``[S, N, *]``, at least the rows asked for: called with constant arguments ``[N, *]``, frames
+``[S, N, *]`` of the others by name, N, and what is told the spikes of every site."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +56,6 @@ class Call:
     chunk: int | None = None
     memory: int = sys.maxsize
     observe: Observer | None = None
-
-
-@dataclass(frozen=True)
-class _EventRun:
-    """An engine as a backend."""
-
-    engine: Engine
-    call: Call
-
-    def run(self, constant: Sequence[Tensor], frames: Mapping[str, Tensor], batch: int, count: Count | None) -> Any:
-        steps = self.call.schedule.site_steps(self.call.steps)
-        return self.engine.run(constant, batch, steps, count, rows=self.call.steps, memory=self.call.memory)
 
 
 @dataclass
@@ -148,11 +127,15 @@ class Backends:
             ValueError: the schedule cannot be hashed, or says that it streams and does not.
             ConversionError: an operator in front of the first neurons cannot take an input that changes.
         """
+        call = call if self._cuttable else replace(call, memory=sys.maxsize)
         compiled = call.kernel in (KernelPreference.AUTO, KernelPreference.NATIVE)
         eventful = compiled and not (time_varying or call.chunk or call.observe or recorded)
         if eventful and self.unsupported_reason(call.schedule) is None:
-            return _EventRun(self.engine(call.schedule), call)
-        return self._dense_run(call, batch, time_varying)
+            engine, steps = self.engine(call.schedule), call.schedule.site_steps(call.steps)
+            return lambda constant, _, batch, count: engine.run(
+                constant, batch, steps, count, rows=call.steps, memory=call.memory
+            )
+        return self._dense_run(call, batch, time_varying).run
 
     def _dense_run(self, call: Call, batch: int, time_varying: frozenset[str]) -> DenseRun:
         schedule = call.schedule
@@ -164,7 +147,7 @@ class Backends:
         if call.observe is None:  # an observer sees whole batches
             if call.chunk is None and schedule.streamable:
                 chunk = max(1, min(chunk, budget // batch))
-            if self._cuttable and not self._potentials_of_samples():
+            if not self._potentials_of_samples():
                 size = max(1, budget // min(chunk, max(lengths)))
         passes = [self.lower(schedule, call.kernel, number, time_varying) for number in range(schedule.passes)]
         sites = {site.node for site in self.plan.sites}

@@ -106,7 +106,7 @@ class SpikingNetwork(nn.Module):
         call = Call(schedule, steps, kernel, chunk, memory_mib * 2**20, observe)
         with self._explain_shapes(first):
             backend = backends.backend_for(call, batch, frozenset(frames), recorded=recorded)
-            answer = backend.run(constant, frames, batch, count)
+            answer = backend(constant, frames, batch, count)
         if isinstance(answer, Tensor):
             return answer[:steps]
         return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
