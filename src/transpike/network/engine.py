@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from transpike.engine.engine import StageReport
+from transpike.engine.layout import StageReport
 from transpike.engine.tune import faster_dense, time_stages
 from transpike.network.backends import Backends
 from transpike.schedules import Schedule

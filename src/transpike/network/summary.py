@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from transpike.engine.engine import StageReport
+from transpike.engine.layout import StageReport
 from transpike.graph.plan import Plan
 from transpike.graph.site import Site
 
