@@ -99,7 +99,7 @@ class ModelError(TranspikeError):
 
 @dataclass(frozen=True)
 class UnsupportedOperator:
-    """One operator that stands in the way of conversion.
+    """One operator that does not convert.
 
     Attributes:
         node: name of the graph node.
@@ -127,10 +127,8 @@ class ConversionError(TranspikeError):
     def __init__(self, unsupported: Sequence[UnsupportedOperator]) -> None:
         self.unsupported = tuple(unsupported)
         count = len(self.unsupported)
-        noun = "operator stands" if count == 1 else "operators stand"
-        super().__init__(
-            f"{count} {noun} in the way of conversion:\n" + "\n".join(f"  - {o}" for o in self.unsupported)
-        )
+        noun = "operator does" if count == 1 else "operators do"
+        super().__init__(f"{count} {noun} not convert:\n" + "\n".join(f"  - {o}" for o in self.unsupported))
 
 
 def reason(problem: TranspikeError | ValueError) -> str:

@@ -62,6 +62,20 @@ def rate_activation(z: Tensor, theta: Tensor | float, steps: int, shift: float) 
     return theta / steps * expected_count(steps * z, theta, shift * theta, steps)
 
 
+def spread_evenly(count: Tensor, steps: Tensor, probe: int, later: Tensor | int) -> Tensor:
+    """Spikes sent after some steps by neurons that send ``count`` of them, evenly, in rho steps.
+
+    ``floor(count t / rho + 1/2)``, and down instead of up from one half where ``later`` is 1.
+
+    Args:
+        count: k in 0 .. rho, whole numbers of a floating type.
+        steps: t, broadcastable.
+        probe: rho.
+        later: 0 or 1, broadcastable.
+    """
+    return torch.floor((2 * count * steps + probe - later) / (2 * probe))
+
+
 def conversion_error_bound(theta: float, slope: float, steps: int) -> float:
     """The optimum ``c theta^2 / (4 T)`` of Theorem 2, as the paper states it.
 

@@ -63,10 +63,9 @@ def test_stages_that_are_faster_dense_run_dense(network, monkeypatch: pytest.Mon
 
     def tune(self, inputs, steps, schedule, repeats):
         asked.append((inputs.shape[0], steps, schedule, repeats))
-        self._engines.dense = frozenset({"3"})
-        self._engines.clear()
+        self.dense = {"3"}
 
-    monkeypatch.setattr(type(snn), "tune", tune)
+    monkeypatch.setattr(type(snn.engine), "tune", tune)
     assert bench(snn, x, batches=(1,), steps=(2,), repeats=1).dense_stages == 0
     report = bench(snn, x, batches=(1, 3), steps=(4, 2), repeats=1, tune=True)
     assert asked == [(3, 4, Plain(), 1)]

@@ -75,11 +75,11 @@ def test_stages_count_the_spikes_of_the_reference() -> None:
 def test_stages_of_times_belong_to_sites() -> None:
     x = dyadic_batch((2, 1, 6, 6))
     snn = tp.convert(make_dyadic(_Residual()), tp.Conversion(tp.rules.Maximum()), calibration=x, example_inputs=x)
-    seconds = snn.time_stages(x, steps=2, repeats=1)
+    seconds = snn.engine.time(x, steps=2, repeats=1)
     assert list(seconds) == [*(site.name for site in snn.sites), "readout"]
     assert all(value > 0 for value in seconds.values())
     with pytest.raises(ValueError, match="repeats"):
-        snn.time_stages(x, steps=2, repeats=0)
+        snn.engine.time(x, steps=2, repeats=0)
     with pytest.raises(ValueError, match="repeats"):
         cost_stages(snn, x, steps=2, repeats=0)
 

@@ -1,4 +1,4 @@
-"""The models people have, unedited: what converts and what stands in the way."""
+"""The models people have, unedited: what converts and what does not."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_any_block_is_the_reference(block: tuple[Block, tuple[int, int]], rho: i
         compiled.use_instruction_set(best)
 
 
-def test_potentials_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_potentials_and_parts() -> None:
     torch.manual_seed(1)
     snn = convert(
         Block((10, 8), 6, nn.Conv2d(6, 9, 3), frozenset({"sum of spikes", "dense"})), dyadic_batch((2, 1, 10, 8))
@@ -130,8 +130,8 @@ def test_potentials_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="does not fit the 2 samples"):
         snn(x[:2], steps=3, schedule=AccumulateThenFire(5))
     site.set_initial_potential(torch.tensor(0.5))
-    monkeypatch.setattr("transpike.engine.engine._UNPACKED", 1)  # one sample at a time
-    assert_counts_are_the_reference(snn, x, 3, AccumulateThenFire(5))
+    whole = snn(x, steps=3, schedule=AccumulateThenFire(5))
+    assert_same_answer(snn(x, steps=3, schedule=AccumulateThenFire(5), memory_mib=0), whole)
 
 
 def test_torch_reads_no_more_steps_than_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,8 +156,8 @@ def test_counts_of_more_than_a_byte_run_dense() -> None:
     torch.manual_seed(3)
     x = dyadic_batch((1, 1, 10, 8))
     snn = convert(Block((10, 8), 2, nn.Conv2d(2, 3, 3), frozenset()), x)
-    assert all(stage.events for stage in snn.stages(AccumulateThenFire(255)).values())
+    assert all(stage.events for stage in snn.engine.report(AccumulateThenFire(255)).values())
     with pytest.raises(ValueError, match=r"AccumulateThenFire\(probe_steps=256\) .* no compiled form"):
-        snn.stages(AccumulateThenFire(256))
+        snn.engine.report(AccumulateThenFire(256))
     assert_counts_are_the_reference(snn, x, 2, AccumulateThenFire(256))
     assert_counts_are_the_reference(snn, x, 300, AccumulateThenFire(255))

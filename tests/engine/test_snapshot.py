@@ -124,7 +124,7 @@ def test_a_change_is_noticed(change: Callable[[tp.SpikingNetwork], None]) -> Non
         after = counts(snn, x, tp.kernels.KernelPreference.AUTO)
         assert after == counts(snn, x, tp.kernels.KernelPreference.REFERENCE)
         assert after != before
-        assert all(stage.events for stage in snn.stages().values())
+        assert all(stage.events for stage in snn.engine.report().values())
 
 
 def test_another_network_in_its_place_is_noticed() -> None:
@@ -155,7 +155,7 @@ def test_data_written_in_place_must_be_said() -> None:
     with torch.no_grad():
         snn(x, steps=6)
         snn.network.get_submodule("2").weight.data.mul_(-1)  # invisible
-        snn.repack()
+        snn.engine.repack()
         fast = counts(snn, x, tp.kernels.KernelPreference.AUTO)
         assert fast == counts(snn, x, tp.kernels.KernelPreference.REFERENCE)
 
@@ -164,9 +164,9 @@ def test_nothing_is_packed_again_without_a_change() -> None:
     snn, x = converted()
     with torch.no_grad():
         snn(x, steps=2)
-        reports = snn.stages()
+        reports = snn.engine.report()
         snn(x, steps=4)
-        assert snn.stages() is reports
+        assert snn.engine.report() is reports
         snapshot = WeightSnapshot(snn.network)
         assert snapshot.is_current(snn.network)
         assert not snapshot.is_current(copy.deepcopy(snn.network))

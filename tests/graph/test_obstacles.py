@@ -578,7 +578,7 @@ def test_unusable_example_inputs(inputs, what, verb):
             return self.b(F.relu(self.a(x)))
 
     run = (
-        partial(tp.convert, parts=[tp.rules.Maximum()], calibration=torch.ones(2, 4))
+        partial(tp.convert, conversion=tp.Conversion(tp.rules.Maximum()), calibration=torch.ones(2, 4))
         if verb == "convert"
         else tp.inspect
     )

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import transpike as tp
-from transpike.graph.plan import paths_behind, steps_sent
+from transpike.network.backends import Backends
 from transpike.schedules import AccumulateThenFire
 from transpike.testing import dyadic_batch, make_dyadic, record, set_dyadic_thresholds
 
@@ -279,14 +279,13 @@ def test_steps_that_sites_must_send():
     """The first of three sites feeds both others and the readout, the second only the third."""
     snn, _, _ = _network()
     lags = {"relu": 1, "relu@0": 2, "relu@1": 4}
-    assert paths_behind(snn.network, lags.__getitem__) == {"relu": 6, "relu@0": 4, "relu@1": 0}
     schedule = Lagged(tuple(lags.items()))
-    assert steps_sent(snn.network, schedule, T) == {"relu": T + 6, "relu@0": T + 4, "relu@1": T}
-    assert steps_sent(snn.network, schedule, 1) == {"relu": 7, "relu@0": 5, "relu@1": 1}
-    assert steps_sent(snn.network, tp.schedules.Plain(), T) == dict.fromkeys(lags, T)
-    assert steps_sent(snn.network, SilenceLosers(4), T) == dict.fromkeys(lags, T)  # the second pass alone
-    assert steps_sent(snn.network, AccumulateThenFire(4), 1) == {"relu": 4, "relu@0": 4, "relu@1": 1}
-    assert steps_sent(snn.network, AccumulateThenFire(4), 9) == dict.fromkeys(lags, 9)
+    assert snn.timing(T, schedule).steps_sent == {"relu": T + 6, "relu@0": T + 4, "relu@1": T}
+    assert snn.timing(1, schedule).steps_sent == {"relu": 7, "relu@0": 5, "relu@1": 1}
+    assert snn.timing(T, tp.schedules.Plain()).steps_sent == dict.fromkeys(lags, T)
+    assert snn.timing(T, SilenceLosers(4)).steps_sent == dict.fromkeys(lags, T)  # the second pass alone
+    assert snn.timing(1, AccumulateThenFire(4)).steps_sent == {"relu": 4, "relu@0": 4, "relu@1": 1}
+    assert snn.timing(9, AccumulateThenFire(4)).steps_sent == dict.fromkeys(lags, 9)
 
 
 @dataclass(frozen=True)
@@ -323,6 +322,12 @@ def test_a_sweep_over_schedules_keeps_few_lowered_graphs():
     snn, _, x = _network()
     plain = snn.stepper().body
     answers = [snn(x, steps=T, schedule=SilenceLosers(probe)) for probe in range(1, 12)]
-    assert len(snn._lowered) <= 8
     assert snn.stepper().body is plain  # what step is compiled with
+    backends = Backends(snn.network, snn.plan, snn.neuron, snn.schedule, snn.capture)
+    first, own = backends.lower(SilenceLosers(1)), backends.lower(snn.schedule)
+    assert backends.lower(SilenceLosers(1)) is first
+    for probe in range(2, 12):
+        backends.lower(SilenceLosers(probe))
+    assert backends.lower(SilenceLosers(1)) is not first  # the oldest are forgotten
+    assert backends.lower(snn.schedule) is own
     assert torch.equal(snn(x, steps=T, schedule=SilenceLosers(1)), answers[0])

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from maps import pack
 
+from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap
 from transpike.engine.stage import Chain, EventStage
-from transpike.kernels import Rule
 
 compiled = pytest.importorskip("transpike.kernels._native")
-PLAIN = Rule("plain")
+PLAIN = Rule(RuleKind.PLAIN)
 RIM = Halo(1, 1, 1, 1)
 
 
@@ -88,7 +88,7 @@ def test_a_chain_is_its_stages_one_by_one(
     channels: int, size: int, batch: int, steps: int, counts: bool, threads: int, wanted: set[str]
 ) -> None:
     """Every map and every count of spikes, run after run, with memory of other sizes in between."""
-    rule = Rule("accumulate", probe=steps) if counts else PLAIN
+    rule = Rule(RuleKind.ACCUMULATE, probe=steps) if counts else PLAIN
     stages = network(channels, size, steps if counts else 0)
     torch.set_num_threads(threads)
     chain = Chain(stages, wanted)
@@ -157,7 +157,7 @@ def test_what_a_chain_refuses() -> None:
     with pytest.raises(ValueError, match="dense currents must be"):
         chain.run({}, {"in": currents}, PLAIN, 3, 4)
     with pytest.raises(ValueError, match="needs counts"):
-        chain.run({}, {"in": currents}, Rule("accumulate", probe=4), 2, 4)
+        chain.run({}, {"in": currents}, Rule(RuleKind.ACCUMULATE, probe=4), 2, 4)
     later = Chain({"d": stages["d"]}, {"d"})
     events = pack(stages["b"].shape, torch.zeros(2, 4, 16, 8, 8))
     with pytest.raises(ValueError, match="another size"):

@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap
 from transpike.engine.stage import EventStage
-from transpike.kernels import Rule
 
 compiled = pytest.importorskip("transpike.kernels._native")
 NONE = Halo(0, 0, 0, 0)
 
 
 def rule(rho: int) -> Rule:
-    return Rule("accumulate", probe=rho)
+    return Rule(RuleKind.ACCUMULATE, probe=rho)
 
 
 def test_a_stage_by_hand() -> None:
@@ -108,11 +108,11 @@ def stage(probe: int = 4) -> EventStage:
     [
         ({"maps": {"a": MapShape(11, 3, 4, NONE).empty(1, 4)}}, "another size"),
         ({"currents": torch.zeros(1, 2, 12, 16)}, "dense currents must be"),
-        ({"rule": Rule("plain")}, "needs counts"),
+        ({"rule": Rule(RuleKind.PLAIN)}, "needs counts"),
         ({"rule": rule(5)}, "probe must lie in 1 .. steps"),
         ({"rule": rule(0)}, "probe must lie in 1 .. steps"),
         ({"rule": rule(256), "steps": 256}, "one byte"),
-        ({"rule": Rule("accumulate", soft_reset=False, probe=4)}, "soft reset"),
+        ({"rule": Rule(RuleKind.ACCUMULATE, soft_reset=False, probe=4)}, "soft reset"),
     ],
 )
 def test_a_run_with_wrong_arguments_raises(change: dict, message: str) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from maps import pack
 
+from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap
 from transpike.engine.stage import EventStage
-from transpike.kernels import Rule
 from transpike.runtime.lower import Readout
 
 compiled = pytest.importorskip("transpike.kernels._native")
@@ -45,9 +45,9 @@ def test_a_stage_by_hand() -> None:
     spikes = shape.empty(1, 3)
     spikes.bytes[:] = torch.tensor([0b01, 0b11, 0b10], dtype=torch.uint8)
     with pytest.raises(ValueError, match="v_init must be set"):
-        layer.run({"a": spikes}, None, Rule("plain"), 1, 3)
+        layer.run({"a": spikes}, None, Rule(RuleKind.PLAIN), 1, 3)
     layer.set_potential(layer.pad(torch.zeros(1, 1, 1)))
-    out, counts = layer.run({"a": spikes}, None, Rule("plain"), 1, 3)
+    out, counts = layer.run({"a": spikes}, None, Rule(RuleKind.PLAIN), 1, 3)
     # v: 0.75; 2.0 fires, 1.0; 1.5 fires, 0.5
     assert counts == [0, 1, 1]
     assert layer.shape.unpack(out, 1, 3, torch.ones(())).flatten().tolist() == [0.0, 1.0, 1.0]
@@ -58,8 +58,8 @@ def test_a_stage_by_hand() -> None:
     [
         ({"maps": {"a": MAP.empty(2, 3)}}, "another size"),
         ({"currents": torch.zeros(1, 2, 12, 16)}, "dense currents must be"),
-        ({"rule": Rule("offset", probe=9, iterations=1)}, "probe must lie"),
-        ({"rule": Rule("exact", soft_reset=False, probe=2)}, "soft reset"),
+        ({"rule": Rule(RuleKind.OFFSET, probe=9, iterations=1)}, "probe must lie"),
+        ({"rule": Rule(RuleKind.EXACT, soft_reset=False, probe=2)}, "soft reset"),
         ({"steps": 0}, "at least one step"),
         ({"batch": 2**61}, "too large"),
     ],
@@ -70,7 +70,7 @@ def test_a_run_with_wrong_arguments_raises(change: dict, message: str) -> None:
     arguments = {
         "maps": {"a": MAP.empty(1, 3)},
         "currents": None,
-        "rule": Rule("plain"),
+        "rule": Rule(RuleKind.PLAIN),
         "batch": 1,
         "steps": steps,
     }
@@ -85,7 +85,7 @@ def test_potentials_of_another_shape_raise() -> None:
             layer.set_potential(torch.zeros(shape))
     layer.set_potential(torch.zeros(2, 1, 16))
     with pytest.raises(ValueError, match="for one or for all samples"):
-        layer.run({"a": MAP.empty(1, 3)}, None, Rule("plain"), 1, 3)
+        layer.run({"a": MAP.empty(1, 3)}, None, Rule(RuleKind.PLAIN), 1, 3)
 
 
 def test_means_are_those_of_a_readout() -> None:
@@ -107,7 +107,7 @@ def test_means_are_those_of_a_readout() -> None:
 
 def test_an_empty_batch_runs() -> None:
     layer = stage()
-    out, counts = layer.run({"a": MAP.empty(0, 3)}, None, Rule("plain"), 0, 3)
+    out, counts = layer.run({"a": MAP.empty(0, 3)}, None, Rule(RuleKind.PLAIN), 0, 3)
     assert counts == [0, 0, 0]
     assert layer.shape.unpack(out, 0, 3, torch.ones(())).shape == (3, 0, 2, 3, 4)
 
@@ -115,7 +115,7 @@ def test_an_empty_batch_runs() -> None:
 def test_types_are_not_converted() -> None:
     layer = stage()
     with pytest.raises(TypeError):
-        layer.run({"a": MAP.empty(1, 3).bytes}, None, Rule("plain"), 1, 3)
+        layer.run({"a": MAP.empty(1, 3).bytes}, None, Rule(RuleKind.PLAIN), 1, 3)
     with pytest.raises(TypeError):
         layer.set_potential(torch.zeros(1, 1, 16).double())
 

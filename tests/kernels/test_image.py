@@ -13,10 +13,12 @@ from torchvision import tv_tensors
 
 import transpike as tp
 from transpike.engine.image import image_source
+from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap
 from transpike.engine.stage import EventStage
 from transpike.errors import InputError
-from transpike.kernels import KernelPreference, Rule
+from transpike.kernels import KernelPreference
+from transpike.network.backends import Backends
 from transpike.schedules import AccumulateThenFire, Plain
 from transpike.testing import assert_same_answer, make_dyadic, set_dyadic_thresholds
 
@@ -70,7 +72,7 @@ def test_neurons_behind_any_convolution(
     best = compiled.instruction_set()
     compiled.use_instruction_set(instruction_set)
     try:
-        rule = Rule("accumulate", probe=steps) if counts else Rule("plain")
+        rule = Rule(RuleKind.ACCUMULATE, probe=steps) if counts else Rule(RuleKind.PLAIN)
         out, _ = stage.run({"a": pack(shape, events)}, image, rule, batch, steps)
     finally:
         compiled.use_instruction_set(best)
@@ -114,7 +116,7 @@ def test_what_does_not_fit_is_refused(change: dict) -> None:
 
     def run() -> None:  # some mistakes are seen only then
         stage.compiled.set_image(**{**given, **{key: value for key, value in change.items() if key in given}})
-        stage.run({}, image, Rule("plain"), 2, 3)
+        stage.run({}, image, Rule(RuleKind.PLAIN), 2, 3)
 
     with pytest.raises(ValueError, match=r"image|too large"):
         run()
@@ -166,9 +168,9 @@ def test_whole_networks(stem: nn.Module, inside: bool, batch: int, branch: str) 
         reference = snn(image, steps=4, schedule=schedule, kernel=KernelPreference.REFERENCE)
         for form in (image, image.to(memory_format=torch.channels_last), image.mT.contiguous().mT):
             assert_same_answer(snn(form, steps=4, schedule=schedule), reference)
-        engine, _ = snn._find_engine(schedule)
+        engine = Backends(snn.network, snn.plan, snn.neuron, snn.schedule, snn.capture).engine(schedule)
         assert (snn.sites[0].name in engine.images) == inside
-        assert engine.program.constants != inside
+        assert engine.execution.constants != inside
 
 
 def test_images_of_every_kind() -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from maps import pack, running_means
 from torch import Tensor
 
+from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap
 from transpike.engine.stage import EventStage
-from transpike.kernels import Rule
 
 compiled = pytest.importorskip("transpike.kernels._native")
 NONE = Halo(0, 0, 0, 0)
@@ -86,7 +86,7 @@ def test_spikes_and_counts(instruction_set: str, data: st.DataObject) -> None:
     best = compiled.instruction_set()
     compiled.use_instruction_set(instruction_set)
     try:
-        rule = Rule("accumulate", probe=steps) if probe else Rule("plain", soft_reset=kind == "soft")
+        rule = Rule(RuleKind.ACCUMULATE, probe=steps) if probe else Rule(RuleKind.PLAIN, soft_reset=kind == "soft")
         maps = {site: pack(at, events[site]) for site, (_, at) in sources.items()}
         dense = stage.pad(memory.flatten(2).mT.unsqueeze(1)) if "memory" in read else None
         found, spikes = stage.run(maps, dense, rule, batch, steps)
@@ -138,7 +138,7 @@ def test_a_step_does_not_depend_on_how_many_follow(stride: int, instruction_set:
     try:
         answers = {}
         for steps in (3, 4, 7):
-            out, _ = stage.run({"a": pack(inside, events[:, :steps])}, None, Rule("plain"), 4, steps)
+            out, _ = stage.run({"a": pack(inside, events[:, :steps])}, None, Rule(RuleKind.PLAIN), 4, steps)
             answers[steps] = shape.unpack(out, 4, steps, torch.ones(()))
     finally:
         compiled.use_instruction_set(best)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from maps import pack, running_means
 from torch import Tensor
 
+from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap
 from transpike.engine.stage import EventStage
-from transpike.kernels import Rule
 
 compiled = pytest.importorskip("transpike.kernels._native")
 pytestmark = pytest.mark.usefixtures("every_instruction_set")
@@ -34,7 +34,7 @@ def convolution(weight: Tensor, size: int, stride: int) -> tuple[EventStage, Map
 def run(layer: EventStage, shape: MapShape, events: Tensor) -> Tensor:
     """Spikes ``[N, S, C, H, W]``."""
     batch, steps = events.shape[:2]
-    out, _ = layer.run({"a": pack(shape, events)}, None, Rule("plain"), batch, steps)
+    out, _ = layer.run({"a": pack(shape, events)}, None, Rule(RuleKind.PLAIN), batch, steps)
     return layer.shape.unpack(out, batch, steps, torch.ones(())).transpose(0, 1)
 
 
@@ -98,7 +98,7 @@ def test_weights_that_do_not_stay_in_the_cache(rate: float, threads) -> None:
         threads(number)
         assert compiled.threads() == number
         assert torch.equal(layer.means({"a": pack(shape, events)}, 12, 8), running_means(wanted.transpose(0, 1)))
-        out, counts = layer.run({"a": pack(shape, events)}, None, Rule("plain"), 12, 8)
+        out, counts = layer.run({"a": pack(shape, events)}, None, Rule(RuleKind.PLAIN), 12, 8)
         found[number] = counts, bytes(out.bytes.numpy())
     assert all(found[number] == found[1] for number in found)
     assert sum(found[1][0]) > 0

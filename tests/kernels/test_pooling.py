@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from maps import pack, running_means
 
+from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap, pooled
 from transpike.engine.stage import EventStage
-from transpike.kernels import Rule
 
 compiled = pytest.importorskip("transpike.kernels._native")
 NONE = Halo(0, 0, 0, 0)
@@ -191,7 +191,7 @@ def test_every_kind_of_source_in_one_stage(instruction_set: str) -> None:
     try:
         maps = {name: pack(rates[name][0], spikes) for name, spikes in events.items()}
         dense = layer.pad(constant.flatten(2).mT.unsqueeze(1))
-        out, _ = layer.run(maps, dense, Rule("plain"), 2, steps)
+        out, _ = layer.run(maps, dense, Rule(RuleKind.PLAIN), 2, steps)
     finally:
         compiled.use_instruction_set(best)
     found = layer.shape.unpack(out, 2, steps, torch.ones(())).transpose(0, 1)
@@ -255,5 +255,5 @@ def test_a_stage_of_counts_by_hand() -> None:
     events = torch.zeros(1, 1, 8, 4, 4)
     events[0, 0, :, :2, :2] = torch.tensor([[4, 0], [1, 2]])  # 7 / 4 spikes of 8 inputs in 4 steps: 14, of which 4 fit
     events[0, 0, 0, 2:, 2:] = torch.tensor([[4, 4], [1, 3]])  # 12 / 4 = 3
-    out, _ = layer.run({"a": pack(shape, events)}, None, Rule("accumulate", probe=4), 1, 4)
+    out, _ = layer.run({"a": pack(shape, events)}, None, Rule(RuleKind.ACCUMULATE, probe=4), 1, 4)
     assert out.bytes.view(2, 2, 8)[..., 0].tolist() == [[4, 0], [0, 3]]

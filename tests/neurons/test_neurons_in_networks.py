@@ -258,7 +258,7 @@ def test_schedules_derived_for_integrate_and_fire_refuse_other_neurons(neuron):
 def test_kernels_and_gradients_that_are_not_there_are_refused(neuron):
     snn, (x,) = spiking(ZOO["mlp"], neuron)
     with pytest.raises(ValueError, match="no compiled form"):
-        snn.stages()
+        snn.engine.report()
     for kernel in (tp.kernels.KernelPreference.NATIVE, tp.kernels.KernelPreference.EAGER):
         with pytest.raises(RuntimeError, match=f"no {kernel.value} kernel"):
             snn(x, steps=2, kernel=kernel)

@@ -198,7 +198,7 @@ def test_prefixes(cls, rho: int) -> None:
     drive = currents(1, 12)
     schedule = cls(rho)
     whole = run(schedule, drive)[0]
-    steps = schedule.input_steps(5)
+    steps = schedule.site_steps(5)
     assert torch.equal(run(schedule, drive[:steps])[0][:5], whole[:5])
     assert whole.shape == drive.shape
 

@@ -36,7 +36,7 @@ def test_it_loads_converts_and_runs_event_by_event(name: str) -> None:
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert len(snn.sites) == 19
-        assert all(stage.events for stage in snn.stages().values())
+        assert all(stage.events for stage in snn.engine.report().values())
         answer = snn(x, steps=4, schedule=AccumulateThenFire(4))[-1]
         assert torch.equal(answer.argmax(1), ann(x).argmax(1))  # L = 4: exactly the QCFS network
 

@@ -1,9 +1,9 @@
 """How fast a converted network is on this machine, and how far from what the machine could do at most."""
 
-from transpike.bench.compare import Baseline, BenchError, BenchReport, Gate, Timing, anns, bench, check, pass_gate
+from transpike.bench.compare import Baseline, BenchError, BenchReport, Gate, Measurement, anns, bench, check, pass_gate
 from transpike.bench.limits import Peaks, count_additions, measure_peaks
 from transpike.bench.stages import StageCost, StageCosts, cost_stages
-from transpike.bench.sweep import Line, Sweep, SweepPoint, fit_line, random_map, sweep
+from transpike.bench.sweep import Line, Sweep, SweepPoint, random_map, sweep
 from transpike.bench.timing import fastest
 
 __all__ = [
@@ -12,19 +12,18 @@ __all__ = [
     "BenchReport",
     "Gate",
     "Line",
+    "Measurement",
     "Peaks",
     "StageCost",
     "StageCosts",
     "Sweep",
     "SweepPoint",
-    "Timing",
     "anns",
     "bench",
     "check",
     "cost_stages",
     "count_additions",
     "fastest",
-    "fit_line",
     "measure_peaks",
     "pass_gate",
     "random_map",

@@ -42,7 +42,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Timing:
+class Measurement:
     """One way to answer.
 
     Attributes:
@@ -65,7 +65,7 @@ class BenchReport:
     """Everything `bench` measured, with what it was measured on."""
 
     gate: Gate
-    timings: tuple[Timing, ...]
+    timings: tuple[Measurement, ...]
     stages: int
     dense_stages: int
     schedule: str
@@ -110,7 +110,7 @@ def bench(
         repeats: calls per row, at least 1.
         compile_ann: also time the ANN under ``torch.compile``, which takes a minute to prepare.
         tune: first measure, at the largest batch and T, which stages torch operators compute faster, and let them
-            (`SpikingNetwork.tune`); the network stays so.
+            (`SpikingNetwork.engine`); the network stays so.
         others: further spiking networks by name, called with inputs and T.
         references: further networks without time by name, quantised ones for example; no ratio is to them.
         tolerance: as in `pass_gate`.
@@ -124,10 +124,10 @@ def bench(
         raise ValueError(f"batches up to {max(batches)} need as many inputs, got {inputs.shape[0]}, and repeats >= 1")
     gate = pass_gate(snn, inputs, max(steps), schedule, tolerance)
     if tune:
-        snn.tune(inputs[: max(batches)], steps=max(steps), schedule=schedule, repeats=repeats)
+        snn.engine.tune(inputs[: max(batches)], steps=max(steps), schedule=schedule, repeats=repeats)
         gate = pass_gate(snn, inputs, max(steps), schedule, tolerance)
-    stages = snn.stages(schedule)
-    timings: list[Timing] = []
+    stages = snn.engine.report(schedule)
+    timings: list[Measurement] = []
     with torch.no_grad():
         networks = anns(snn, compile_ann)
         for batch in batches:
@@ -145,7 +145,7 @@ def bench(
                     calls[name, t] = partial(other, x, t)
             found = fastest(calls, repeats)
             ann = min(found[name, 0] for name in networks)
-            timings += [Timing(what, batch, t, 1e3 * found[what, t], found[what, t] / ann) for what, t in calls]
+            timings += [Measurement(what, batch, t, 1e3 * found[what, t], found[what, t] / ann) for what, t in calls]
     return BenchReport(
         gate,
         tuple(timings),
@@ -175,7 +175,7 @@ def pass_gate(
         BenchError: the network does not run event by event under this schedule, or the fast kernels disagree.
     """
     try:
-        snn.stages(schedule)
+        snn.engine.report(schedule)
     except ValueError as error:
         raise BenchError(str(error), fix="transpike doctor says what is missing") from error
     with torch.no_grad():

@@ -14,6 +14,7 @@ from transpike.bench.compare import Gate, pass_gate, relu_network
 from transpike.bench.limits import Peaks, count_additions, measure_peaks, packed_bytes, weight_bytes
 from transpike.engine.drive import map_shape
 from transpike.engine.execution_plan import READOUT
+from transpike.graph.walk import NodeVisitor
 from transpike.kernels import native
 from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import Schedule
@@ -104,9 +105,9 @@ def cost_stages(
     shapes = {site.name: map_shape((1, *site.shape)) for site in snn.sites}
     spikes = count_spikes(snn, inputs, steps, schedule)
     seconds, dense = _time(snn, inputs, steps, schedule, repeats)
-    batch, total, every = inputs.shape[0], schedule.input_steps(steps), sum(seconds.values())
+    batch, total, every = inputs.shape[0], schedule.site_steps(steps), sum(seconds.values())
     costs = []
-    for name, report in snn.stages(schedule).items():
+    for name, report in snn.engine.report(schedule).items():
         read = {source.site for source in report.sources}
         neurons = batch * total * sum(_size(shapes[site]) for site in read)
         additions = sum(count_additions(source, spikes[source.site], shapes[name]) for source in report.sources)
@@ -168,7 +169,7 @@ def _time(
     dense: dict[str, float] = {}
     with torch.no_grad():
         for _ in range(repeats):
-            _keep_fastest(seconds, snn.time_stages(inputs, steps=steps, schedule=schedule, repeats=2))
+            _keep_fastest(seconds, snn.engine.time(inputs, steps=steps, schedule=schedule, repeats=2))
             for form in forms:
                 form.time()  # warms up
                 for _ in range(2):
@@ -181,12 +182,12 @@ def _keep_fastest(found: dict[str, float], seconds: Mapping[str, float]) -> None
         found[name] = min(value, found.get(name, value))
 
 
-class _Stages(fx.Interpreter):
+class _Stages:
     """Runs the ANN operator by operator and takes the time at the end of every stage."""
 
     def __init__(self, network: fx.GraphModule, inputs: Tensor, names: list[str]) -> None:
-        super().__init__(network)
         self.inputs, self.names = inputs, names
+        self.visitor = NodeVisitor(network, on_node=self._after)
         self.seconds: dict[str, float] = {}
         self.began = 0.0
 
@@ -194,16 +195,13 @@ class _Stages(fx.Interpreter):
         """Seconds of each stage in one run."""
         self.seconds = {}
         self.began = time.perf_counter()
-        self.run(self.inputs)
+        self.visitor.run(self.inputs)
         self._end(READOUT)
         return self.seconds
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Runs one operator."""
-        found = super().run_node(n)
-        if n.op == "call_module" and n.target in self.names:
-            self._end(str(n.target))
-        return found
+    def _after(self, node: fx.Node, _: Any) -> None:
+        if node.op == "call_module" and node.target in self.names:
+            self._end(str(node.target))
 
     def _end(self, name: str) -> None:
         now = time.perf_counter()

@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from transpike.bench.compare import BenchError
 from transpike.bench.limits import Peaks, count_additions, measure_peaks, packed_bytes
 from transpike.bench.timing import fastest
+from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap
 from transpike.engine.stage import EventStage
-from transpike.kernels import Rule, native, reference
+from transpike.kernels import native, reference
 
 LAYERS = ((16, 32), (32, 16), (64, 8), (64, 32), (128, 16), (256, 8), (512, 4), (512, 2))
 """Channels and size of the convolutions of CIFAR networks."""
@@ -173,7 +175,7 @@ class _Layer:
 
     def run(self, spikes: Any, steps: int) -> Any:
         """The spike map of all steps."""
-        return self.stage.run({"in": spikes}, None, Rule("plain"), self.batch, steps)[0]
+        return self.stage.run({"in": spikes}, None, Rule(RuleKind.PLAIN), self.batch, steps)[0]
 
     def check(self, spikes: Any, steps: int, tolerance: float = 0.01) -> Tensor:
         """Refuses spikes that differ from the reference's in more than ties; returns those that came in."""
@@ -212,21 +214,14 @@ def _source(weight: Tensor) -> Source:
     return Source("in", (1, 1), taps, tuple(weight[:, :, index // 3, index % 3].T for index in range(9)))
 
 
-def fit_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """Least squares: where the line begins, its slope, and R squared (0 where ``y`` does not change)."""
-    over, up = torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64)
-    away = over - over.mean()
-    slope = (away * up).sum() / away.square().sum()
-    start = up.mean() - slope * over.mean()
-    left, all_ = (up - start - slope * over).square().sum(), (up - up.mean()).square().sum()
-    return float(start), float(slope), float(1 - left / all_) if all_ > 0 else 0.0
-
-
 def _lines(points: Sequence[SweepPoint], x: Callable[[SweepPoint], float]) -> tuple[Line, ...]:
     lines = []
     for layer in dict.fromkeys((point.channels, point.size) for point in points):
         own = [point for point in points if (point.channels, point.size) == layer]
-        lines.append(Line(*layer, *fit_line([x(point) for point in own], [point.milliseconds for point in own])))
+        over, up = np.array([x(point) for point in own]), np.array([point.milliseconds for point in own])
+        slope, start = np.polyfit(over, up, 1)
+        left, total = np.square(up - start - slope * over).sum(), np.square(up - up.mean()).sum()
+        lines.append(Line(*layer, float(start), float(slope), float(1 - left / total) if total > 0 else 0.0))
     return tuple(lines)
 
 

@@ -20,9 +20,10 @@ from transpike.calibration.sweep import CalibrationData, batches_of, checked_inp
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
+from transpike.graph.walk import NodeVisitor, site_of
 from transpike.rules.contract import BlockView, Layer
 
-_MOVING = (Kind.STATIC, Kind.SEQUENCE)
+_TENSORS = (Kind.STATIC, Kind.SEQUENCE)
 
 
 def find_blocks(network: fx.GraphModule, plan: Plan) -> list[tuple[fx.Node, ...]]:
@@ -37,10 +38,10 @@ def find_blocks(network: fx.GraphModule, plan: Plan) -> list[tuple[fx.Node, ...]
     alive: set[fx.Node] = set()
     for node in network.graph.nodes:
         current.append(node)
-        if plan.kinds.get(node.name) in _MOVING:
+        if plan.kinds.get(node.name) in _TENSORS:
             alive.add(node)
         alive = {value for value in alive if places[last[value]] > places[node]}
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Site) and alive == {node}:
+        if site_of(node, modules) is not None and alive == {node}:
             blocks.append(tuple(current))
             current = []
     return [*blocks, tuple(current)]
@@ -83,7 +84,7 @@ def visit_blocks(
     modules = modules_of(network)
     called = [modules[str(node.target)] for node in network.graph.nodes if node.op == "call_module"]
     uses = Counter(id(parameter) for module in called for parameter in module.parameters())
-    names = [node for node in network.graph.nodes if node.op == "placeholder"]
+    names = list(network.graph.find_nodes(op="placeholder"))
     constants = _constants(network, plan, batches[0])
     per_batch = {node for node in constants if node.name in plan.batch_sizes}
     entry: fx.Node | None = None
@@ -115,15 +116,12 @@ def _constants(network: fx.GraphModule, plan: Plan, inputs: tuple[Tensor, ...]) 
     """Values that do not depend on the input, and sizes, which a block may read from one before it."""
     seen: dict[fx.Node, Any] = {}
 
-    class Look(fx.Interpreter):
-        def run_node(self, node: fx.Node) -> Any:
-            value = super().run_node(node)
-            if plan.kinds.get(node.name) in (Kind.CONSTANT, Kind.SIZE) and node.op not in ("placeholder", "output"):
-                seen[node] = value
-            return value
+    def look(node: fx.Node, value: Any) -> None:
+        if plan.kinds.get(node.name) in (Kind.CONSTANT, Kind.SIZE) and node.op not in ("placeholder", "output"):
+            seen[node] = value
 
     with torch.no_grad():
-        Look(network).run(*(tensor[:1] for tensor in inputs))
+        NodeVisitor(network, on_node=look).run(*(tensor[:1] for tensor in inputs))
     return seen
 
 
@@ -146,8 +144,7 @@ class _Block:
         self.constants = constants
         self.per_batch = per_batch
         self.steps = steps
-        last = self.modules.get(str(nodes[-1].target)) if nodes[-1].op == "call_module" else None
-        self.end = last if isinstance(last, Site) else None
+        self.end = site_of(nodes[-1], self.modules)
 
     def source(self, *inputs: Tensor) -> Tensor:
         """The source network's output of the block."""
@@ -181,8 +178,8 @@ class _Block:
                 env[node] = node.args[0] if node.args else None
                 continue
             args, kwargs = fx.map_arg((node.args, node.kwargs), env.__getitem__)
-            site = self.modules.get(str(node.target)) if node.op == "call_module" else None
-            if isinstance(site, Site):
+            site = site_of(node, self.modules)
+            if site is not None:
                 (z,) = args
                 env[node] = activate(site, cast("Tensor", z))
             else:

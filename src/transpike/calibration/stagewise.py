@@ -12,12 +12,13 @@ from torch import Tensor, fx
 from transpike.calibration.sweep import CalibrationData, batches_of, checked_inputs, no_data, run_batch
 from transpike.errors import CalibrationError
 from transpike.graph.normalize import modules_of
-from transpike.graph.plan import Plan, longest_path
+from transpike.graph.plan import Plan
 from transpike.graph.site import Site
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
 from transpike.rules.contract import StageView
 from transpike.runtime.lower import Lowered, SiteRunner, lower
+from transpike.runtime.timing import timing
 from transpike.schedules import Schedule
 
 
@@ -60,7 +61,7 @@ def visit_stages(
         raise no_data()
     inner = _inner_sites(network, plan)
     lowered = lower(network, plan, neuron, schedule, KernelPreference.AUTO, 0)
-    length = schedule.pass_steps(steps, 0) + longest_path(network, schedule.lag)
+    (length,) = timing(network, schedule, steps).pass_lengths
     with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("calibrating stages", total=len(plan.sites))
         statics = [run_batch(lowered.prologue, batch, index) for index, batch in enumerate(batches)]

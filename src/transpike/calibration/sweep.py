@@ -11,8 +11,8 @@ from torch import Tensor, fx
 
 from transpike.errors import CalibrationError, InputError
 from transpike.graph.example_run import check_inputs, first_line
-from transpike.graph.normalize import modules_of
 from transpike.graph.site import Site
+from transpike.graph.walk import NodeVisitor, argument_count, reference_tensor
 from transpike.rules.contract import ThresholdRule, rows_of, set_thresholds
 
 CalibrationData = Tensor | Iterable[Any]
@@ -43,13 +43,12 @@ def checked_inputs(network: fx.GraphModule, batch: Any, index: int) -> tuple[Ten
     Raises:
         CalibrationError: the batch is unusable.
     """
-    arguments = sum(node.op == "placeholder" and not node.args for node in network.graph.nodes)
-    inputs = inputs_of(batch, arguments)
+    inputs = inputs_of(batch, argument_count(network))
     try:
         check_inputs(inputs, f"calibration batch {index}")
     except InputError as error:
         raise CalibrationError(error.what, where=error.where, fix=error.fix) from error
-    reference = next(network.parameters())
+    reference = reference_tensor(network)
     return tuple(tensor.to(reference.device, reference.dtype) for tensor in inputs)
 
 
@@ -78,26 +77,6 @@ def no_data() -> CalibrationError:
     )
 
 
-class _Sites(fx.Interpreter):
-    """Runs the ANN and hands each site's pre-activation to ``take``."""
-
-    def __init__(self, network: fx.GraphModule, take: Any) -> None:
-        super().__init__(network)
-        self.take = take
-        self.found = modules_of(network)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if isinstance(self.found[target], Site):
-            if not bool(torch.isfinite(args[0]).all()):
-                raise CalibrationError(
-                    "a pre-activation is NaN or infinite",
-                    where=f"site {target}",
-                    fix="look for NaN in the weights, or for data that was scaled otherwise than in training",
-                )
-            self.take(str(target), args[0])
-        return super().call_module(target, args, kwargs)
-
-
 def sweep(network: fx.GraphModule, data: CalibrationData, take: Any, *, progress: bool = False) -> int:
     """Runs every batch once and calls ``take(site, z)`` with the pre-activation ``[N, *]`` at each site.
 
@@ -107,7 +86,18 @@ def sweep(network: fx.GraphModule, data: CalibrationData, take: Any, *, progress
     Raises:
         CalibrationError: there is no data, or a batch is unusable.
     """
-    runner = _Sites(network, take)
+
+    def at_site(name: str, site: Site, args: tuple[Any, ...]) -> Any:
+        if not bool(torch.isfinite(args[0]).all()):
+            raise CalibrationError(
+                "a pre-activation is NaN or infinite",
+                where=f"site {name}",
+                fix="look for NaN in the weights, or for data that was scaled otherwise than in training",
+            )
+        take(name, args[0])
+        return site(*args)
+
+    runner = NodeVisitor(network, on_site=at_site)
     samples = 0
     with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
         task = bar.add_task("calibrating", total=len(data) if isinstance(data, list | tuple) else None)

@@ -76,7 +76,7 @@ def bench(
         )
         out.print(bench_table(report))
         if tune:
-            dense = [name for name, stage in snn.stages(chosen).items() if not stage.events]
+            dense = [name for name, stage in snn.engine.report(chosen).items() if not stage.events]
             out.print(f"computed by torch operators: {', '.join(dense) or 'no stage'}")
         record["network"] = {"file": Path(file).name, **report.to_json()}
         if stages:

@@ -51,7 +51,7 @@ def inspect(
     option: Options = None,
     factory: Factory = None,
 ) -> None:
-    """Show what would be converted, before anything is; exit status 1 if something stands in the way.
+    """Show what would be converted, before anything is; exit status 1 if an operator does not convert.
 
     Examples:
     * `transpike inspect cifar-resnet20`
@@ -71,7 +71,7 @@ def inspect(
     if found.plan.analogue:
         out.print(f"kept analogue: {', '.join(found.plan.analogue)}")
     if not found.convertible:
-        out.print(f"[bold red]{len(found.unsupported)} in the way:[/]")
+        out.print(f"[bold red]{len(found.unsupported)} unsupported:[/]")
         for obstacle in found.unsupported:
             out.print(f"  - {obstacle}", markup=False)
         raise typer.Exit(1)

@@ -184,7 +184,7 @@ def compare(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for JSON, caches and the plot.")] = None,
     factory: Factory = None,
 ) -> None:
-    """Run several schedules on one network, or convert it by several methods: accuracy at every T, honest latency.
+    """Run several schedules on one network, or convert it by several methods: accuracy at every T, pipeline latency.
 
     Examples:
     * `transpike compare snn.safetensors --schedules plain,cos,accumulate --steps 8 -o comparison`
@@ -257,6 +257,6 @@ def compare(
         for suffix in runs:
             record = {label: report.to_json() for label, report in reports[suffix].items()}
             write_json(output / f"comparison{suffix}.json", record)
-        title = f"{Path(file).name}: accuracy against honest latency"
+        title = f"{Path(file).name}: accuracy against pipeline latency"
         plot_latency(reports["-long" if long_steps is not None else ""], output / "latency.png", title)
         out.print(f"written: {output}/ (comparison*.json, latency.png)")

@@ -23,7 +23,7 @@ class Inspection:
     Attributes:
         model: class name of the model.
         plan: sites, stages and kinds of values.
-        unsupported: operators that stand in the way; empty if the model converts.
+        unsupported: operators that do not convert; empty if the model converts.
         folded: BatchNorm modules that are folded into the layer in front of them.
         calls: the activation calls, with their source lines.
     """
@@ -53,7 +53,7 @@ class Inspection:
         if self.plan.analogue:
             lines.append(f"kept analogue: {', '.join(self.plan.analogue)}")
         if self.unsupported:
-            lines.append("in the way:")
+            lines.append("unsupported:")
             lines += [f"  - {obstacle}" for obstacle in self.unsupported]
         return "\n".join(lines)
 
@@ -66,7 +66,7 @@ def inspect(
     leaf_modules: LeafModules = (),
     max_pooling: MaxPooling = MaxPooling.RUNNING,
 ) -> Inspection:
-    """Lists what `convert` would make of a model: sites, what stays analogue, and everything in the way.
+    """Lists what `convert` would make of a model: sites, what stays analogue, and every unsupported operator.
 
     Args:
         model: the trained network; it is not changed.

@@ -1,4 +1,4 @@
-"""What an engine computes, in which order, and when it forgets it: chains of stages, and torch operators between."""
+"""The ordered operations of an engine with last-use liveness: chains of stages, and torch operators between."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
+from transpike.engine.layout import Layout
+from transpike.engine.rules import Rule
 from transpike.engine.stage import Chain
 from transpike.graph.operators import keeps_channels_last
-from transpike.kernels import Rule
-from transpike.runtime.interpreters import Count, mutable
+from transpike.graph.walk import mutable
+from transpike.runtime.interpreters import Count
 from transpike.runtime.lower import SiteRunner, unfold
-
-if TYPE_CHECKING:
-    from transpike.engine.engine import Engine
 
 READOUT = "readout"
 """Stands for the operators behind the last site where times are given by site."""
@@ -32,10 +31,10 @@ class _Task(NamedTuple):
 
 
 class ExecutionPlan:
-    """What an engine computes in which order, and when it forgets it.
+    """Ordered operations with last-use liveness.
 
     Args:
-        engine: whose stages, shapes and graph are ready.
+        layout: the stages, shapes and graph of an engine.
 
     Attributes:
         operations: nodes to compute with torch, and sites to run.
@@ -44,20 +43,20 @@ class ExecutionPlan:
         constants: whether anything reads what operators in front of the first neurons compute.
     """
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        body = engine.lowered.body
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        body = layout.lowered.body
         self.placeholders = [node for node in body.graph.nodes if node.op == "placeholder"]
         self.statics = {str(node.target): node for node in self.placeholders}
-        self.owner = {node: name for name, node in engine.runners.items()}
+        self.owner = {node: name for name, node in layout.runners.items()}
         self.answer = next(node for node in body.graph.nodes if node.op == "output").args[0][0]
         self.operations = self._demanded(body.graph)  # nodes to compute with torch, and sites to run
         self.tasks = self._tasks(apart=False)
         demanded = {need for operation in self.operations for need in self._needs(operation)}
         self.constants = any(node in demanded for name, node in self.statics.items() if name.startswith("static_"))
-        self.channels_last = keeps_channels_last(engine.lowered.prologue) and not self._torch_reads_statics()
+        self.channels_last = keeps_channels_last(layout.lowered.prologue) and not self._torch_reads_statics()
         sites = [operation for operation in self.operations if isinstance(operation, str)]
-        self.only_answer = all(site in engine.values for site in sites)  # torch operators compute no site's drive
+        self.only_answer = all(site in layout.values for site in sites)  # torch operators compute no site's drive
 
     def _demanded(self, graph: fx.Graph) -> list[fx.Node | str]:
         """What the answer needs, in order: spikes that only compiled stages read are never unpacked."""
@@ -73,19 +72,19 @@ class ExecutionPlan:
 
     def _needs(self, operation: fx.Node | str) -> list[fx.Node | str]:
         if isinstance(operation, fx.Node):
-            if operation in self.engine.readouts:
-                return [term.site for term in self.engine.readouts[operation].terms]
+            if operation in self.layout.readouts:
+                return [term.site for term in self.layout.readouts[operation].terms]
             return [self.owner.get(node, node) for node in operation.all_input_nodes]
-        value = self.engine.values.get(operation)
+        value = self.layout.values.get(operation)
         if value is None:
-            args = self.engine.runners[operation].args
+            args = self.layout.runners[operation].args
             return [args[0], args[4]]
         others = [self.statics[f"static_{node.name}"] for node in value.others]
         return [*(term.site for term in value.terms), *others]
 
     def _torch_reads_statics(self) -> bool:
         """Whether torch operators of the body read values of the prologue, which they may want contiguous."""
-        dense = [operation for operation in self.operations if operation not in self.engine.values]
+        dense = [operation for operation in self.operations if operation not in self.layout.values]
         sources = {source for operation in dense for source in self._needs(operation)}
         return any(source in sources for source in self.statics.values() if str(source.target).startswith("static_"))
 
@@ -107,7 +106,7 @@ class ExecutionPlan:
             if isinstance(group[0], fx.Node):
                 tasks.append(_Task(group[0], forget))
             else:
-                stages = {site: self.engine.stages[site] for site in sites}
+                stages = {site: self.layout.stages[site] for site in sites}
                 tasks.append(_Task(Chain(stages, [site for site in sites if site in kept]), forget))
             kept.update(needed)
         return tasks[::-1]
@@ -128,16 +127,16 @@ class ExecutionPlan:
         seconds: dict[str, float] | None,
     ) -> Any:
         """See `Engine.run`; torch operators read the first ``read`` of the steps."""
-        engine = self.engine
+        layout = self.layout
         began = time.perf_counter()
         env: dict[fx.Node, Any] = {}
-        given = iter(engine.lowered.prologue(*(self._placed(tensor) for tensor in inputs)) if self.constants else ())
+        given = iter(layout.lowered.prologue(*(self._placed(tensor) for tensor in inputs)) if self.constants else ())
         scalars = {"batch": batch, "steps": read, "start": torch.zeros((), dtype=torch.int64)}
         for node in self.placeholders:
             name = str(node.target)
             env[node] = scalars[name] if name in scalars else None if name.startswith("memory_") else next(given, None)
         maps: dict[str, Any] = {}
-        apart = seconds is not None or (count is not None and bool(engine.probe))
+        apart = seconds is not None or (count is not None and bool(layout.probe))
         for task in self.tasks_apart if apart else self.tasks:
             if isinstance(task.work, fx.Node):
                 env[task.work] = self._compute(task.work, env, maps, batch, read)
@@ -147,8 +146,8 @@ class ExecutionPlan:
                 maps.update(found)
                 if count is not None:
                     for site in task.work.sites:
-                        sent = engine.shapes[site].spikes_sent
-                        count(site, sent(maps[site], steps) if engine.probe else torch.tensor(spikes[site]))
+                        sent = layout.shapes[site].spikes_sent
+                        count(site, sent(maps[site], steps) if layout.probe else torch.tensor(spikes[site]))
                 if seconds is not None:
                     (site,) = task.work.sites
                     seconds[site] = seconds.get(site, 0.0) + time.perf_counter() - began
@@ -171,21 +170,21 @@ class ExecutionPlan:
         self, name: str, inputs: Sequence[Tensor], env: Mapping[fx.Node, Any], batch: int, steps: int
     ) -> Tensor | None:
         """What a stage takes beside spikes (`Chain.run`): the whole drive of a dense one, or the image it convolves."""
-        engine = self.engine
-        image = engine.images.get(name)
+        layout = self.layout
+        image = layout.images.get(name)
         if image is not None:
             given = inputs[image.argument]
             if given.shape[1:] != image.source.shape:
                 raise RuntimeError(f"images of shape {list(image.source.shape)} are expected")
             return given.detach().as_subclass(Tensor).resolve_neg().contiguous()
-        value = engine.values.get(name)
+        value = layout.values.get(name)
         if value is not None and not value.others:
             return None
-        stage, shape = engine.stages[name], engine.shapes[name]
+        stage, shape = layout.stages[name], layout.shapes[name]
         population = (shape.channels, shape.rows, shape.columns)
-        runner = engine.runners[name]
+        runner = layout.runners[name]
         if value is None:
-            module = engine.modules[str(runner.target)]
+            module = layout.modules[str(runner.target)]
             assert isinstance(module, SiteRunner)
             drive = module.drive(env[runner.args[0]], batch, steps, env[runner.args[4]])
             drive = drive[:1] if module.constant_drive and module.site.steady else drive
@@ -198,23 +197,23 @@ class ExecutionPlan:
     def _compute(
         self, node: fx.Node, env: Mapping[fx.Node, Any], maps: Mapping[str, Any], batch: int, steps: int
     ) -> Any:
-        if node in self.engine.readers:
-            means = self.engine.readers[node].means(maps, batch, steps)
+        if node in self.layout.readers:
+            means = self.layout.readers[node].means(maps, batch, steps)
             rows = (steps, batch) if node.target is unfold else (steps * batch,)
-            return means.reshape(*rows, *self.engine.answers[node])
+            return means.reshape(*rows, *self.layout.answers[node])
         source = node.all_input_nodes[0] if node.all_input_nodes else None
         if source in self.owner:
             name = self.owner[source]
-            site = self.engine.sites[name]
-            output = self.engine.shapes[name].unpack(maps[name], batch, steps, site.theta)
+            site = self.layout.sites[name]
+            output = self.layout.shapes[name].unpack(maps[name], batch, steps, site.theta)
             population = output.shape[2:] if site.population is None else site.population
             return output.reshape(steps * batch, *population)
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: env[each])
         if node.op == "call_module":
-            return self.engine.modules[str(node.target)](*args, **kwargs)
+            return self.layout.modules[str(node.target)](*args, **kwargs)
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "get_attr":
-            return attrgetter(str(node.target))(self.engine.lowered.body)
+            return attrgetter(str(node.target))(self.layout.lowered.body)
         assert callable(node.target)
         return node.target(*args, **kwargs)

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from transpike.engine.rules import LARGEST_COUNT
+from transpike.functional import spread_evenly
 from transpike.kernels.native import module
-from transpike.kernels.rule import LARGEST_COUNT
 
 MOST_ROWS = 65_535  # numbers of 16 bits
 _MOST_INPUTS = 1 << 17  # the lists of active ones take 2 T bytes each, or 6 T with counts, per thread
@@ -52,7 +53,7 @@ class MapShape:
 
     @cached_property
     def padded_channels(self) -> int:
-        """Weight rows of one pixel: whole eights of channels."""
+        """Channels rounded up to a multiple of 8."""
         return (self.channels + 7) // 8 * 8
 
     @cached_property
@@ -95,11 +96,11 @@ class MapShape:
         top, left = self.halo.top, self.halo.left
         inner = maps[:, top : top + self.rows, left : left + self.columns, : self.channels].permute(0, 3, 1, 2)
         total = torch.zeros(steps, dtype=torch.int64)
-        for odd in (0, 1):  # neurons of a sample in turn, as schedules/accumulate.py emits
+        number = torch.arange(self.probe + 1, dtype=torch.float64).unsqueeze(1)
+        for odd in (0, 1):  # neurons of a sample in turn
             neurons = torch.bincount(inner.flatten(1)[:, odd::2].flatten(), minlength=self.probe + 1)
-            number = torch.arange(self.probe + 1).unsqueeze(1)
-            sent = (2 * number * torch.arange(steps + 1) + self.probe - odd) // (2 * self.probe)
-            total += (neurons.unsqueeze(1) * sent.diff(dim=1)).sum(0)
+            sent = spread_evenly(number, torch.arange(steps + 1), self.probe, odd)
+            total += (neurons.unsqueeze(1) * sent.diff(dim=1).long()).sum(0)
         return total
 
 
@@ -143,14 +144,14 @@ class Source:
         return Halo(top, max(0, last_row - shape[1] + 1), left, max(0, last_column - shape[2] + 1))
 
 
-def excess(sources: Sequence[Source], channels: Mapping[str, int]) -> str:
-    """Why a stage cannot read these sources, given the channels of their sites; empty if it can."""
-    moving = [(source, 8 * math.ceil(channels[source.site] / 8)) for source in sources if not source.diagonal]
-    rows = sum(len(source.weights) * bits for source, bits in moving)
+def unsupported_reason(sources: Sequence[Source], channels: Mapping[str, int]) -> str | None:
+    """Why a stage cannot read these sources, given the channels of their sites; None if it can."""
+    windowed = [(source, 8 * math.ceil(channels[source.site] / 8)) for source in sources if not source.diagonal]
+    rows = sum(len(source.weights) * bits for source, bits in windowed)
     if rows > MOST_ROWS:
         return f"its windows have {rows:,} weight rows, more than {MOST_ROWS:,}"
-    inputs = sum(len(source.taps) * bits for source, bits in moving)
-    return f"its windows have {inputs:,} inputs, more than {_MOST_INPUTS:,}" if inputs > _MOST_INPUTS else ""
+    inputs = sum(len(source.taps) * bits for source, bits in windowed)
+    return f"its windows have {inputs:,} inputs, more than {_MOST_INPUTS:,}" if inputs > _MOST_INPUTS else None
 
 
 @dataclass(frozen=True)

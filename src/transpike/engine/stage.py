@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from transpike.engine.image import ImageSource
+from transpike.engine.rules import Rule
 from transpike.engine.spike_map import MOST_ROWS, MapShape, Pooling, Source, pooled
 from transpike.kernels.native import module
-from transpike.kernels.rule import Rule
 
 _WEIGHT_BYTES = 640 * 1024  # of one tile of channels: what a usual second-level cache holds beside the lists of inputs
 _COLUMN_BYTES = 640 * 1024  # of all weights of a convolution by columns
 _TABLE_BYTES = 320 * 1024  # of one table of sums
-_KINDS = ("plain", "residual", "offset", "exact", "accumulate")  # Rule::Schedule in native/kernels.hpp
 
 
 class EventStage:
@@ -42,9 +41,9 @@ class EventStage:
         theta: Tensor,
         image: ImageSource | None = None,
     ) -> None:
-        moving = [_Windowed.of(*pair, shape) for pair in sources if not pair[0].diagonal]
-        columns = next((found for found in moving if _in_columns(found, shape)), None)
-        gathers = [found for found in moving if found is not columns]
+        windowed = [_Windowed.of(*pair, shape) for pair in sources if not pair[0].diagonal]
+        columns = next((found for found in windowed if _in_columns(found, shape)), None)
+        gathers = [found for found in windowed if found is not columns]
         self.columns, self.gathers = columns, gathers
         self.diagonals = [source.site for source, _ in sources if source.diagonal]
         self.shape = shape
@@ -135,8 +134,8 @@ class EventStage:
     @property
     def sites(self) -> list[str]:
         """Whose maps it reads."""
-        moving = self.gathers if self.columns is None else [self.columns, *self.gathers]
-        return [*(found.source.site for found in moving), *self.diagonals]
+        windowed = self.gathers if self.columns is None else [self.columns, *self.gathers]
+        return [*(found.source.site for found in windowed), *self.diagonals]
 
     def link(self, chain: Any, numbers: Mapping[str, int], wanted: bool) -> int:
         """Adds itself to a compiled chain, after pools that it reads; returns the number of its map.
@@ -201,9 +200,8 @@ class Chain:
         dense: list[Tensor | None] = [None] * (self.links[-1] + 1)
         for site, link in zip(self.sites, self.links, strict=True):
             dense[link] = currents.get(site)
-        numbers = (_KINDS.index(rule.kind), *rule[1:])
         given = [maps[site] for site in self.given]
-        found, spikes = self.compiled.run(given, dense, numbers, batch, steps, counted)
+        found, spikes = self.compiled.run(given, dense, tuple(rule), batch, steps, counted)
         sent = {site: spikes[link] for site, link in zip(self.sites, self.links, strict=True)}
         return dict(zip(self.wanted, found, strict=True)), sent
 
@@ -289,8 +287,3 @@ def _runs(source: Source, numbered: Sequence[int], inputs: int) -> list[tuple[in
                 continue
         runs.append((tap.dy, tap.dx, inputs, row))
     return runs
-
-
-def fits(tensors: Any) -> bool:
-    """Whether all tensors are float32 on the CPU, which is what a stage computes in."""
-    return all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)

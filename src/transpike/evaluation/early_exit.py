@@ -22,12 +22,14 @@ from torch import Tensor
 
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, DataError, InputError
+from transpike.graph.walk import argument_count, reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.runtime.encoding import Coding
 from transpike.schedules import Schedule
 
 _Floats = npt.NDArray[np.float64]
 _Integers = npt.NDArray[np.int64]
+_SEEDS = 1_000_003  # images have seeds of their own, up to so many per argument
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,8 +263,7 @@ def evaluate_early(
         batches: the inputs of the model, then class indices ``[N]``.
         steps: T.
         confidences: thresholds in [0, 1].
-        schedule: any prefix-consistent schedule; None is the network's own. One that cannot stream holds all steps of a
-            batch.
+        schedule: any prefix-consistent schedule; None is the network's own.
         coding: constant current, or Poisson spikes (seeded by the number of the image).
         device: None leaves the network where it is.
         progress: show a progress bar.
@@ -339,17 +340,13 @@ def _runs(
     _check_settings(steps, 0.0)
     if not schedule.prefix_consistent:
         raise ValueError(f"the rows of {schedule} depend on T, so it has no answers before T")
-    reference = next(snn.parameters())
-    arguments = sum(node.op == "placeholder" and not node.args for node in snn.network.graph.nodes)
-    largest = max(site.neurons for site in snn.sites)
-    dense = coding is not Coding.CONSTANT or snn.stored_neurons(schedule) == largest
-    chunk = 1 if schedule.streamable and dense else None  # the same spikes, in the memory of one step
+    reference, arguments = reference_tensor(snn), argument_count(snn.network)
     seen = 0
     for batch in track(batches, "running", transient=True, disable=not progress):
         inputs = [tensor.to(reference.device, reference.dtype) for tensor in inputs_of(batch, arguments)]
-        given = [coding.encode(tensor, seed=seen * arguments + index) for index, tensor in enumerate(inputs)]
+        given = [coding.encode(tensor, seed=seen + index * _SEEDS) for index, tensor in enumerate(inputs)]
         with torch.no_grad():
-            rows = _logits(snn(*given, steps=steps, schedule=schedule, chunk=chunk), 3)
+            rows = _logits(snn(*given, steps=steps, schedule=schedule), 3)
         seen += rows.shape[1]
         yield _Run(rows.argmax(-1).cpu().numpy(), confidence_of(rows).cpu().numpy(), rows.shape[-1]), batch
 
@@ -389,7 +386,7 @@ def _below(values: _Floats, limits: _Floats) -> _Integers:
 
 
 def _pipeline_steps(snn: SpikingNetwork, steps: int, schedule: Schedule) -> list[int]:
-    """Honest latency of an answer after 1, 2, ..., T steps."""
+    """Pipeline latency of an answer after 1, 2, ..., T steps."""
     return [snn.latency(t, schedule).pipeline_steps for t in range(1, steps + 1)]
 
 

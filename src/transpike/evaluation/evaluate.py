@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -20,14 +19,17 @@ from torch.utils.data import DataLoader
 from transpike.errors import DataError, InputError
 from transpike.evaluation.delayed_readout import delayed_readout
 from transpike.evaluation.report import VERSION, Report, Row, SiteActivity
-from transpike.graph.plan import steps_sent
+from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.runtime.encoding import Coding
+from transpike.runtime.timing import SentSpikes, Timing
 from transpike.schedules import Schedule
 from transpike.serialization.json_records import to_json, write_json
 
 _MEANING = "all spikes sent; accumulate-then-fire rounds halves in turn"
 """What is run and counted, beyond what names and settings say; a cache that meant otherwise is not read."""
+_POISSON = "a generator per image"
+"""The same of Poisson spikes."""
 _SAVE_EVERY = 5.0  # seconds between two writes of an unfinished run
 
 
@@ -77,8 +79,8 @@ def evaluate(
             are those of all steps.
         device: None leaves the network where it is.
         dtype: None leaves the network's type.
-        chunk: steps per stage; None chooses by ``memory_mib``. Results do not depend on it.
-        memory_mib: upper bound for one site's currents, in MiB.
+        chunk: as for `SpikingNetwork`; results do not depend on it.
+        memory_mib: MiB that one site's currents may take, as for `SpikingNetwork`.
         cache: a JSON file; an unfinished run with the same network, settings and data goes on from there, a
             finished one is read.
         progress: show a progress bar.
@@ -115,11 +117,10 @@ def evaluate(
         zeros = [0] * len(rows)
         events: dict[str, list[float]] = {site.name: [0.0] * len(rows) for site in snn.sites}
         state = _Progress(0, 0, [0, 0], zeros[:], zeros[:], events, 0.0, "")
-    sent = [steps_sent(snn.network, schedule, t) for t in rows]
-    counter = _Counter(snn, schedule, coding, rows, sent, readout_delay, chunk, memory_mib, state)
+    timings = [snn.timing(t, schedule) for t in rows]
+    counter = _Counter(snn, schedule, coding, rows, timings, readout_delay, chunk, memory_mib, state)
     counted = _count(counter, chain([first], remaining), size[0] if size else None, cache, key, progress)
-    busy = {name: n + _earlier_steps(schedule, rows[-1]) for name, n in sent[-1].items()}
-    report = _report(snn, counted, schedule, rows, busy, readout_delay)
+    report = _report(snn, counted, schedule, rows, timings, readout_delay)
     if cache is not None:
         write_json(cache, {"key": key, "report": report.to_json()})
     return report
@@ -176,7 +177,7 @@ class _Counter:
     schedule: Schedule
     coding: Coding
     rows: list[int]
-    sent: list[dict[str, int]]  # per row and site: steps to count
+    timings: list[Timing]  # per row
     readout_delay: int
     chunk: int | None
     memory_mib: int
@@ -184,7 +185,7 @@ class _Counter:
 
     def add(self, images: Tensor, labels: Tensor) -> None:
         """Counts one batch."""
-        reference = next(self.snn.parameters())
+        reference = reference_tensor(self.snn)
         images = images.to(reference.device, reference.dtype)
         labels = labels.to(reference.device)
         ann = self.snn.ann(images)
@@ -204,7 +205,7 @@ class _Counter:
         began = time.perf_counter()
         for length in [self.rows[-1]] if self.schedule.prefix_consistent else self.rows:
             wanted = [(i, t) for i, t in enumerate(self.rows) if self.schedule.prefix_consistent or t == length]
-            answer = delayed_readout(self._run(images, length, wanted), self.readout_delay)
+            answer = delayed_readout(self._run(images, length, [i for i, _ in wanted]), self.readout_delay)
             for index, t in wanted:
                 top1, top5 = _hits(answer[t - 1], labels)
                 self.state.hits1[index] += int(top1)
@@ -212,60 +213,21 @@ class _Counter:
         self.state.seconds += time.perf_counter() - began
         self.state.images += images.shape[0]
 
-    def _run(self, images: Tensor, length: int, wanted: list[tuple[int, int]]) -> Tensor:
-        """Runs in pieces that fit into memory; counts the spikes sent for every wanted t."""
-        done: Counter[str] = Counter()
-        calls: Counter[str] = Counter()
-        earlier = self.schedule.passes - 1  # a schedule of several passes runs each in one piece
-
-        def count(name: str, spikes: Tensor) -> None:
-            sums = spikes.cumsum(0).tolist()
-            calls[name] += 1
-            if calls[name] <= earlier:
-                for index, _ in wanted:
-                    self.state.events[name][index] += sums[-1]
-                return
-            begin = done[name]
-            done[name] += len(sums)
-            for index, _ in wanted:
-                inside = min(self.sent[index][name] - begin, len(sums))
-                if inside > 0:
-                    self.state.events[name][index] += sums[inside - 1]
-
-        size = self._size(images.shape[0], length)
-        answers = []
-        for index, part in enumerate(torch.split(images, size.samples)):
-            done.clear()
-            calls.clear()
-            chunk = size.steps if self.schedule.streamable and size.steps < length else None
-            given = self.coding.encode(part, seed=self.state.images + index * size.samples)
-            answers.append(self.snn(given, steps=length, schedule=self.schedule, chunk=chunk, count=count))
-        return torch.cat(answers, 1)
-
-    def _size(self, batch: int, steps: int) -> _Size:
-        """The largest chunk (or, for schedules that need all steps, micro-batch) within the memory bound."""
-        if self.chunk is not None:
-            return _Size(self.chunk, batch)
-        reference = next(self.snn.parameters())
-        stored = max(site.neurons for site in self.snn.sites)
-        whole = False  # whether all steps run at once
-        if self.coding is Coding.CONSTANT and (least := self.snn.stored_neurons(self.schedule)) < stored:
-            stored, whole = least, True
-        bytes_per_step = stored * reference.element_size()
-        budget = max(1, self.memory_mib * 2**20 // bytes_per_step)  # steps times samples
-        if self.schedule.streamable and not whole:
-            samples = min(batch, budget)
-            return _Size(max(1, min(steps, budget // samples)), samples)
-        longest = max(self.schedule.pass_steps(steps, number) for number in range(self.schedule.passes))
-        return _Size(steps, max(1, min(batch, budget // longest)))
-
-
-@dataclass(frozen=True)
-class _Size:
-    """How much runs at once."""
-
-    steps: int
-    samples: int
+    def _run(self, images: Tensor, length: int, rows: list[int]) -> Tensor:
+        """The answers after every step; counts the spikes sent for those of some rows."""
+        sent = SentSpikes([self.timings[index] for index in rows])
+        answer: Tensor = self.snn(
+            self.coding.encode(images, seed=self.state.images),
+            steps=length,
+            schedule=self.schedule,
+            chunk=self.chunk,
+            count=sent,
+            memory_mib=self.memory_mib,
+        )
+        for name, totals in sent.totals.items():
+            for index, total in zip(rows, totals, strict=True):
+                self.state.events[name][index] += total
+        return answer
 
 
 def _hits(answer: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -292,27 +254,23 @@ def _pair(batch: Any, index: int) -> tuple[Tensor, Tensor]:
     return batch[0], batch[1]
 
 
-def _earlier_steps(schedule: Schedule, steps: int) -> int:
-    """Steps of all passes but the last, whose spikes cost energy too."""
-    return sum(schedule.pass_steps(steps, number) for number in range(schedule.passes - 1))
-
-
 def _report(
     snn: SpikingNetwork,
     counted: _Progress,
     schedule: Schedule,
     rows: list[int],
-    busy: dict[str, int],
+    timings: list[Timing],
     readout_delay: int,
 ) -> Report:
-    images, reference = counted.images, next(snn.parameters())
+    images, reference = counted.images, reference_tensor(snn)
+    busy = {name: sum(timings[-1].pass_lengths[:-1]) + sent for name, sent in timings[-1].steps_sent.items()}
     found = tuple(
         Row(
             steps=t,
             top1=100.0 * counted.hits1[index] / images,
             top5=100.0 * counted.hits5[index] / images,
             events=sum(events[index] for events in counted.events.values()) / images,
-            latency=snn.latency(t, schedule),
+            latency=timings[index].latency,
         )
         for index, t in enumerate(rows)
     )
@@ -373,6 +331,7 @@ def _fingerprint(
         to_json(snn.capture),
     ]
     settings = [VERSION, _MEANING, network, to_json(schedule), coding.value, rows, size]
+    settings += [_POISSON] if coding is Coding.POISSON else []
     settings += [readout_delay] if readout_delay else []
     text = json.dumps(settings, sort_keys=True) + digest(tensors.values()) + digest(first_batch)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from transpike.errors import InputError
 from transpike.graph.capture import source_of
 from transpike.graph.clipped_activations import ramps
+from transpike.graph.walk import NodeVisitor
 
 ROWS = 3
 """Samples in the probing batch: a number that layer sizes seldom have."""
@@ -27,22 +28,6 @@ def inputs_from(inputs: Inputs) -> tuple[Tensor, ...]:
     return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
 
 
-class _Recorder(fx.Interpreter):
-    """Keeps what ``keep`` makes of each node's value."""
-
-    def __init__(self, gm: fx.GraphModule, keep: Any) -> None:
-        super().__init__(gm)
-        self.keep = keep
-
-    def run_node(self, n: fx.Node) -> Any:
-        try:
-            value = super().run_node(n)
-        except Exception as error:  # whatever an operator of the user's raises
-            raise _NodeError(n, first_line(error)) from error
-        self.keep(n, value)
-        return value
-
-
 class _NodeError(Exception):
     """An operator failed on the probing batch."""
 
@@ -50,6 +35,16 @@ class _NodeError(Exception):
         self.node = node
         self.message = message
         super().__init__(message)
+
+
+def _record(gm: fx.GraphModule, keep: Callable[[fx.Node, Any], None], inputs: Sequence[Tensor]) -> None:
+    """Runs the graph and tells ``keep`` every node's value."""
+    visitor = NodeVisitor(gm, on_node=keep)
+    visitor.extra_traceback = False
+    try:
+        visitor.run(*inputs)
+    except Exception as error:  # whatever an operator of the user's raises
+        raise _NodeError(visitor.current, first_line(error)) from error
 
 
 def first_line(error: BaseException) -> str:
@@ -142,7 +137,8 @@ def explain_shapes(inputs: Sequence[Tensor], expected: Sequence[Sequence[int]], 
     try:
         yield
     except RuntimeError as error:
-        shapes, wanted = [list(tensor.shape[1:]) for tensor in inputs], [list(shape) for shape in expected]
+        shapes = [list(tensor.shape[1:]) for tensor in inputs]
+        wanted = [list(shape) for shape in expected]
         if shapes == wanted:
             raise
         raise InputError(
@@ -176,7 +172,7 @@ def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tup
 
     try:
         with torch.no_grad():
-            _Recorder(gm, keep).run(*inputs)
+            _record(gm, keep, inputs)
     except _NodeError as error:
         given = ", ".join(f"{list(tensor.shape[1:])} {tensor.dtype}" for tensor in inputs)
         raise InputError(
@@ -196,7 +192,7 @@ def sizes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]
             sizes[node] = value
 
     with suppress(_NodeError), torch.no_grad():
-        _Recorder(gm, keep).run(*inputs)
+        _record(gm, keep, inputs)
     return sizes
 
 
@@ -234,9 +230,9 @@ def batch_violations(
                 tainted.add(node)
 
     with torch.no_grad(), ramps(gm):
-        _Recorder(gm, keep).run(*inputs)
+        _record(gm, keep, inputs)
         try:
-            _Recorder(gm, compare).run(*(tensor[-1:] for tensor in inputs))
+            _record(gm, compare, [tensor[-1:] for tensor in inputs])
         except _NodeError as error:
             if error.node not in tainted:
                 violations[error.node] = f"it fails for a single sample: {error.message}"

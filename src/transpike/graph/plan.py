@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -23,8 +23,7 @@ from transpike.graph.operators import (
     operator_name,
     role_of,
 )
-from transpike.graph.site import Site
-from transpike.schedules import Schedule
+from transpike.graph.walk import site_of
 
 
 class Kind(Enum):
@@ -71,21 +70,12 @@ class SitePlan:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """The operators between sites and the site that ends them; the last stage ends in the answer (``site`` None)."""
-
-    operators: tuple[str, ...]
-    site: str | None
-
-
-@dataclass(frozen=True)
 class Plan:
     """A frozen index over the graph, by node name.
 
     Attributes:
         kinds: what each value is in time.
         sites: the populations in execution order.
-        stages: the graph cut behind each site.
         readouts: values that are averaged over time: the answers, or what feeds operators kept behind them.
         pools: max-pooling nodes that act on sequences.
         analogue: operators kept as they are by ``leave``.
@@ -95,7 +85,6 @@ class Plan:
 
     kinds: Mapping[str, Kind]
     sites: tuple[SitePlan, ...]
-    stages: tuple[Stage, ...]
     readouts: tuple[str, ...]
     pools: tuple[str, ...]
     analogue: tuple[str, ...]
@@ -105,7 +94,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Planning:
-    """A plan, or the unsupported that prevent it."""
+    """A plan, and the operators that do not convert; only without any it is complete."""
 
     plan: Plan
     unsupported: tuple[UnsupportedOperator, ...]
@@ -117,7 +106,7 @@ def make_plan(
     calls: Sequence[ActivationCall],
     leave: Collection[str],
     max_pooling: MaxPooling,
-    moving: Collection[str] = (),
+    time_varying: Collection[str] = (),
 ) -> Planning:
     """Classifies every node.
 
@@ -127,9 +116,9 @@ def make_plan(
         calls: what the sites were in the source.
         leave: names of operators to keep as they are.
         max_pooling: how max-pooling runs in time.
-        moving: names of the arguments that differ from step to step; the others are constant.
+        time_varying: names of the arguments that differ from step to step; the others are constant.
     """
-    return _Planner(gm, inputs, calls, leave, max_pooling, moving).run()
+    return _Planner(gm, inputs, calls, leave, max_pooling, time_varying).run()
 
 
 class _Planner:
@@ -140,10 +129,10 @@ class _Planner:
         calls: Sequence[ActivationCall],
         leave: Collection[str],
         max_pooling: MaxPooling,
-        moving: Collection[str],
+        time_varying: Collection[str],
     ) -> None:
         self.gm = gm
-        self.moving = moving
+        self.time_varying = time_varying
         self.max_pooling = max_pooling
         self.inputs = inputs
         self.modules = modules_of(gm)
@@ -166,7 +155,7 @@ class _Planner:
             node: kind in (Kind.STATIC, Kind.SEQUENCE, Kind.MEAN) and node.op != "output"
             for node, kind in self.kinds.items()
         }
-        refused = {obstacle.node for obstacle in self.unsupported}
+        refused = {operator.node for operator in self.unsupported}
         for node, reason in batch_violations(self.gm, self.inputs, batched):
             if leave_name(node) in refused:
                 continue  # said once; the other reason is the stronger one
@@ -185,7 +174,6 @@ class _Planner:
         plan = Plan(
             kinds={node.name: kind for node, kind in self.kinds.items()},
             sites=sites,
-            stages=self._stages(),
             readouts=tuple(node.name for node in self.readouts),
             pools=tuple(node.name for node in self.pools),
             analogue=tuple(dict.fromkeys(self.analogue)),
@@ -195,13 +183,13 @@ class _Planner:
         return Planning(plan, tuple(self.unsupported))
 
     def _is_site(self, node: fx.Node) -> bool:
-        return node.op == "call_module" and isinstance(self.modules[str(node.target)], Site)
+        return site_of(node, self.modules) is not None
 
     def _classify(self, node: fx.Node) -> Kind:
         if node.op == "placeholder":
             if self.shapes[node] is None:
                 return Kind.SIZE
-            return Kind.SEQUENCE if node.name in self.moving else Kind.STATIC
+            return Kind.SEQUENCE if node.name in self.time_varying else Kind.STATIC
         if node.op == "get_attr":
             return Kind.CONSTANT
         if node.op == "output":
@@ -317,75 +305,14 @@ class _Planner:
         call = self.calls[name]
         return SitePlan(name, node.name, shape[1:], self.kinds[source] is not Kind.SEQUENCE, call.operator, call.source)
 
-    def _stages(self) -> tuple[Stage, ...]:
-        stages: list[Stage] = []
-        operators: list[str] = []
-        for node in self.gm.graph.nodes:
-            if self._is_site(node):
-                stages.append(Stage(tuple(operators), str(node.target)))
-                operators = []
-            elif node.op not in ("placeholder", "output", "get_attr"):
-                operators.append(node.name)
-        return (*stages, Stage(tuple(operators), None))
-
 
 def _ancestors_of_sites(gm: fx.GraphModule, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
     """Every node from which a site can be reached."""
     found: set[fx.Node] = set()
     for node in reversed(gm.graph.nodes):
-        if any(
-            user in found or (user.op == "call_module" and isinstance(modules[str(user.target)], Site))
-            for user in node.users
-        ):
+        if any(user in found or site_of(user, modules) is not None for user in node.users):
             found.add(node)
     return found
-
-
-def longest_path(gm: fx.GraphModule, weight: Callable[[str], int]) -> int:
-    """The greatest sum of ``weight(site)`` over the sites of any path from input to output."""
-    modules = modules_of(gm)
-    best: dict[fx.Node, int] = {}
-    longest = 0
-    for node in gm.graph.nodes:
-        value = max((best[source] for source in node.all_input_nodes), default=0)
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Site):
-            value += weight(str(node.target))
-        best[node] = value
-        longest = max(longest, value)
-    return longest
-
-
-def paths_behind(gm: fx.GraphModule, weight: Callable[[str], int]) -> dict[str, int]:
-    """Per site, the greatest sum of ``weight`` over the sites that follow it on any path; 0 where none follows."""
-    modules = modules_of(gm)
-    behind: dict[fx.Node, int] = {}
-    found: dict[str, int] = {}
-    for node in reversed(gm.graph.nodes):
-        behind[node] = 0
-        for user in node.users:
-            is_site = user.op == "call_module" and isinstance(modules[str(user.target)], Site)
-            own = weight(str(user.target)) if is_site else 0
-            behind[node] = max(behind[node], own + behind[user])
-        if node.op == "call_module" and isinstance(modules[str(node.target)], Site):
-            found[str(node.target)] = behind[node]
-    return found
-
-
-def pass_lengths(gm: fx.GraphModule, schedule: Schedule, steps: int) -> list[int]:
-    """Steps of each pass for the answer after T = ``steps``, with those that the sites of a path lag."""
-    lags = longest_path(gm, schedule.lag)
-    return [schedule.pass_steps(steps, number) + lags for number in range(schedule.passes)]
-
-
-def steps_sent(gm: fx.GraphModule, schedule: Schedule, steps: int) -> dict[str, int]:
-    """Per site, the steps that it must send in the last pass for the answer after T = ``steps``.
-
-    The readout takes T steps. Sites that follow take as many more as they lag, and a probe even where T is shorter.
-    """
-    last = schedule.pass_steps(steps, schedule.passes - 1)
-    lags = paths_behind(gm, schedule.lag)
-    followers = paths_behind(gm, lambda _: 1)
-    return {site: (last if followers[site] else steps) + lag for site, lag in lags.items()}
 
 
 def unused_leaves(leave: Collection[str], gm: fx.GraphModule, calls: Sequence[ActivationCall]) -> list[str]:

@@ -36,8 +36,8 @@ def _notice() -> None:
     warnings.warn(f"no native kernels, torch operators run instead: {reason}", NativeKernelWarning, stacklevel=3)
 
 
-def refusal(drive: Tensor, *others: Tensor) -> str:
-    """Why the compiled kernels cannot run these currents with these potentials and thresholds; empty if they can."""
+def unsupported_reason(drive: Tensor, *others: Tensor) -> str | None:
+    """Why the compiled kernels cannot run these currents with these potentials and thresholds; None if they can."""
     if drive.device.type != "cpu":
         return f"it runs on the CPU, the currents are on {drive.device}"
     if drive.dtype not in (torch.float32, torch.float64):
@@ -45,15 +45,15 @@ def refusal(drive: Tensor, *others: Tensor) -> str:
     if any(tensor.dtype != drive.dtype for tensor in others):
         return f"it takes one type, {drive.dtype} currents met {[str(tensor.dtype) for tensor in others]}"
     module, reason = load()
-    return "" if module is not None else f"it is not there: {reason}"
+    return None if module is not None else f"it is not there: {reason}"
 
 
 def usable(drive: Tensor, *others: Tensor) -> bool:
     """Whether the compiled kernels can run these currents; says once if they are missing."""
-    reason = refusal(drive, *others)
-    if reason and load()[0] is None:
+    reason = unsupported_reason(drive, *others)
+    if reason is not None and load()[0] is None:
         _notice()
-    return not reason
+    return reason is None
 
 
 def require(drive: Tensor, *others: Tensor) -> None:
@@ -62,8 +62,8 @@ def require(drive: Tensor, *others: Tensor) -> None:
     Raises:
         RuntimeError: with the reason.
     """
-    reason = refusal(drive, *others)
-    if reason:
+    reason = unsupported_reason(drive, *others)
+    if reason is not None:
         raise RuntimeError(f"the native kernel was asked for by name, but {reason}; use KernelPreference.AUTO")
 
 

@@ -1,4 +1,4 @@
-"""What a spiking network says about itself."""
+"""Prints a spiking network as a table of its sites."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from transpike.engine.engine import StageReport
+from transpike.engine.layout import StageReport
 from transpike.graph.plan import Plan
 from transpike.graph.site import Site
 
 
-def summary(plan: Plan, sites: Mapping[str, Site], neuron: str, stages: Mapping[str, StageReport], reason: str) -> str:
+def summary(
+    plan: Plan, sites: Mapping[str, Site], neuron: str, stages: Mapping[str, StageReport], reason: str | None
+) -> str:
     """A table of the sites: population, drive, thresholds, initial potentials, biases, source line; how stages run.
 
     Args:
@@ -19,7 +21,7 @@ def summary(plan: Plan, sites: Mapping[str, Site], neuron: str, stages: Mapping[
         sites: the modules of the sites by name.
         neuron: what stands in the first line.
         stages: how each stage runs on a CPU, if any runs event by event.
-        reason: why none does.
+        reason: why none does; else None.
     """
     head = f"{'site':<28} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} {'bias/theta':<18} source"
     lines = [
@@ -36,7 +38,7 @@ def summary(plan: Plan, sites: Mapping[str, Site], neuron: str, stages: Mapping[
         lines.append(
             f"{site.name:<28} {shape:<16} {drive:<9} {_range(module.theta):<22} {ratio:<14} {bias:<18} {site.source}"
         )
-    if reason:
+    if reason is not None:
         lines.append(f"runs dense: {reason}")
     else:
         lines.append(f"stages that run event by event: {sum(stage.events for stage in stages.values())}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,8 @@ class Poisson(Encoding):
 
     Attributes:
         values: ``[N, *]``.
-        seed: of the random numbers; the same seed gives the same spikes for the same number of steps.
+        seed: of the first sample's random numbers; the next one has the next seed, so that a sample's spikes depend on
+            nothing but its own seed and the number of steps.
     """
 
     values: Tensor
@@ -67,10 +69,13 @@ class Poisson(Encoding):
 
     def frames(self, steps: int) -> Tensor:
         """Random frames."""
-        generator = torch.Generator(self.values.device).manual_seed(self.seed)
+        generator = torch.Generator(self.values.device)
         size = self.values.abs()
         largest = size.flatten(1).amax(1).view(-1, *[1] * (size.dim() - 1)).clamp_min(torch.finfo(size.dtype).tiny)
-        draws = torch.rand(steps, *size.shape, generator=generator, device=size.device, dtype=torch.float32)
+        options: dict[str, Any] = {"device": size.device, "dtype": torch.float32}
+        seeds = range(self.seed, self.seed + len(size))
+        rows = [torch.rand(steps, *size.shape[1:], generator=generator.manual_seed(seed), **options) for seed in seeds]
+        draws = torch.stack(rows, 1)
         return (draws < size / largest).to(size.dtype) * largest * self.values.sign()
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
+from transpike.graph.walk import site_of
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
 from transpike.schedules import Memory, Schedule, SiteContext
@@ -140,8 +141,8 @@ class Lowered:
 
     Attributes:
         prologue: ``(*constant inputs) -> static values``.
-        body: ``(batch, steps, start, *memories, *statics, *folded moving inputs) -> (answer, memories)``; the answer
-            has the structure of the model's output with tensors ``[S, N, *]``.
+        body: ``(batch, steps, start, *memories, *statics, *folded time-varying inputs) -> (answer, memories)``; the
+            answer has the structure of the model's output with tensors ``[S, N, *]``.
         stateful: names of the nodes that own the memories, in order.
     """
 
@@ -228,7 +229,7 @@ class _Lowering:
             self.env[node] = graph.placeholder(f"static_{node.name}")
         for node in nodes:
             if node.op == "placeholder" and self.in_body(node):
-                self.env[node] = graph.placeholder(f"moving_{node.name}")
+                self.env[node] = graph.placeholder(f"time_varying_{node.name}")
         self.means: dict[fx.Node, fx.Node] = {}
         order = {node: index for index, node in enumerate(owners)}
         readout_order = {node: len(owners) + index for index, node in enumerate(readouts)}  # a site may be both
@@ -249,9 +250,7 @@ class _Lowering:
         self.stateful = [node.name for node in owners] + [f"mean of {node.name}" for node in readouts]
 
     def _is_stateful(self, node: fx.Node) -> bool:
-        return node.name in self.plan.pools or (
-            node.op == "call_module" and isinstance(self.modules[str(node.target)], Site)
-        )
+        return node.name in self.plan.pools or site_of(node, self.modules) is not None
 
     def _emit(self, node: fx.Node, new: dict[int, fx.Node], order: dict[fx.Node, int]) -> fx.Node:
         if self._is_stateful(node):
@@ -291,10 +290,10 @@ class _Lowering:
             joined = self.body.call_function(join, (self.batch, held, *(found[source] for source in in_time)))
             for index, source in enumerate(in_time):
                 found[source] = self.body.call_function(operator.getitem, (joined, index))
-        moving = [source for source, hold in zip(in_time, held, strict=True) if not hold]
+        sequences = [source for source, hold in zip(in_time, held, strict=True) if not hold]
         for source in node.all_input_nodes:
-            if source.name in self.plan.batch_sizes and moving:
-                found[source] = self.body.call_method("size", (found[moving[0]], 0))
+            if source.name in self.plan.batch_sizes and sequences:
+                found[source] = self.body.call_method("size", (found[sequences[0]], 0))
         return found
 
     def _answer(self, source: fx.Node) -> fx.Node:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transpike.functional import expected_count
-from transpike.kernels import LARGEST_COUNT, Rule, native, runs_native
+from transpike.functional import expected_count, spread_evenly
+from transpike.kernels import native, runs_native
 from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
 
@@ -26,10 +26,6 @@ class AccumulateThenFire(Probing):
     schemes (TPP, PASCAL), without negative spikes. Nothing is emitted in the first phase. Binary, non-negative events.
     """
 
-    def compiled(self) -> Rule | None:
-        """Every site tells the next one its count, in one byte: there is no form for rho above 255."""
-        return Rule("accumulate", probe=self.probe_steps) if self.probe_steps <= LARGEST_COUNT else None
-
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Emits as many steps as the drive has; there is no memory."""
         need_soft_reset(self, context.neuron)
@@ -41,5 +37,5 @@ class AccumulateThenFire(Probing):
         steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=drive.dtype)
         steps = steps.view(-1, *[1] * count.dim())
         later = torch.arange(math.prod(count.shape[1:]), device=drive.device).view(count.shape[1:]) % 2
-        sent = torch.floor((2 * count * steps + rho - later) / (2 * rho))
+        sent = spread_evenly(count, steps, rho, later)
         return sent[1:] - sent[:-1], ()

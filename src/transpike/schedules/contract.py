@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.kernels import KernelPreference, Rule
-from transpike.neurons import IF, Neuron, Reset, SiteParameters
+from transpike.kernels import KernelPreference
+from transpike.neurons import Neuron, SiteParameters
 
 Memory = tuple[Tensor, ...]
 """What a site keeps: its state between chunks of one pass, or what an earlier pass found out."""
@@ -22,7 +22,7 @@ Memory = tuple[Tensor, ...]
 
 @dataclass(frozen=True, eq=False)
 class SiteContext:
-    """Everything a schedule knows when it comes to a site.
+    """What a schedule reads at one site.
 
     Attributes:
         site: its name, for schedules that treat sites differently.
@@ -64,11 +64,6 @@ class Schedule(ABC):
     prefix_consistent: ClassVar[bool]
     passes: ClassVar[int] = 1
 
-    @property
-    def tuned_for(self) -> int | None:
-        """The number of steps this schedule was tuned for, or None."""
-        return None
-
     def lag(self, site: str) -> int:
         """How many steps of drive the site takes before its first emission counts (0: none)."""
         return 0
@@ -77,13 +72,13 @@ class Schedule(ABC):
         """Steps from the site's first input to its first emission on a device that steps all layers at once."""
         return self.lag(site)
 
-    def input_steps(self, steps: int) -> int:
-        """How many steps each site must emit so that ``steps`` of them can be read out, lags not counted."""
+    def site_steps(self, steps: int) -> int:
+        """Steps that each site takes and sends so that ``steps`` of them can be read out, lags not counted."""
         return steps
 
     def pass_steps(self, steps: int, number: int) -> int:
         """How many steps the given pass (from 0) must make; by default every pass is as long as the run."""
-        return self.input_steps(steps)
+        return self.site_steps(steps)
 
     def claimed_steps(self, steps: int) -> int:
         """Latency as the schedule's own paper counts it."""
@@ -91,23 +86,7 @@ class Schedule(ABC):
 
     def interval(self, steps: int) -> int:
         """Steps that a layer is busy with one sample, lags not counted."""
-        return self.input_steps(steps)
-
-    def compiled(self) -> Rule | None:
-        """The form in which the event-driven kernel runs this schedule with soft reset, or None if it has none."""
-        return None
-
-    @final
-    def rule(self, neuron: Neuron) -> Rule | None:
-        """The compiled form for a neuron: None where either computes something that the kernel does not know.
-
-        A subclass that emits in its own way must have a compiled form of its own.
-        """
-        emits, has_form = (next(c for c in type(self).__mro__ if name in vars(c)) for name in ("emit", "compiled"))
-        form = self.compiled() if issubclass(has_form, emits) and type(neuron) is IF else None
-        if form is None or not isinstance(neuron, IF) or neuron.reset is Reset.SOFT:
-            return form
-        return form._replace(soft_reset=False) if form.kind == "plain" else None
+        return self.site_steps(steps)
 
     @abstractmethod
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:

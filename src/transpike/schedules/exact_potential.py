@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from transpike.functional import expected_count
-from transpike.kernels import Rule, native, runs_native
+from transpike.kernels import native, runs_native
 from transpike.kernels.offset_probe import least_potentials
 from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
@@ -22,10 +22,6 @@ class ExactPotential(Probing):
     is kept where it already is right; else the middle of the interval of right ones (theta/2 from its finite end) is
     taken. O(rho^2) comparisons per neuron. Binary, non-negative events.
     """
-
-    def compiled(self) -> Rule | None:
-        """Probe and choose, then fire."""
-        return Rule("exact", probe=self.probe_steps)
 
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""

@@ -8,7 +8,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from transpike.kernels import Rule, native, runs_native
+from transpike.kernels import native, runs_native
 from transpike.kernels.offset_probe import Probe, probe
 from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
@@ -64,11 +64,7 @@ class OffsetSpike(Probing):
 
     def interval(self, steps: int) -> int:
         """Steps that a layer is busy with one sample."""
-        return self.probe_steps * self.iterations + self.input_steps(steps)
-
-    def compiled(self) -> Rule | None:
-        """Probe and shift, then fire."""
-        return Rule("offset", probe=self.probe_steps, iterations=self.iterations, epsilon=self.epsilon)
+        return self.probe_steps * self.iterations + self.site_steps(steps)
 
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Calibrates on the first rho steps, then runs all of them; the memory is the last potential."""

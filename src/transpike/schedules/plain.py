@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.kernels import Rule
 from transpike.schedules.contract import Memory, Schedule, SiteContext
 
 
@@ -17,10 +16,6 @@ class Plain(Schedule):
 
     streamable: ClassVar[bool] = True
     prefix_consistent: ClassVar[bool] = True
-
-    def compiled(self) -> Rule | None:
-        """Integrate and fire."""
-        return Rule("plain")
 
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Runs the neuron from where the last chunk left it; the memory is the membrane potential."""

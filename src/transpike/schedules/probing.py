@@ -33,7 +33,7 @@ class Probing(Schedule):
         """rho: the first spike comes after the probe."""
         return self.probe_steps
 
-    def input_steps(self, steps: int) -> int:
+    def site_steps(self, steps: int) -> int:
         """The probe's or the run's length, whichever is longer: currents are computed once."""
         return max(self.probe_steps, steps)
 
@@ -43,7 +43,7 @@ class Probing(Schedule):
 
     def interval(self, steps: int) -> int:
         """Steps that a layer is busy with one sample: the probe, then what the next layer's probe needs, or T."""
-        return self.probe_steps + self.input_steps(steps)
+        return self.probe_steps + self.site_steps(steps)
 
 
 def need_soft_reset(schedule: Schedule, neuron: Neuron) -> None:

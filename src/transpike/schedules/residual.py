@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from transpike.kernels import Rule
 from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
 
@@ -14,10 +13,6 @@ from transpike.schedules.probing import Probing, need_soft_reset
 @dataclass(frozen=True)
 class Residual(Probing):
     """Probe rho steps, keep the residual potential as the initial one, replay and fire. Binary, non-negative events."""
-
-    def compiled(self) -> Rule | None:
-        """Probe, then fire."""
-        return Rule("residual", probe=self.probe_steps)
 
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """Two runs of the neuron; the memory is the last potential."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -20,16 +19,15 @@ from transpike.errors import CalibrationError, InputError, TranspikeError, reaso
 from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs, inputs_from
 from transpike.graph.operators import MaxPooling
-from transpike.graph.plan import steps_sent
 from transpike.graph.prepare import Capture
+from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import EventKind
 from transpike.rules import Conversion
+from transpike.runtime.timing import SentSpikes
 from transpike.schedules import Latency, Schedule
 
 _BATCH = 100
-_MEMORY = 2**25 // 4
-"""Numbers in one site's currents: answers are run in pieces of at most 32 MiB of float32."""
 
 
 class LatencyKind(Enum):
@@ -157,7 +155,7 @@ def choose(
         raise ValueError(f"held_back must lie in (0, 1), got {held_back}")
     methods = tuple(methods)
     data = list(batches_of(calibration))
-    reference = next(model.parameters())
+    reference = reference_tensor(model)
     example = _first(data) if example_inputs is None else inputs_from(example_inputs)
     example = tuple(tensor.to(reference.device, reference.dtype) for tensor in example)
     capture = Capture.of(model, leave, leaf_modules, max_pooling)
@@ -266,33 +264,20 @@ class _Judge:
     """Compares answers with those of the source network."""
 
     def __init__(self, frame: SpikingNetwork, inputs: tuple[Tensor, ...]) -> None:
-        self.neurons = max(site.neurons for site in frame.sites)
         self.inputs = inputs
         with torch.no_grad():
-            self.wanted = torch.cat([self._matrix(frame.ann(*piece)) for piece in self._pieces(1)])
+            self.wanted = torch.cat([self._matrix(frame.ann(*piece)) for piece in self._pieces()])
 
     def score(self, snn: SpikingNetwork, steps: int) -> tuple[Tensor, float, float]:
         """Which answers ``[N]`` are the source's, the mean squared difference of the outputs, spikes per image."""
-        schedule = snn.schedule
-        sent = steps_sent(snn.network, schedule, steps)
-        calls: Counter[str] = Counter()
-        events = 0
-
-        def count(site: str, spikes: Tensor) -> None:
-            nonlocal events
-            calls[site] += 1
-            last = calls[site] % schedule.passes == 0
-            events += int((spikes[: sent[site]] if last else spikes).sum())
-
-        length = max(schedule.pass_steps(steps, number) for number in range(schedule.passes))
-        pieces = self._pieces(length)
-        answer = torch.cat([self._matrix(snn(*piece, steps=steps, count=count)[-1]) for piece in pieces])
+        sent = SentSpikes([snn.timing(steps)])
+        answer = torch.cat([self._matrix(snn(*piece, steps=steps, count=sent)[-1]) for piece in self._pieces()])
+        events = sum(total for (total,) in sent.totals.values())
         error = float((answer - self.wanted).square().mean(dtype=torch.float64))
         return answer.argmax(1) == self.wanted.argmax(1), error, events / answer.shape[0]
 
-    def _pieces(self, steps: int) -> Iterable[tuple[Tensor, ...]]:
-        size = max(1, min(_BATCH, _MEMORY // (steps * self.neurons)))
-        return zip(*(torch.split(tensor, size) for tensor in self.inputs), strict=True)
+    def _pieces(self) -> Iterable[tuple[Tensor, ...]]:
+        return zip(*(torch.split(tensor, _BATCH) for tensor in self.inputs), strict=True)
 
     @staticmethod
     def _matrix(answer: object) -> Tensor:

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, InputError
+from transpike.graph.walk import argument_count, reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import Plain, Schedule, Staggered, Wait
 
-_MEMORY = 2**25 // 4
-"""Numbers in one site's currents: batches are run in pieces of at most 32 MiB of float32."""
+_BATCH = 100
 _CHOOSE = 256
 """So many images choose at most. All others confirm, which takes two runs only, so that there may be many of them."""
 _SCREEN = 8
@@ -131,7 +131,7 @@ def search_lags(
             "budget, max_lag and evaluations must be at least 1 and doubt not negative, got "
             f"{budget}, {max_lag}, {evaluations} and {doubt}"
         )
-    pieces = _pieces(snn, batches, budget)
+    pieces = _pieces(snn, batches)
     images = sum(piece[0].shape[0] for piece in pieces)
     if images < 2:
         raise CalibrationError(
@@ -167,15 +167,13 @@ def search_lags(
 _Piece = tuple[Tensor, ...]
 
 
-def _pieces(snn: SpikingNetwork, batches: CalibrationData, budget: int) -> list[_Piece]:
-    """The inputs on the network's device, in pieces that fit into memory."""
-    arguments = sum(node.op == "placeholder" and not node.args for node in snn.network.graph.nodes)
-    reference = next(snn.parameters())
-    size = max(1, _MEMORY // (budget * max(site.neurons for site in snn.sites)))
+def _pieces(snn: SpikingNetwork, batches: CalibrationData) -> list[_Piece]:
+    """The inputs on the network's device, in batches that are not larger than ``_BATCH``."""
+    reference, arguments = reference_tensor(snn), argument_count(snn.network)
     found: list[_Piece] = []
     for batch in batches_of(batches):
         inputs = [tensor.to(reference.device, reference.dtype) for tensor in inputs_of(batch, arguments)]
-        found += zip(*(torch.split(tensor, size) for tensor in inputs), strict=True)
+        found += zip(*(torch.split(tensor, _BATCH) for tensor in inputs), strict=True)
     return [piece for piece in found if piece[0].shape[0]]
 
 

@@ -240,7 +240,7 @@ def _compare(snn: SpikingNetwork, inputs: tuple[Tensor, ...], schedule: Schedule
     with torch.no_grad():
         dense = record(snn, *inputs, steps=_STEPS, schedule=schedule, kernel=KernelPreference.NATIVE)
         wanted = record(snn, *inputs, steps=_STEPS, schedule=schedule, kernel=KernelPreference.REFERENCE)
-        for stage in snn.stages(schedule).values():
+        for stage in snn.engine.report(schedule).values():
             if not stage.events:
                 raise RuntimeError(f"{what}, site {stage.site}: does not run event by event: {stage.reason}")
         counts: dict[str, Tensor] = {}

@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 from transpike.activations import TrainedActivation
 from transpike.errors import TrainingError
 from transpike.graph.capture import evaluation_mode
-from transpike.graph.normalize import modules_of
 from transpike.graph.operators import argument
+from transpike.graph.walk import NodeVisitor
 
 _GATHERING = {F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
 _SCATTERING = {F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d}
@@ -93,21 +93,19 @@ def fan_out(network: nn.Module, example: Tensor) -> dict[str, int]:
     return found
 
 
-class _Count(fx.Interpreter):
+class _Count(NodeVisitor):
     """Runs the network, and follows which activations each value is made of."""
 
     def __init__(self, network: fx.GraphModule, found: dict[str, int]) -> None:
-        super().__init__(network)
-        self.found = found
-        self.modules = modules_of(network)
+        super().__init__(network, on_node=self._follow)
+        self.operations = found
         self.sources: dict[fx.Node, frozenset[str]] = {}
         self.neurons: dict[str, int] = {}
 
-    def run_node(self, n: fx.Node) -> Any:
-        """Runs one node; a layer with weights adds its operations to every activation that it reads."""
-        result = super().run_node(n)
+    def _follow(self, n: fx.Node, result: Any) -> None:
+        """Adds a layer's operations, if it has weights, to every activation that it reads."""
         sources = frozenset[str]().union(*(self.sources[node] for node in n.all_input_nodes))
-        if n.op == "call_module" and isinstance(self.modules[str(n.target)], TrainedActivation):
+        if n.op == "call_module" and isinstance(self.found[str(n.target)], TrainedActivation):
             sources = frozenset([str(n.target)])
             self.neurons[str(n.target)] = result[0].numel()
         elif sources:
@@ -115,14 +113,13 @@ class _Count(fx.Interpreter):
             if products:
                 values = self.env[n.all_input_nodes[0]][0].numel()
                 for name in sorted(sources):  # a value may stand for many neurons, or for those of another site
-                    self.found[name] = self.found.get(name, 0) + products * self.neurons[name] // values
+                    self.operations[name] = self.operations.get(name, 0) + products * self.neurons[name] // values
                 sources = frozenset()
         self.sources[n] = sources
-        return result
 
     def _multiplications(self, n: fx.Node, result: Any) -> int:
         """Those of one sample, if the node is a layer with weights: one per weight and value that it is applied to."""
-        module = self.modules[str(n.target)] if n.op == "call_module" else None
+        module = self.found[str(n.target)] if n.op == "call_module" else None
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             weight, scatters = module.weight, getattr(module, "transposed", False)
         elif n.op == "call_function" and n.target in _GATHERING | _SCATTERING:

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, fx
+from torch import Tensor
 
 from transpike.activations import TrainedActivation
 from transpike.calibration.sweep import batches_of, inputs_of
 from transpike.errors import CalibrationError, DataError, InputError
 from transpike.functional import expected_count
 from transpike.graph.example_run import check_arguments, check_inputs, first_line
-from transpike.graph.normalize import modules_of
 from transpike.graph.site import Site
+from transpike.graph.walk import NodeVisitor, argument_count, reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import EventKind
 from transpike.schedules import Schedule
@@ -52,31 +52,19 @@ def source_drives(snn: SpikingNetwork, inputs: tuple[Tensor, ...]) -> tuple[dict
         InputError: the network refuses the inputs.
     """
     drives: dict[str, Tensor] = {}
+
+    def activate(name: str, site: Site, args: tuple[Any, ...]) -> Tensor:
+        drives[name] = args[0]
+        return activation_of(site, args[0])
+
     try:
-        return drives, _Source(snn.network, drives).run(*inputs)
+        return drives, NodeVisitor(snn.network, on_site=activate).run(*inputs)
     except RuntimeError as error:
         raise InputError(
             f"the network refuses the batch: {first_line(error)}",
             where=f"shapes {[tuple(tensor.shape) for tensor in inputs]}",
             fix="give samples of the shape that the network was converted with",
         ) from error
-
-
-class _Source(fx.Interpreter):
-    """Runs the ANN, clipped where no threshold was trained, and keeps the pre-activations."""
-
-    def __init__(self, network: fx.GraphModule, drives: dict[str, Tensor]) -> None:
-        super().__init__(network)
-        self.drives = drives
-        self.found = modules_of(network)
-
-    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Runs one module; a site's pre-activation is kept."""
-        site = self.found[target]
-        if not isinstance(site, Site):
-            return super().call_module(target, args, kwargs)
-        self.drives[str(target)] = args[0]
-        return activation_of(site, args[0])
 
 
 def need_counts(snn: SpikingNetwork, schedule: Schedule, steps: int) -> None:
@@ -112,8 +100,8 @@ def checked_batches(
     Raises:
         InputError, DataError: unusable batches, or none.
     """
-    arguments = sum(node.op == "placeholder" and not node.args for node in snn.network.graph.nodes)
-    reference = next(snn.parameters())
+    arguments = argument_count(snn.network)
+    reference = reference_tensor(snn)
     found = batches_of(batches)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     empty = True

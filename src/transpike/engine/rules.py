@@ -1,0 +1,75 @@
+"""The compiled forms of schedules: which a compiled stage runs, and with which numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from transpike.neurons import IF, Neuron, Reset
+from transpike.schedules import AccumulateThenFire, ExactPotential, OffsetSpike, Plain, Residual, Schedule
+
+LARGEST_COUNT = 255  # of spikes that a neuron tells the next layer in one byte
+
+
+class RuleKind(IntEnum):
+    """``Rule::Schedule`` of ``native/kernels.hpp``."""
+
+    PLAIN = 0
+    RESIDUAL = 1
+    OFFSET = 2
+    EXACT = 3
+    ACCUMULATE = 4
+
+
+class Rule(NamedTuple):
+    """How a compiled stage's neurons turn currents into spikes.
+
+    Attributes:
+        kind: what they do.
+        soft_reset: or to zero.
+        probe: rho, steps looked at before the first spike; 0 for none.
+        iterations: how often COS probes and shifts; 0 for other kinds.
+        epsilon: of COS, in units of theta.
+    """
+
+    kind: RuleKind
+    soft_reset: bool = True
+    probe: int = 0
+    iterations: int = 0
+    epsilon: float = 0.0
+
+    @property
+    def counted(self) -> int:
+        """rho, if a count of spikes in rho steps is all that a neuron tells others; else 0."""
+        return self.probe if self.kind is RuleKind.ACCUMULATE else 0
+
+
+def _accumulate(schedule: AccumulateThenFire) -> Rule | None:
+    """Every site tells the next one its count, in one byte."""
+    fits = schedule.probe_steps <= LARGEST_COUNT
+    return Rule(RuleKind.ACCUMULATE, probe=schedule.probe_steps) if fits else None
+
+
+def _offset(schedule: OffsetSpike) -> Rule:
+    found = schedule.iterations, schedule.epsilon
+    return Rule(RuleKind.OFFSET, True, schedule.probe_steps, *found)
+
+
+RULES: dict[type[Schedule], Callable[[Any], Rule | None]] = {
+    Plain: lambda _: Rule(RuleKind.PLAIN),
+    Residual: lambda schedule: Rule(RuleKind.RESIDUAL, probe=schedule.probe_steps),
+    OffsetSpike: _offset,
+    ExactPotential: lambda schedule: Rule(RuleKind.EXACT, probe=schedule.probe_steps),
+    AccumulateThenFire: _accumulate,
+}
+"""By exact type: a subclass may emit in its own way, so it has no compiled form."""
+
+
+def rule_for(schedule: Schedule, neuron: Neuron) -> Rule | None:
+    """The compiled form of a schedule for a neuron; None where either computes what the kernels do not know."""
+    form = RULES.get(type(schedule))
+    rule = form(schedule) if form is not None and type(neuron) is IF else None
+    if rule is None or not isinstance(neuron, IF) or neuron.reset is Reset.SOFT:
+        return rule
+    return rule._replace(soft_reset=False) if rule.kind is RuleKind.PLAIN else None
