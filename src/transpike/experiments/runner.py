@@ -169,6 +169,7 @@ class Runner:
         found = _finished(read_cache(file, key))
         if found is not None:
             return found
+        here = environment()  # before the work, whose code is the checkout's now
         self.say(f"{row.label}, T = {', '.join(str(steps) for steps in run.at)}")
         snn, seconds = self._convert(network, run, calibration, name, made)
         unfinished = self._cache(f"{key[:16]}-evaluation")
@@ -189,9 +190,7 @@ class Runner:
                 self._accuracies[pair] = self._accuracy(network, row.images)
             ann = self._accuracies[pair]
         schedule = snn.schedule if run.schedule is None else run.schedule
-        result = RunResult(
-            snn.conversion, schedule, row.calibration_views, ann, report, seconds, environment(), digest=key
-        )
+        result = RunResult(snn.conversion, schedule, row.calibration_views, ann, report, seconds, here, digest=key)
         write_cache(file, key, to_json(result))
         if unfinished is not None:
             unfinished.unlink(missing_ok=True)
