@@ -2,9 +2,9 @@
 
     TRANSPIKE_PRETRAINED=FOLDER python benchmarks/spikingjelly.py [--data FOLDER] [--images N|fixed|all] [--output FILE]
 
-Weights, unlabelled training images and test images are those of ``transpike run cifar10-resnet20-pretrained``, whose row
-of the same percentile method is the control: both must nearly agree. SpikingJelly runs as its examples do: one step at a
-time, outputs summed. A finished row is read from --cache, which knows the data, the settings and the versions.
+Weights, unlabelled training images and test images are those of ``transpike run cifar10-resnet20-pretrained``, whose
+row of the same percentile method is the control: both must nearly agree. SpikingJelly runs as its examples do: one step
+at a time, outputs summed. A finished row is read from --cache, which knows the data, the settings and the versions.
 """
 
 from __future__ import annotations
