@@ -1,18 +1,18 @@
-"""Writes docs/methods-table.md from results/methods/NETWORK/METHOD.json. Run: make methods.
+"""Writes docs/methods-table.md from results/methods/NETWORK/result.json. Run: make methods.
 
-The JSON files are written by `transpike compare NETWORK --methods all -o results/methods/NETWORK`.
+The record is written by `transpike compare NETWORK --methods all -o results/methods/NETWORK`; without one, summaries of
+an earlier run, NETWORK/METHOD.json, are taken.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 
 from transpike.conversion.methods import METHODS, Method
-from transpike.experiments.compare import MethodResult
+from transpike.experiments.compare import read_methods
 from transpike.neurons import IF, Neuron
 
 ROOT = Path(__file__).parents[1]
@@ -20,8 +20,8 @@ HEAD = """# Methods side by side
 
 Made by `make methods`. For pretrained ReLU networks: nothing here takes labels or trains the whole network. A method that
 is tuned for T is converted anew for each T. Needs no more than binary spikes and training images without labels unless
-said. `tp.methods` holds the table, `tp.convert_by` converts by one row, and `tp.choose`, or `transpike convert --auto`,
-finds the one that suits a network and a number of steps, on training images.
+said. `tp.convert(model, tp.methods[NAME](steps=T), ...)` converts by one row, and `tp.choose`, or `transpike convert
+--auto`, finds the one that suits a network and a number of steps, on training images.
 
 | method | from | made of | schedule | tuned for T | needs |
 |---|---|---|---|---|---|
@@ -35,7 +35,7 @@ ResNet-20 68.18 % (ANN 68.72).
 
 def about(method: Method) -> str:
     """A row about a method."""
-    made = method.compose(4)
+    made = method(4)
     parts = [type(part).__name__ for part in made.parts]
     if made.neuron != IF():
         parts.append(_short(made.neuron))
@@ -56,7 +56,7 @@ def _short(neuron: Neuron) -> str:
 
 def section(folder: Path) -> str:
     """The table of one network."""
-    results = [MethodResult.from_json(json.loads(file.read_text(encoding="utf-8"))) for file in folder.glob("*.json")]
+    results = read_methods(folder)
     order = list(METHODS)
     results.sort(key=lambda result: order.index(result.method) if result.method in order else len(order))
     rows = {row.steps: row for result in results for row in result.rows}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import transpike as tp
+from transpike.experiments.compare import read_methods
 from transpike.schedules import AccumulateThenFire, Plain
 
 
@@ -48,8 +48,8 @@ def test_from_a_relu_network_to_the_best_method(transpike, tmp_path: Path) -> No
     )
     assert (code, err) == (0, "")
     assert "[16]" in out  # two probe steps at seven sites, and T = 2
-    stored = json.loads((tmp_path / "m" / "accumulate.json").read_text())
-    assert [(row["steps"], row["images"]) for row in stored["rows"]] == [(1, 30), (2, 30), (4, 20)]
+    _, stored = read_methods(tmp_path / "m")
+    assert [(row.steps, row.images) for row in stored.rows] == [(1, 30), (2, 30), (4, 20)]
     written = ("--threshold", "maximum", "-T", "2", "--calibration-images", "40", "-o", "trained.safetensors")
     code, _, err = transpike("convert", "relu.safetensors", "--calibrate", "reconstruction", *written)
     assert (code, err) == (0, "")

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import transpike as tp
 from transpike.errors import DataError, InputError
 from transpike.network.spiking import SpikingNetwork
-from transpike.schedules import OffsetSpike, Plain, Schedule, Staggered, TwoPasses, Wait
+from transpike.runtime.encoding import Coding
+from transpike.schedules import Latency, OffsetSpike, Plain, Schedule, Staggered, TwoPasses, Wait
 from transpike.testing import record
 
 T = 6
@@ -74,7 +75,7 @@ def test_counts_agree_with_a_loop_over_images_and_steps() -> None:
         assert site.rate == pytest.approx(expected[site.name][-1] / (T * site.neurons))
     images, labels = batches().dataset.tensors
     assert report.ann_top1 == pytest.approx(100 * float((snn.ann(images).argmax(1) == labels).double().mean()))
-    assert report.row(3).latency == (3, 3, 3, 3)
+    assert report.row(3).latency == Latency(3, 3, 3, 3)
     with pytest.raises(KeyError, match="no row for T = 9"):
         report.row(9)
 
@@ -175,7 +176,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     snn, cache = make(), tmp_path / "run.json"
     with pytest.raises(Killed):
         tp.evaluate(snn, interrupted(4), steps=T, cache=cache)
-    assert json.loads(cache.read_text())["unfinished"]["batches"] == 4
+    assert json.loads(cache.read_text())["content"]["unfinished"]["batches"] == 4
     seen = []
     whole = snn.ann
     monkeypatch.setattr(snn, "ann", lambda images: (seen.append(len(images)), whole(images))[1])
@@ -196,8 +197,42 @@ def test_a_cache_of_something_else_is_not_used(tmp_path: Path) -> None:
     assert tp.evaluate(snn, other, steps=2, cache=cache).rows == tp.evaluate(snn, other, steps=2).rows
     snn.site(snn.sites[0].name).set_threshold(torch.tensor(100.0))
     assert tp.evaluate(snn, batches(), steps=2, cache=cache).row(2).events < first.row(2).events
-    cache.write_text('{"key": ')
-    assert tp.evaluate(snn, batches(), steps=2, cache=cache).images == 30
+
+
+@pytest.mark.parametrize("content", ['{"key": ', "[1, 2]", '{"key": "", "report": {}}', "notes of mine"])
+def test_a_foreign_file_is_never_overwritten(tmp_path: Path, content: str) -> None:
+    cache = tmp_path / "run.json"
+    cache.write_text(content)
+    with pytest.raises(DataError, match="no cache that transpike wrote"):
+        tp.evaluate(make(), batches(), steps=2, cache=cache)
+    assert cache.read_text() == content
+
+
+@pytest.mark.parametrize("index", [0, 13, 29])
+@pytest.mark.parametrize("what", ["images", "labels"])
+def test_other_data_anywhere_is_noticed(tmp_path: Path, index: int, what: str) -> None:
+    cache, snn = tmp_path / "run.json", make()
+    images, labels = (tensor.clone() for tensor in batches().dataset.tensors)
+    tp.evaluate(snn, batches(), steps=2, cache=cache)
+    if what == "images":
+        images[index] = -images[index]
+    else:
+        labels[index] = (labels[index] + 1) % 7
+    other = DataLoader(TensorDataset(images, labels), batch_size=8)
+    cached, fresh = (tp.evaluate(snn, other, steps=2, cache=file) for file in (cache, None))
+    assert (cached.rows, cached.ann_top1) == (fresh.rows, fresh.ann_top1)
+    assert tp.evaluate(snn, other, steps=2, cache=cache) == cached  # which is the cache's now
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"steps": 3}, {"at": [2]}, {"readout_delay": 1}, {"schedule": OffsetSpike(2)}, {"coding": Coding.POISSON}],
+)
+def test_other_settings_are_noticed(tmp_path: Path, settings: dict) -> None:
+    cache, snn = tmp_path / "run.json", make()
+    tp.evaluate(snn, batches(), steps=2, cache=cache)
+    settings = {"steps": 2, **settings}
+    assert tp.evaluate(snn, batches(), cache=cache, **settings).rows == tp.evaluate(snn, batches(), **settings).rows
 
 
 def test_the_cache_knows_the_data_and_the_network(tmp_path: Path) -> None:
@@ -239,10 +274,13 @@ def test_an_unfinished_run_on_other_data_is_not_mixed(tmp_path: Path, monkeypatc
     with pytest.raises(Killed):
         tp.evaluate(snn, interrupted(4), steps=T, cache=cache)
     images, labels = batches().dataset.tensors
-    labels = labels.clone()
-    labels[12] = (labels[12] + 1) % 7
-    with pytest.raises(DataError, match="not that of the unfinished run"):
-        tp.evaluate(snn, DataLoader(TensorDataset(images, labels), batch_size=5), steps=T, cache=cache)
+    for index in (0, 12, 19):
+        other = labels.clone()
+        other[index] = (other[index] + 1) % 7
+        with pytest.raises(DataError, match="not that of the unfinished run"):
+            tp.evaluate(snn, DataLoader(TensorDataset(images, other), batch_size=5), steps=T, cache=cache)
+    with pytest.raises(DataError, match="not that of the unfinished run"):  # less than was counted
+        tp.evaluate(snn, DataLoader(TensorDataset(images[:15], labels[:15]), batch_size=5), steps=T, cache=cache)
 
 
 def test_potentials_of_particular_samples_are_refused() -> None:
@@ -256,8 +294,10 @@ def test_potentials_of_particular_samples_are_refused() -> None:
 def test_report_survives_json() -> None:
     report = tp.evaluate(make(), batches(), steps=2)
     assert tp.Report.from_json(json.loads(json.dumps(report.to_json()))) == report
-    with pytest.raises(ValueError, match="version"):
-        tp.Report.from_json({**report.to_json(), "version": 99})
+    with pytest.raises(ValueError, match="no field speed"):
+        tp.Report.from_json({**report.to_json(), "speed": 99})
+    with pytest.raises(ValueError, match="a Row is no report"):
+        tp.Report.from_json(report.to_json()["rows"][0])
 
 
 def test_errors() -> None:

@@ -14,7 +14,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from transpike import convert, evaluate
 from transpike.conversion.methods import METHODS
 from transpike.errors import DataError
-from transpike.experiments.compare import MethodResult, TestSet, compare_methods
+from transpike.experiments.compare import MethodResult, TestSet, compare_methods, compare_schedules, read_methods
+from transpike.experiments.record import read_record
+from transpike.rules import Conversion, Percentile
+from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain
+from transpike.serialization.json_records import to_json, write_json
 
 
 def network(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
@@ -39,8 +43,7 @@ def test_rows_are_those_of_evaluate():
         method = METHODS[result.method]
         for row, test in zip(result.rows, (TESTS[0], TESTS[0], TESTS[1]), strict=True):
             snn = convert(network(), method(row.steps), calibration=CALIBRATION, example_inputs=CALIBRATION[0][:4])
-            report = evaluate(snn, test.batches, steps=row.steps)
-            expected = report.row(row.steps)
+            expected = evaluate(snn, test.batches, steps=row.steps).row(row.steps)
             assert (row.top1, row.events, row.latency) == (expected.top1, expected.events, expected.latency)
             assert row.ann == 100.0  # the labels are the network's own answers
     plain, accumulate = results
@@ -62,20 +65,43 @@ def test_an_interrupted_run_goes_on(tmp_path: Path):
     assert conversions == ["percentile, T = 4", "minimum-mse, T = 4"]
     assert run(TESTS) == both
     assert conversions == []
-    stored = json.loads((tmp_path / "minimum-mse.json").read_text())
-    assert MethodResult.from_json(stored) == both[1]
-    with pytest.raises(ValueError, match="version 7"):
-        MethodResult.from_json(stored | {"version": 7})
+    assert read_methods(tmp_path) == both
+    record = read_record(tmp_path / "result.json")
+    assert record.finished
+    assert (record.calibration_images, record.rows[0].runs[0].conversion) == (30, METHODS["percentile"](2))
     run(TESTS, calibration=CALIBRATION[:2])
     assert len(conversions) == 5  # other calibration data
+    images, labels = TESTS[0].batches.dataset.tensors
+    labels = labels.clone()
+    labels[15] = (labels[15] + 1) % 4  # in the second batch
+    changed = TestSet(DataLoader(TensorDataset(images, labels), batch_size=10), TESTS[0].at)
+    run([changed, TESTS[1]])
+    assert conversions == ["percentile, T = 1, 2", "minimum-mse, T = 1", "minimum-mse, T = 2"]
     other = network()
     with torch.no_grad():
         other[0].weight.mul_(1.5)
     run(TESTS, model=other)
     assert len(conversions) == 5
-    (tmp_path / "percentile.json").write_text("{")
-    run(TESTS, model=other)
-    assert conversions == ["percentile, T = 1, 2", "percentile, T = 4"]
+    run(TESTS)
+    assert conversions == []  # nothing that was known is lost
+
+
+@pytest.mark.parametrize("name", ["result.json", "cache"])
+def test_foreign_files_are_left_alone(tmp_path: Path, name: str):
+    run = lambda: compare_methods(network(), [METHODS["opi"]], CALIBRATION, TESTS[:1], folder=tmp_path)  # noqa: E731
+    run()
+    (file,) = [tmp_path / name] if name.endswith(".json") else (tmp_path / name).glob("*.json")
+    for content in ('{"mine": 1}', "{"):
+        file.write_text(content)
+        with pytest.raises(DataError, match="that transpike wrote, and is left as it is"):
+            run()
+        assert file.read_text() == content
+
+
+def test_summaries_of_older_runs_are_read(tmp_path: Path):
+    results = compare_methods(network(), [METHODS["percentile"]], CALIBRATION, TESTS)
+    write_json(tmp_path / "percentile.json", to_json(results[0]))
+    assert read_methods(tmp_path) == results
 
 
 def test_a_method_that_does_not_fit_says_so(tmp_path: Path):
@@ -84,11 +110,28 @@ def test_a_method_that_does_not_fit_says_so(tmp_path: Path):
     assert burst.rows == ()
     assert "stops at theta" in burst.refused
     assert (plain.refused, len(plain.rows)) == ("", 2)
-    stored = json.loads((tmp_path / "burst.json").read_text())
-    assert MethodResult.from_json(stored) == burst
+    assert read_methods(tmp_path) == [burst, plain]
 
 
 def test_wrong_labels_are_no_misfit():
     wrong = dataclasses.replace(TESTS[0], batches=[(images, labels + 9) for images, labels in TESTS[0].batches])
     with pytest.raises(DataError, match="outputs"):
         compare_methods(network(), [METHODS["opi"]], CALIBRATION, [wrong])
+
+
+def test_schedules_of_one_network(tmp_path: Path):
+    conversion = Conversion(Percentile(), schedule=AccumulateThenFire(2))
+    snn = convert(network(), conversion, calibration=CALIBRATION, example_inputs=CALIBRATION[0])
+    schedules = {"plain": Plain(), "cos": OffsetSpike(2)}
+    said: list[str] = []
+    first, second = compare_schedules(snn, schedules, TESTS, folder=tmp_path, say=said.append)
+    assert len(said) == 4
+    for label, schedule in schedules.items():
+        for test, reports in zip(TESTS, (first, second), strict=True):
+            expected = evaluate(snn, test.batches, steps=test.at[-1], at=test.at, schedule=schedule)
+            assert (reports[label].rows, reports[label].ann_top1) == (expected.rows, expected.ann_top1)
+    said.clear()
+    assert compare_schedules(snn, schedules, TESTS, folder=tmp_path, say=said.append) == [first, second]
+    assert said == []
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert {row["runs"][0]["schedule"]["kind"] for row in stored["rows"]} == {"Plain", "OffsetSpike"}

@@ -1,3 +1,5 @@
+"""Recipes as TOML and as records."""
+
 from __future__ import annotations
 
 import json
@@ -5,11 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from transpike.data import digits
+from transpike.conversion.methods import METHODS
 from transpike.errors import RecipeError
-from transpike.experiments.recipe import find_recipe, parse_recipe, recipes, run_recipe, threshold_rule
-from transpike.experiments.recipe import test_images as images_of
-from transpike.rules import Maximum, MinimumMSE, Percentile, PerChannel, PerLayer
+from transpike.experiments.recipe import RecipeRow, Run, find_recipe, method_runs, parse_recipe, recipes
+from transpike.experiments.runner import run_recipe
+from transpike.rules import (
+    AnswerThresholds,
+    BiasCorrection,
+    BlockReconstruction,
+    Conversion,
+    HalfThreshold,
+    MinimumMSE,
+    Percentile,
+    PerChannel,
+)
+from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain
 
 SMALL = """
 about = "two rows"
@@ -36,17 +48,101 @@ images = "50"
 label = "direct"
 network = "relu"
 images = "50"
-threshold = { rule = "percentile", percentile = 99.0, per = "channel" }
-potential = "half"
+conversion = { threshold = { name = "percentile", percentile = 99.0, per = "channel" }, potential = "half" }
 published = { source = "a table", top1 = { 2 = 12.5 } }
 """
 
 
 def test_built_in_recipes_parse() -> None:
     found = recipes()
-    assert set(found) == {"digits", "cifar10-resnet20-qcfs", "cifar10-resnet20-relu", "cifar10-vgg16-qcfs"}
+    assert set(found) == {
+        "digits",
+        "cifar10-resnet20-pretrained",
+        "cifar10-resnet20-qcfs",
+        "cifar10-resnet20-relu",
+        "cifar10-vgg16-qcfs",
+    }
     for recipe in found.values():
-        assert recipe.variants
+        assert recipe.rows
+
+
+def test_what_a_row_says() -> None:
+    trained, direct = parse_recipe(SMALL, "small").rows
+    assert trained.runs == (Run(Conversion(), (1, 2, 3, 4)),)
+    conversion = Conversion(Percentile(99.0, PerChannel()), HalfThreshold())
+    expected = RecipeRow("direct", "relu", (Run(conversion, (1, 2, 3, 4)),), "50", 0, {2: 12.5}, "a table")
+    assert direct == expected
+
+
+def row(text: str) -> tuple[Run, ...]:
+    return parse_recipe(SMALL + f'[[row]]\nlabel = "more"\nnetwork = "relu"\n{text}', "small").rows[-1].runs
+
+
+def test_conversions_and_steps_of_a_row() -> None:
+    words = 'at = [4, 1]\nconversion = { method = "minimum-mse", steps = "each" }'
+    assert set(row(words)) == {Run(METHODS["minimum-mse"](t), (t,)) for t in (1, 4)}
+    words = 'at = [4, 1]\nconversion = { method = "accumulate", steps = 8 }'
+    assert row(words) == (Run(METHODS["accumulate"](8), (1, 4)),)
+    words = 'steps = 2\nschedule = { name = "cos", probe_steps = 3 }'
+    assert row(words) == (Run(Conversion(), (1, 2), OffsetSpike(3)),)
+    words = 'at = [2]\n[row.conversion]\nthreshold = { name = "minimum-mse", steps = "each" }\n'
+    words += (
+        'corrections = [{ name = "bias", steps = "each" }]\nschedule = { name = "accumulate", probe_steps = "each" }'
+    )
+    expected = Conversion.of(MinimumMSE(2), BiasCorrection(2), schedule=AccumulateThenFire(2))
+    assert row(words) == (Run(expected, (2,)),)
+
+
+def test_runs_of_a_method() -> None:
+    assert method_runs(METHODS["opi"], (4, 1, 4)) == (Run(METHODS["opi"](4), (1, 4)),)
+    assert method_runs(METHODS["cos"], (4, 1)) == tuple(Run(METHODS["cos"](t), (t,)) for t in (1, 4))
+    with pytest.raises(ValueError, match="at must name numbers of steps"):
+        Run(Conversion(), (0, 1))
+
+
+def test_the_headline_row_is_what_was_published() -> None:
+    (row,) = [
+        row
+        for row in recipes()["cifar10-resnet20-pretrained"].rows
+        if row.label == "accumulate, rho = 8, thresholds and biases trained"
+    ]
+    at_once = BlockReconstruction(8, weight_rate=0.0, threshold_rate=1e-3, whole=True)
+    parts = (MinimumMSE(8, PerChannel()), HalfThreshold(), BiasCorrection(8), at_once, AnswerThresholds(4))
+    expected = Conversion.of(*parts, schedule=AccumulateThenFire(8))
+    assert row.runs == (Run(expected, (1, 2, 4, 8)),)
+    assert METHODS["accumulate-finetuned"](8) == expected
+    assert expected.schedule != Plain()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('about = "two rows"', "about = ", "malformed"),
+        ("steps = 4\n", "steps = 4\nspeed = 3\n", "speed"),
+        ("steps = 4\n", "", "row 'trained' needs steps or at"),
+        ("steps = 4\n", "steps = 0\n", "steps must be at least 1"),
+        ('network = "slip"', 'network = "slipp"', "slipp"),
+        ("levels = 2", "levels = 0", "levels"),
+        (
+            'name = "percentile"',
+            'name = "best"',
+            "'best'.*\n.*where: small, row 'direct'.*\n.*known: max",
+        ),
+        ('name = "percentile", percentile = 99.0', 'name = "minimum-mse"', "minimum-mse needs steps"),
+        ("percentile = 99.0, per", "fraction = 99.0, per", "percentile has no 'fraction'"),
+        ('per = "channel"', 'per = "pixel"', "pixel"),
+        ('potential = "half"', 'potential = "third"', "third"),
+        ('start = "relu"', 'start = "later"', "later"),
+        ('label = "direct"', 'label = "trained"', "same label"),
+        ('label = "direct"', 'label = "direct"\ncalibration_views = -1', "calibration_views"),
+        ('label = "direct"', 'label = "direct"\nschedule = "fast"', "schedule names 'fast'"),
+        ("percentile = 99.0, per", 'percentile = "each", per', "needs at"),
+    ],
+)
+def test_malformed_recipes(old: str, new: str, message: str) -> None:
+    assert old in SMALL
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(SMALL.replace(old, new), "small")
 
 
 def test_a_run_and_its_repetition(tmp_path: Path) -> None:
@@ -61,35 +157,15 @@ def test_a_run_and_its_repetition(tmp_path: Path) -> None:
     assert outcome.reports["trained"].images == 50
     assert outcome.published == {"direct": {2: 12.5}}
     record = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert record["rows"][1]["published"] == {"source": "a table", "top1": {"2": 12.5}}
-    assert record["rows"][0]["report"]["rows"][3]["steps"] == 4
+    assert record["rows"][1]["published"] == {"2": 12.5}
+    assert record["rows"][1]["published_in"] == "a table"
+    assert record["rows"][0]["runs"][0]["report"]["rows"][3]["steps"] == 4
     said.clear()
-    again = run_recipe(recipe, tmp_path / "out", device="cpu", say=said.append)
-    assert again.reports == outcome.reports
-    assert not [line for line in said if line.startswith("training")]
+    assert run_recipe(recipe, tmp_path / "out", device="cpu", say=said.append) == outcome
+    assert [line.split(":")[1].split(",")[0] for line in said] == [" trained before"] * 2
     changed = parse_recipe(SMALL.replace("learning_rate = 0.05", "learning_rate = 0.1"), "small")
     with pytest.raises(RecipeError, match="another version of the recipe"):
         run_recipe(changed, tmp_path / "out", device="cpu")
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ('about = "two rows"', "about = ", "malformed"),
-        ("steps = 4\n", "steps = 4\nspeed = 3\n", "speed"),
-        ("steps = 4\n", "", "steps"),
-        ('network = "slip"', 'network = "slipp"', "slipp"),
-        ("levels = 2", "levels = 0", "levels"),
-        ('rule = "percentile"', 'rule = "best"', "best"),
-        ('per = "channel"', 'per = "pixel"', "pixel"),
-        ('potential = "half"', 'potential = "third"', "third"),
-        ('start = "relu"', 'start = "later"', "later"),
-    ],
-)
-def test_malformed_recipes(old: str, new: str, message: str) -> None:
-    assert old in SMALL
-    with pytest.raises(RecipeError, match=message):
-        parse_recipe(SMALL.replace(old, new), "small")
 
 
 def test_find_recipe(tmp_path: Path) -> None:
@@ -98,30 +174,5 @@ def test_find_recipe(tmp_path: Path) -> None:
     assert find_recipe(str(file)).name == "mine"
     with pytest.raises(RecipeError, match="no such file"):
         find_recipe(str(tmp_path / "absent.toml"))
-
-
-def test_pretrained_weights_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRANSPIKE_PRETRAINED", raising=False)
-    text = SMALL.replace("steps = 4", 'steps = 4\nweights = "w.th"')
-    with pytest.raises(RecipeError, match="TRANSPIKE_PRETRAINED"):
-        run_recipe(parse_recipe(text, "small"), tmp_path, device="cpu")
-
-
-def test_words() -> None:
-    assert threshold_rule("maximum") == Maximum(PerLayer())
-    assert threshold_rule("percentile", "channel", percentile=99.0) == Percentile(99.0, PerChannel())
-    assert threshold_rule("minimum-mse", steps=8) == MinimumMSE(8)
-    for wrong, message in (
-        ({"rule": "minimum-mse"}, "'minimum-mse' needs steps"),
-        ({"rule": "maximum", "steps": 8}, "'maximum' has no 'steps'; it has: nothing to set"),
-        ({"rule": "fast"}, "unknown threshold rule 'fast'; known: maximum, percentile, minimum-mse, gauss"),
-        ({"rule": "maximum", "per": "pixel"}, "not per 'pixel'"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            threshold_rule(**wrong)
-    data = digits()
-    assert len(images_of(data, "all")) == len(data.test)
-    assert len(images_of(data, "12")) == 12
-    for wrong in ("some", "0", "-3"):
-        with pytest.raises(RecipeError, match="'all', 'fixed' or a number"):
-            images_of(data, wrong)
+    with pytest.raises(RecipeError, match=r"known: cifar10-resnet20-pretrained, .*digits; or a \*.toml file"):
+        find_recipe("absent")

@@ -10,7 +10,7 @@ import pytest
 from transpike.conversion.methods import METHODS
 from transpike.experiments.compare import MethodResult, MethodRow
 from transpike.schedules import Latency
-from transpike.serialization.json_records import write_json
+from transpike.serialization.json_records import to_json, write_json
 
 FILE = Path(__file__).parents[2] / "docs" / "make_methods.py"
 
@@ -22,7 +22,7 @@ def page(results: Path) -> str:
 
 def test_the_page_holds_what_was_measured(tmp_path: Path):
     def row(steps: int, top1: float, pipeline: int) -> MethodRow:
-        return MethodRow(steps, 2000, 91.5, top1, 1234.4, Latency(steps, steps, pipeline, steps), 7.2, "")
+        return MethodRow(steps, 2000, 91.5, top1, 1234.4, Latency(steps, steps, pipeline, steps), 7.2)
 
     found = [
         MethodResult("accumulate", "", (), (row(1, 40.0, 20), row(8, 88.25, 160))),
@@ -30,7 +30,7 @@ def test_the_page_holds_what_was_measured(tmp_path: Path):
         MethodResult("burst", "", (), (), "no room"),
     ]
     for result in found:
-        write_json(tmp_path / "net" / f"{result.method}.json", result.to_json())
+        write_json(tmp_path / "net" / f"{result.method}.json", to_json(result))
     write_json(tmp_path / "net" / "evaluations" / "maximum-1.json", {})
     text = page(tmp_path)
     assert "| accumulate | 40.00 [20] | 88.25 [160] | 1,234 | 7 |" in text

@@ -67,9 +67,8 @@ def offset(
     * `transpike analyze offset snn.safetensors --probe-steps 8 --iterations 2 --rhos 4,8,16`
     """
     from transpike.cli.resolve import check_writable, dataset_for, resolve_converted, resolve_schedule
-    from transpike.data import load_data, loader
+    from transpike.data import load_data, loader, test_images
     from transpike.evaluation.offsets import OffsetSettings, study_offsets
-    from transpike.experiments.recipe import test_images, torch_device
     from transpike.report import (
         cases_table,
         convergence_table,
@@ -83,6 +82,7 @@ def offset(
     )
     from transpike.serialization.json_records import write_json
     from transpike.serialization.model_info import model_info
+    from transpike.training import torch_device
 
     settings = OffsetSettings(
         probe_steps=probe_steps,

@@ -229,9 +229,9 @@ def convert(
     """
     from transpike import zoo
     from transpike.cli.resolve import check_writable, dataset_for, parse_options, resolve_model
+    from transpike.conversion.config import read_part
     from transpike.conversion.convert import convert as convert_model
     from transpike.data import load_data, loader, random_subset
-    from transpike.experiments.recipe import threshold_rule
     from transpike.graph.operators import MaxPooling
     from transpike.neurons import NEURONS
     from transpike.rules import (
@@ -283,7 +283,8 @@ def convert(
         if threshold is None or "steps" not in signature(THRESHOLD_RULES[threshold.value]).parameters:
             del settings["steps"]
     if threshold is not None:
-        parts.append(threshold_rule(threshold.value, (per or Per.CHANNEL).value, **settings))
+        words = {"name": threshold.value, "per": (per or Per.CHANNEL).value, **settings}
+        parts.append(read_part("threshold", words, "--threshold"))
     elif settings:
         raise ValueError(f"--{next(iter(settings))} belongs to a threshold rule; choose one by --threshold")
     if potential is not None:
@@ -324,7 +325,8 @@ def run(
     * `transpike run --list`
     * `transpike run digits`
     """
-    from transpike.experiments.recipe import find_recipe, recipes, run_recipe
+    from transpike.experiments.recipe import find_recipe, recipes
+    from transpike.experiments.runner import run_recipe
     from transpike.report import comparison_table, plot_accuracy, report_table
 
     if list_ or recipe is None:

@@ -73,13 +73,13 @@ def evaluate(
     """
     from transpike.cli.early_exit import print_early_exit
     from transpike.cli.resolve import dataset_for, resolve_converted, schedule_for, search_schedule
-    from transpike.data import load_data, loader
+    from transpike.data import load_data, loader, test_images
     from transpike.evaluation.evaluate import evaluate as evaluate_network
-    from transpike.experiments.recipe import test_images, torch_device
     from transpike.report import plot_accuracy, report_table, sites_table
     from transpike.rules import BlockCorrection
     from transpike.runtime.encoding import Coding
     from transpike.serialization.model_info import model_info
+    from transpike.training import torch_device
 
     snn = resolve_converted(file, factory)
     stored = model_info(snn.network).inputs
@@ -202,12 +202,12 @@ def compare(
         resolve_schedule,
         search_schedule,
     )
-    from transpike.data import load_data, loader
+    from transpike.data import load_data, loader, test_images
     from transpike.evaluation.evaluate import evaluate as evaluate_network
-    from transpike.experiments.recipe import test_images, torch_device
     from transpike.report import plot_latency, schedules_table
     from transpike.serialization.json_records import write_json
     from transpike.serialization.model_info import model_info
+    from transpike.training import torch_device
 
     if methods is not None:
         network = resolve_model(file, parse_options(option or []), model=factory)

@@ -42,14 +42,14 @@ def print_methods(
     """
     from transpike.cli.resolve import dataset_for
     from transpike.conversion.methods import find_methods
-    from transpike.data import load_data, loader, random_subset
+    from transpike.data import load_data, loader, random_subset, test_images
     from transpike.experiments.compare import TestSet, compare_methods
-    from transpike.experiments.recipe import test_images
     from transpike.report import methods_table
     from transpike.serialization.model_info import model_info
 
     methods = find_methods(names)
-    found = load_data(dataset_for(model, dataset), data, seed=seed, like=model_info(model).inputs)
+    name = dataset_for(model, dataset)
+    found = load_data(name, data, seed=seed, like=model_info(model).inputs)
     calibration = list(loader(random_subset(found.calibration, calibration_images, seed)))
     tests, first = [], 1
     for which, last in runs:
@@ -60,8 +60,17 @@ def print_methods(
     if not tests:
         raise ValueError(f"--steps must be at least 1, got {runs[0][1]}")
     results = compare_methods(
-        model, methods, calibration, tests, folder=output, device=device, progress=True, say=out.print
+        model,
+        methods,
+        calibration,
+        tests,
+        dataset=name,
+        seed=seed,
+        folder=output,
+        device=device,
+        progress=True,
+        say=out.print,
     )
     out.print(methods_table(results, tests[0].at[-1]))
     if output is not None:
-        out.print(f"written: {output}/ (one JSON file per method; the next run goes on from them)")
+        out.print(f"written: {output}/ (result.json; the next run goes on from cache)")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from transpike.data.cifar import Preparation, cifar10, cifar100
-from transpike.data.contract import Data, fixed_test_indices, loader, random_subset
+from transpike.data.contract import Data, augmented_views, fixed_test_indices, loader, random_subset, test_images
 from transpike.data.digits import digits
 from transpike.data.folders import image_folder, imagenet
 from transpike.errors import DataError
@@ -18,6 +18,7 @@ __all__ = [
     "ROOT_VARIABLE",
     "Data",
     "Preparation",
+    "augmented_views",
     "cifar10",
     "cifar100",
     "digits",
@@ -27,6 +28,7 @@ __all__ = [
     "load_data",
     "loader",
     "random_subset",
+    "test_images",
 ]
 
 ROOT_VARIABLE = "TRANSPIKE_DATA"

@@ -9,10 +9,14 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from transpike.errors import DataError
 from transpike.serialization.model_info import InputSpec
+
+_SHIFT = 4  # pixels
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,47 @@ def fixed_test_indices(dataset: str) -> list[int]:
         )
     indices = json.loads((files("transpike.data") / "cifar_test_2000.json").read_text())
     return [int(index) for index in indices]
+
+
+def test_images(data: Data, images: str) -> Dataset[Any]:
+    """The test images that a word names.
+
+    Args:
+        data: the data set.
+        images: ``"all"``, ``"fixed"`` (the committed list of 2,000) or a number (the first so many).
+
+    Raises:
+        DataError: another word, or there is no fixed list for this data set.
+    """
+    if images == "all":
+        return data.test
+    if images == "fixed":
+        return Subset(data.test, fixed_test_indices(data.inputs.dataset))
+    if images.isdecimal() and int(images) > 0:
+        return Subset(data.test, range(min(int(images), len(data.test))))  # type: ignore[arg-type]
+    raise DataError(f"images must be 'all', 'fixed' or a number, not {images!r}", fix="for example 500")
+
+
+def augmented_views(batches: Sequence[Tensor], count: int, seed: int = 0) -> list[Tensor]:
+    """The batches, and ``count`` randomly shifted and mirrored copies of every image behind these.
+
+    Images are shifted by up to four pixels, as CIFAR networks are trained, with edges mirrored.
+
+    Args:
+        batches: images ``[N, C, H, W]``.
+        count: views of every image; 0 gives the batches alone.
+        seed: of shifts and mirrors.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found = list(batches)
+    for images in [*batches] * count:
+        padded = nn.functional.pad(images, (_SHIFT,) * 4, mode="reflect")
+        places = torch.randint(2 * _SHIFT + 1, (len(images), 2), generator=generator).tolist()
+        height, width = images.shape[-2:]
+        cut = [padded[n, :, y : y + height, x : x + width] for n, (y, x) in enumerate(places)]
+        mirrored = (torch.rand(len(images), generator=generator) < 0.5).tolist()
+        found.append(torch.stack([v.flip(-1) if flip else v for v, flip in zip(cut, mirrored, strict=True)]))
+    return found
 
 
 def random_subset(dataset: Dataset[Any], count: int, seed: int = 0) -> Subset[Any]:

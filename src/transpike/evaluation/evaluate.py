@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from transpike.errors import DataError, InputError
 from transpike.evaluation.delayed_readout import delayed_readout
-from transpike.evaluation.report import VERSION, Report, Row, SiteActivity
+from transpike.evaluation.report import Report, Row, SiteActivity
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.runtime.encoding import Coding
 from transpike.runtime.timing import SentSpikes, Timing
 from transpike.schedules import Schedule
-from transpike.serialization.json_records import to_json, write_json
+from transpike.serialization.cache import read_cache, write_cache
+from transpike.serialization.digest import digest, digest_batches, digest_next
 
-_MEANING = "all spikes sent; accumulate-then-fire rounds halves in turn"
-"""What is run and counted, beyond what names and settings say; a cache that meant otherwise is not read."""
-_POISSON = "a generator per image"
-"""The same of Poisson spikes."""
+COUNTING_VERSION = 2
+"""Of what is run and counted, beyond what names and settings say; caches of another version are not read."""
 _SAVE_EVERY = 5.0  # seconds between two writes of an unfinished run
 
 
@@ -44,7 +39,7 @@ class _Progress:
     hits5: list[int]
     events: dict[str, list[float]]  # per site: spikes sent for the answer at t
     seconds: float
-    labels: str  # digest of all labels so far
+    data: str  # digest of all batches so far
 
 
 def evaluate(
@@ -82,15 +77,17 @@ def evaluate(
         chunk: as for `SpikingNetwork`; results do not depend on it.
         memory_mib: MiB that one site's currents may take, as for `SpikingNetwork`.
         cache: a JSON file; an unfinished run with the same network, settings and data goes on from there, a
-            finished one is read.
+            finished one is read, after all images and labels were compared with those it was made of. A used-up
+            iterator cannot be compared first: its run is made again.
         progress: show a progress bar.
 
     Raises:
         ValueError: steps below 1, rows outside 1 .. steps, or a negative delay.
-        InputError, DataError: unusable batches or labels, or other data than in the unfinished run.
+        InputError, DataError: unusable batches or labels, other data than in the unfinished run, or a cache file that
+            is none of ours.
     """
     schedule = snn.schedule if schedule is None else schedule
-    rows = _rows(steps, schedule, at)
+    rows = rows_for(steps, schedule, at)
     if readout_delay < 0:
         raise ValueError(f"readout_delay must not be negative, got {readout_delay}")
     if device is not None or dtype is not None:
@@ -102,31 +99,28 @@ def evaluate(
                 where=f"site {site.name}",
                 fix="evaluate with potentials per layer, channel or neuron; call the network itself for one batch",
             )
-    size = [len(batches), _samples(batches)] if isinstance(batches, Sized) else None
-    remaining = iter(batches)
-    first = next(remaining, None)
-    if first is None:
-        raise DataError("there is nothing to evaluate: the batches are empty", fix="a used-up iterator gives none")
-    key = _fingerprint(snn, schedule, coding, rows, readout_delay, _pair(first, 0), size)
-    state = _read_cache(cache, key)
-    if isinstance(state, Report) and size is not None:  # what has no length might be longer now
-        return state
-    if isinstance(state, Report):
-        state = None
-    if state is None:
-        zeros = [0] * len(rows)
-        events: dict[str, list[float]] = {site.name: [0.0] * len(rows) for site in snn.sites}
-        state = _Progress(0, 0, [0, 0], zeros[:], zeros[:], events, 0.0, "")
+    key = "" if cache is None else _key(snn, schedule, coding, rows, readout_delay)
+    state = _Progress(0, 0, [0, 0], [0] * len(rows), [0] * len(rows), {}, 0.0, "")
+    state.events = {site.name: [0.0] * len(rows) for site in snn.sites}
+    stored = read_cache(cache, key)
+    if stored is not None and "unfinished" in stored:
+        state = _Progress(**stored["unfinished"])
+    elif stored is not None and not isinstance(batches, Iterator) and digest_batches(batches) == stored["data"]:
+        return Report.from_json(stored["report"])
     timings = [snn.timing(t, schedule) for t in rows]
     counter = _Counter(snn, schedule, coding, rows, timings, readout_delay, chunk, memory_mib, state)
-    counted = _count(counter, chain([first], remaining), size[0] if size else None, cache, key, progress)
+    counted = _count(counter, batches, cache, key, progress)
     report = _report(snn, counted, schedule, rows, timings, readout_delay)
-    if cache is not None:
-        write_json(cache, {"key": key, "report": report.to_json()})
+    write_cache(cache, key, {"data": counted.data, "report": report.to_json()})
     return report
 
 
-def _rows(steps: int, schedule: Schedule, at: Sequence[int] | None) -> list[int]:
+def rows_for(steps: int, schedule: Schedule, at: Sequence[int] | None = None) -> list[int]:
+    """The rows of a report, ascending; ``at`` None gives all T (prefix-consistent) or the powers of two.
+
+    Raises:
+        ValueError: steps below 1, or rows outside 1 .. steps.
+    """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     if at is None:
@@ -139,34 +133,38 @@ def _rows(steps: int, schedule: Schedule, at: Sequence[int] | None) -> list[int]
     return wanted
 
 
-def _count(
-    counter: _Counter, batches: Iterable[Any], size: int | None, cache: Path | None, key: str, progress: bool
-) -> _Progress:
+def _count(counter: _Counter, batches: Iterable[Any], cache: Path | None, key: str, progress: bool) -> _Progress:
     """Adds every batch that is not counted yet, and saves the counts now and then."""
     state = counter.state
     columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    size = len(batches) if isinstance(batches, Sized) else None
     saved = time.monotonic()
+    data, seen = "", 0
     with torch.no_grad(), Progress(*columns, transient=True, disable=not progress) as bar:
         task = bar.add_task("", total=size)
-        labels_seen = ""
         for index, batch in enumerate(batches):
             images, labels = _pair(batch, index)
-            labels_seen = hashlib.sha256((labels_seen + digest([labels])).encode()).hexdigest()
-            if index == state.batches - 1 and labels_seen != state.labels:
-                raise DataError(
-                    "the data is not that of the unfinished run",
-                    where=str(cache),
-                    fix="remove this file to start afresh",
-                )
-            if index >= state.batches:
+            data, seen = digest_next(data, (images, labels)) if cache is not None else "", index + 1
+            if seen == state.batches and data != state.data:
+                raise _other_data(cache)
+            if seen > state.batches:
                 counter.add(images, labels)
-                state.batches = index + 1
-                state.labels = labels_seen
+                state.batches, state.data = seen, data
                 if cache is not None and time.monotonic() - saved > _SAVE_EVERY:
-                    write_json(cache, {"key": key, "unfinished": asdict(state)})
+                    write_cache(cache, key, {"unfinished": asdict(state)})
                     saved = time.monotonic()
             bar.advance(task)
+    if seen == 0:
+        raise DataError("there is nothing to evaluate: the batches are empty", fix="a used-up iterator gives none")
+    if seen < state.batches:
+        raise _other_data(cache)
     return state
+
+
+def _other_data(cache: Path | None) -> DataError:
+    return DataError(
+        "the data is not that of the unfinished run", where=str(cache), fix="remove this file to start afresh"
+    )
 
 
 @dataclass
@@ -297,56 +295,9 @@ def _report(
     )
 
 
-def _samples(batches: Sized) -> int:
-    """Number of samples, where the loader tells."""
-    return len(batches.dataset) if isinstance(batches, DataLoader) and isinstance(batches.dataset, Sized) else -1
-
-
-def digest(tensors: Iterable[Tensor]) -> str:
-    """A fingerprint of tensors: their types, shapes and values."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        found.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def _fingerprint(
-    snn: SpikingNetwork,
-    schedule: Schedule,
-    coding: Coding,
-    rows: list[int],
-    readout_delay: int,
-    first_batch: tuple[Tensor, Tensor],
-    size: list[int] | None,
-) -> str:
-    """Identifies network, settings and data (by their first batch and their length)."""
-    tensors = snn.state_dict()
-    network = [
-        list(tensors),
-        snn.network.code,
-        str(snn.network),
-        snn.plan.pools,
-        to_json(snn.conversion),
-        to_json(snn.capture),
-    ]
-    settings = [VERSION, _MEANING, network, to_json(schedule), coding.value, rows, size]
-    settings += [_POISSON] if coding is Coding.POISSON else []
-    settings += [readout_delay] if readout_delay else []
-    text = json.dumps(settings, sort_keys=True) + digest(tensors.values()) + digest(first_batch)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _read_cache(cache: Path | None, key: str) -> Report | _Progress | None:
-    """A finished report, an unfinished count, or None if the file is absent, foreign or damaged."""
-    if cache is None or not cache.is_file():
-        return None
-    try:
-        record = json.loads(cache.read_text(encoding="utf-8"))
-        if record["key"] != key:
-            return None
-        if "report" in record:
-            return Report.from_json(record["report"])
-        return _Progress(**record["unfinished"])
-    except (ValueError, KeyError, TypeError):
-        return None
+def _key(snn: SpikingNetwork, schedule: Schedule, coding: Coding, rows: list[int], readout_delay: int) -> str:
+    """Digest of network and settings; that of the data is kept beside it, since data is gone through once."""
+    return digest(
+        *("evaluate", COUNTING_VERSION, snn.network, list(snn.plan.pools), snn.conversion, snn.capture),
+        *(schedule, coding, rows, readout_delay),
+    )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from transpike.schedules import Latency
-
-VERSION = 1
+from transpike.serialization.json_records import from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -89,20 +89,21 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
-        record = asdict(self)
-        record["rows"] = [{**asdict(row), "latency": row.latency._asdict()} for row in self.rows]
-        return {"version": VERSION, **record}
+        record: dict[str, Any] = to_json(self)
+        return record
 
     @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Report:
+    def from_json(cls, record: Mapping[str, Any]) -> Report:
         """Rebuilds a report written by `to_json`.
 
         Raises:
-            ValueError: another version.
+            ValueError: it is no report, or one of another version.
         """
-        if record.get("version") != VERSION:
-            raise ValueError(f"report of version {record.get('version')}, this library reads {VERSION}")
-        fields = {key: value for key, value in record.items() if key != "version"}
-        fields["rows"] = tuple(Row(**{**row, "latency": Latency(**row["latency"])}) for row in fields["rows"])
-        fields["sites"] = tuple(SiteActivity(**site) for site in fields["sites"])
-        return cls(**fields)
+        report = from_json(record, REPORT_KINDS)
+        if not isinstance(report, cls):
+            raise ValueError(f"a {type(report).__name__} is no report")
+        return report
+
+
+REPORT_KINDS: Mapping[str, type] = {cls.__name__: cls for cls in (Report, Row, SiteActivity, Latency)}
+"""The records that a report is made of, by name."""

@@ -1,27 +1,25 @@
-"""Methods of conversion side by side on test images, row by row, resumable."""
+"""Methods of conversion side by side, or schedules of one converted network, on test images; resumable."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from transpike.conversion.convert import convert
-from transpike.conversion.methods import Method
-from transpike.errors import CalibrationError, ConversionError, reason
-from transpike.evaluation.evaluate import digest, evaluate
-from transpike.graph.capture import evaluation_mode
-from transpike.schedules import Latency
-from transpike.serialization.json_records import to_json, write_json
-
-VERSION = 1
+from transpike.conversion.methods import METHODS, Method
+from transpike.evaluation.report import Report
+from transpike.experiments.recipe import Recipe, RecipeRow, Run, method_runs
+from transpike.experiments.record import RowResult, check_record_path, read_record
+from transpike.experiments.runner import Runner, make_record
+from transpike.network.spiking import SpikingNetwork
+from transpike.schedules import Latency, Schedule
+from transpike.serialization.json_records import from_json, to_json, write_json
+from transpike.serialization.model_info import model_info
 
 
 class Batches(Protocol):
@@ -57,7 +55,6 @@ class MethodRow:
         events: spikes per image.
         latency: the four figures.
         seconds: wall time of the conversion.
-        key: fingerprint of network, method, calibration and test images.
     """
 
     steps: int
@@ -67,7 +64,6 @@ class MethodRow:
     events: float
     latency: Latency
     seconds: float
-    key: str
 
 
 @dataclass(frozen=True)
@@ -88,23 +84,8 @@ class MethodResult:
     rows: tuple[MethodRow, ...]
     refused: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        record = asdict(self)
-        record["rows"] = [{**asdict(row), "latency": row.latency._asdict()} for row in self.rows]
-        return {"version": VERSION, **record}
 
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> MethodResult:
-        """Rebuilds a result written by `to_json`.
-
-        Raises:
-            ValueError: another version.
-        """
-        if record.get("version") != VERSION:
-            raise ValueError(f"result of version {record.get('version')}, this library reads {VERSION}")
-        rows = tuple(MethodRow(**{**row, "latency": Latency(**row["latency"])}) for row in record["rows"])
-        return cls(record["method"], record["paper"], tuple(record["needs"]), rows, record["refused"])
+_SUMMARIES: Mapping[str, type] = {cls.__name__: cls for cls in (MethodResult, MethodRow, Latency)}
 
 
 def compare_methods(
@@ -113,6 +94,8 @@ def compare_methods(
     calibration: Sequence[Any],
     tests: Sequence[TestSet],
     *,
+    dataset: str = "",
+    seed: int = 0,
     folder: Path | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -127,115 +110,119 @@ def compare_methods(
         methods: what to compare.
         calibration: batches of training images; labels are not used.
         tests: images, and the numbers of steps that they are for.
-        folder: for ``METHOD.json`` after every row; rows of the same network, method and images are not run again.
+        dataset: name of the data set, for the record.
+        seed: of the choice of calibration images, for the record.
+        folder: for ``result.json``, the record, and ``cache``; rows of the same network, method and images are not run
+            again.
         device: where to evaluate; None is where the network is.
         progress: show progress bars.
         say: called with a line about each conversion.
 
     Raises:
-        InputError, DataError: see `transpike.evaluate`.
+        InputError, DataError: see `transpike.evaluate`; or the folder holds foreign files.
     """
-    with evaluation_mode(model):
-        run = _Run(model, calibration, folder, device, progress, say)
-        return [run.measure(method, tests) for method in methods]
+    images = [batch if isinstance(batch, Tensor) else batch[0] for batch in calibration]
+    bench = Runner(images, lambda word: tests[int(word)].batches, folder, device, progress=progress, say=say)
+    wanted = [
+        RecipeRow(method.name, _NETWORK, method_runs(method, test.at), images=str(number))
+        for method in methods
+        for number, test in enumerate(tests)
+    ]
+    count = sum(len(batch) for batch in images)
+    about = "methods of conversion side by side"
+    plan = Recipe("methods", about, _name(model), dataset, seed, count, None, (), ())
+    rows = _measure(bench, wanted, model, plan)
+    return [_result(method, [row for row in rows if row.label == method.name]) for method in methods]
 
 
-class _Run:
-    """What all methods share."""
+def compare_schedules(
+    snn: SpikingNetwork,
+    schedules: Mapping[str, Schedule],
+    tests: Sequence[TestSet],
+    *,
+    dataset: str = "",
+    folder: Path | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Report]]:
+    """Evaluates a converted network under several schedules: a report by label for every test set.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        calibration: Sequence[Any],
-        folder: Path | None,
-        device: torch.device | str | None,
-        progress: bool,
-        say: Callable[[str], None],
-    ) -> None:
-        self.model = model
-        self.calibration = [batch if isinstance(batch, Tensor) else batch[0] for batch in calibration]
-        self.folder = folder
-        self.device = device
-        self.progress = progress
-        self.say = say
-        state = model.state_dict()
-        self.network = digest([*state.values(), *self.calibration]) + f"{list(state)}{model}"
-        self.accuracies: dict[str, float] = {}
+    Args:
+        snn: the converted network.
+        schedules: by label.
+        tests: images, and the numbers of steps that they are for.
+        dataset: name of the data set, for the record.
+        folder: for ``result.json``, the record, and ``cache``; what is finished is not run again.
+        device: where to evaluate; None is where the network is.
+        progress: show progress bars.
+        say: called with a line about each evaluation.
 
-    def measure(self, method: Method, tests: Sequence[TestSet]) -> MethodResult:
-        """All rows of one method, known or new."""
-        file = None if self.folder is None else self.folder / f"{method.name}.json"
-        known = _known(file)
-        result = MethodResult(method.name, method.paper, tuple(need.value for need in method.needs), ())
-        wanted: list[str] = []
-        for test in tests:
-            images = digest(next(iter(test.batches))) + str(len(test.batches))
-            for group in [(steps,) for steps in test.at] if method.tuned else [test.at]:
-                keys = [self._key(method, steps, images) for steps in group]
-                wanted += keys
-                if not result.refused and not set(keys) <= set(known):
-                    try:
-                        known.update(zip(keys, self._rows(method, group, keys, test, images), strict=True))
-                    except (CalibrationError, ConversionError, ValueError) as problem:
-                        result = replace(result, refused=reason(problem))
-                    if file is not None:  # with the rows that are still to come, if a run before this one made them
-                        write_json(file, replace(result, rows=tuple(known.values())).to_json())
-        rows = sorted((known[key] for key in wanted if key in known), key=lambda row: row.steps)
-        return replace(result, rows=tuple(rows))
+    Raises:
+        ValueError, InputError, DataError: see `transpike.evaluate`; or the folder holds foreign files.
+    """
+    bench = Runner([], lambda word: tests[int(word)].batches, folder, device, progress=progress, say=say)
+    wanted = [
+        RecipeRow(label, _NETWORK, (Run(snn.conversion, test.at, schedule),), images=str(number))
+        for label, schedule in schedules.items()
+        for number, test in enumerate(tests)
+    ]
+    about = "schedules of one converted network side by side"
+    rows = _measure(bench, wanted, snn, Recipe("schedules", about, _name(snn.network), dataset, 0, 0, None, (), ()))
+    return [{row.label: row.report for row in rows if row.images == str(number)} for number in range(len(tests))]
 
-    def _rows(
-        self, method: Method, group: tuple[int, ...], keys: Sequence[str], test: TestSet, images: str
-    ) -> list[MethodRow]:
-        """One conversion and its evaluation."""
-        last = max(group)
-        self.say(f"{method.name}, T = {', '.join(str(steps) for steps in group)}")
-        began = time.perf_counter()
-        reference, data = next(self.model.parameters()), self.calibration
-        example = data[0][:4].to(reference.device, reference.dtype)
-        snn = convert(self.model, method(last), calibration=data, example_inputs=example, progress=self.progress)
-        seconds = time.perf_counter() - began
-        report = evaluate(
-            snn,
-            test.batches,
-            steps=last,
-            at=group,
-            device=self.device,
-            cache=None if self.folder is None else self.folder / "evaluations" / f"{method.name}-{last}.json",
-            progress=self.progress,
-        )
-        if images not in self.accuracies:  # not the report's, since a method may change weights
-            self.accuracies[images] = _accuracy(self.model, test.batches)
-        ann = self.accuracies[images]
-        found = [report.row(steps) for steps in group]
+
+def read_methods(folder: Path) -> list[MethodResult]:
+    """Results of `compare_methods`: from its record ``result.json`` or, of older runs, summaries ``METHOD.json``.
+
+    Raises:
+        DataError: the record cannot be read.
+        ValueError: a summary is malformed.
+    """
+    if (folder / "result.json").is_file():
+        record = read_record(folder / "result.json")
+        labels = dict.fromkeys(row.label for row in record.rows)
         return [
-            MethodRow(row.steps, report.images, ann, row.top1, row.events, row.latency, seconds, key)
-            for row, key in zip(found, keys, strict=True)
+            _result(METHODS[label], [row for row in record.rows if row.label == label])
+            for label in labels
+            if label in METHODS
         ]
-
-    def _key(self, method: Method, steps: int, images: str) -> str:
-        """Tells apart what else would give another row."""
-        text = json.dumps([VERSION, self.network, to_json(method(steps)), steps, images])
-        return hashlib.sha256(text.encode()).hexdigest()
+    texts = [file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.json"))]
+    return [from_json(json.loads(text), _SUMMARIES) for text in texts]
 
 
-def _known(file: Path | None) -> dict[str, MethodRow]:
-    """The rows of an earlier run; none where the file is absent, foreign or damaged."""
-    if file is None or not file.is_file():
-        return {}
-    try:
-        result = MethodResult.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError):
-        return {}
-    return {row.key: row for row in result.rows}
+_NETWORK = "network"
 
 
-def _accuracy(model: nn.Module, batches: Iterable[Any]) -> float:
-    """Top-1 accuracy in percent."""
-    hits = images = 0
-    reference = next(model.parameters())
-    with torch.no_grad():
-        for inputs, labels in batches:
-            answer = model(inputs.to(reference.device, reference.dtype)).argmax(1)
-            hits += int((answer == labels.to(reference.device)).sum())
-            images += len(labels)
-    return 100.0 * hits / images
+def _measure(bench: Runner, wanted: Sequence[RecipeRow], model: nn.Module, plan: Recipe) -> list[RowResult]:
+    """All rows, with a record after each."""
+    result = None if bench.folder is None else bench.folder / "result.json"
+    if result is not None:
+        check_record_path(result)
+    rows: list[RowResult] = []
+    for index, row in enumerate(wanted):
+        rows.append(bench.measure(row, model, f"{index}", refusals=not isinstance(model, SpikingNetwork)))
+        if result is not None:
+            write_json(result, to_json(make_record(plan, rows, finished=len(rows) == len(wanted))))
+    return rows
+
+
+def _name(model: nn.Module) -> str:
+    source = model_info(model).source
+    return type(model).__name__ if source is None else source.name
+
+
+def _result(method: Method, rows: Sequence[RowResult]) -> MethodResult:
+    found = [
+        MethodRow(row.steps, run.report.images, run.ann_top1, row.top1, row.events, row.latency, run.seconds)
+        for result in rows
+        for run in result.runs
+        for row in run.report.rows
+    ]
+    return MethodResult(
+        method.name,
+        method.paper,
+        tuple(need.value for need in method.needs),
+        tuple(sorted(found, key=lambda row: row.steps)),
+        next((result.refused for result in rows if result.refused), ""),
+    )

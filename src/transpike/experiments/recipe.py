@@ -1,43 +1,37 @@
-"""Recipes: what trains, converts and evaluates a table of rows, from a TOML file."""
+"""Recipes: records of what trains, converts and evaluates a table of rows, from TOML files or from Python."""
 
 from __future__ import annotations
 
-import copy
-import json
-import os
-import platform
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.utils.data import Subset
-
-from transpike import __version__, zoo
 from transpike.activations import SlipReLU, ThetaPercentile
-from transpike.conversion.convert import convert
-from transpike.conversion.tailor import tailor
-from transpike.data import Data, fixed_test_indices, load_data, loader, random_subset
-from transpike.errors import RecipeError
-from transpike.evaluation.evaluate import evaluate
-from transpike.evaluation.report import Report
-from transpike.rules import POTENTIAL_RULES, THRESHOLD_RULES, Conversion, Granularity, Part, PerChannel, PerLayer
-from transpike.serialization.json_records import to_json, write_json
-from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
-from transpike.storage import checkpoint
-from transpike.training import fit
+from transpike.conversion.config import read_conversion, read_part
+from transpike.conversion.methods import Method
+from transpike.errors import ConfigError, RecipeError
+from transpike.evaluation.evaluate import rows_for
+from transpike.rules import Conversion
+from transpike.schedules import Schedule
+
+PRETRAINED = "pretrained"
+"""The name of the network that a recipe's ``weights`` give."""
 
 
 @dataclass(frozen=True)
 class Training:
     """One network to train: with plain ReLU, or with an activation, from fresh weights or another network's.
 
-    ``start`` names a training before it or, where the recipe has ``weights``, ``"pretrained"``.
+    Attributes:
+        name: what rows and later trainings call it.
+        epochs: passes over the training images.
+        learning_rate: initial.
+        start: a training before it or, where the recipe has ``weights``, ``"pretrained"``; None is fresh weights.
+        batch_size, warmup_steps, spike_penalty, precision: see `transpike.fit`.
+        activation: what the ReLUs become first; None keeps them.
     """
 
     name: str
@@ -52,15 +46,50 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """One row: a network, its conversion, and which test images."""
+class Run:
+    """One conversion and the numbers of steps that it is evaluated at.
+
+    Attributes:
+        conversion: how the network is converted.
+        at: every T, ascending.
+        schedule: how it runs; None is the conversion's own.
+    """
+
+    conversion: Conversion
+    at: tuple[int, ...]
+    schedule: Schedule | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "at", tuple(sorted(set(self.at))))
+        if not self.at or self.at[0] < 1:
+            raise ValueError(f"at must name numbers of steps from 1 on, got {list(self.at)}")
+
+
+@dataclass(frozen=True)
+class RecipeRow:
+    """One row of the table: a network, its conversions, and which test images.
+
+    Attributes:
+        label: what the row is called.
+        network: a training's name, or ``"pretrained"``.
+        runs: one, or one for every T.
+        images: test images, see `transpike.data.test_images`.
+        calibration_views: augmented copies of every calibration image, see `transpike.data.augmented_views`.
+        published: published accuracies in percent by T.
+        published_in: where.
+    """
 
     label: str
     network: str
-    conversion: Conversion
+    runs: tuple[Run, ...]
     images: str = "all"
+    calibration_views: int = 0
     published: Mapping[int, float] = field(default_factory=dict)
     published_in: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.runs or self.calibration_views < 0:
+            raise ValueError(f"row {self.label!r} needs a run, and calibration_views of at least 0")
 
 
 @dataclass(frozen=True)
@@ -72,39 +101,42 @@ class Recipe:
         about: one line.
         network: name in the zoo.
         data: name of the data set.
-        steps: the largest T.
         seed: of weights, splits and order.
-        calibration_images: training images for thresholds.
-        weights: file with pretrained ReLU weights, or None.
+        calibration_images: training images, without labels, for conversions.
+        weights: file with pretrained ReLU weights in the folder TRANSPIKE_PRETRAINED, or None.
         trainings: networks to train, in order.
-        variants: the rows.
+        rows: what is converted and evaluated.
     """
 
     name: str
     about: str
     network: str
     data: str
-    steps: int
     seed: int
     calibration_images: int
     weights: str | None
     trainings: tuple[Training, ...]
-    variants: tuple[Variant, ...]
+    rows: tuple[RecipeRow, ...]
+
+    def __post_init__(self) -> None:
+        known = {PRETRAINED} if self.weights else set()
+        for training in self.trainings:
+            if training.start is not None and training.start not in known:
+                raise ValueError(f"{training.name!r} starts from {training.start!r}, which is not trained before it")
+            known.add(training.name)
+        for row in self.rows:
+            if row.network not in known:
+                raise ValueError(f"row {row.label!r} names the network {row.network!r}; there is {sorted(known)}")
+        labels = [row.label for row in self.rows]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"two rows have the same label: {labels}")
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What a run made.
-
-    Attributes:
-        reports: by label of the row.
-        published: published accuracies by label and T.
-        folder: where checkpoints and JSON record lie.
-    """
-
-    reports: Mapping[str, Report]
-    published: Mapping[str, Mapping[int, float]]
-    folder: Path
+def method_runs(method: Method, at: Sequence[int]) -> tuple[Run, ...]:
+    """The runs of a method of the table: one for every T where it is tuned for T, else one for all."""
+    if method.tuned:
+        return tuple(Run(method(steps), (steps,)) for steps in sorted(set(at)))
+    return (Run(method(max(at)), tuple(at)),)
 
 
 def recipes() -> dict[str, Recipe]:
@@ -134,25 +166,27 @@ def find_recipe(name: str) -> Recipe:
 def parse_recipe(text: str, name: str) -> Recipe:
     """Reads a recipe from TOML.
 
+    The fields are those of `Recipe`, with tables ``[[train]]`` for `Training` and ``[[row]]`` for `RecipeRow`. A row
+    has ``conversion``, a table for `transpike.conversion.config.read_conversion` (left out: trained thresholds), and
+    either ``at``, a list of T, or ``steps``, the largest T (left out: the recipe's ``steps``). Where a setting of the
+    conversion is ``"each"``, there is one conversion for every T in ``at``, with T in its place. ``schedule`` runs the
+    converted network otherwise than it was converted for. ``published`` has ``source`` and ``top1``, accuracies by T.
+
     Raises:
         RecipeError: it is no TOML, a field is missing or unknown, or a value is refused.
     """
     try:
         raw = tomllib.loads(text)
         trainings = tuple(_training(entry) for entry in raw.pop("train", []))
-        variants = tuple(_variant(entry) for entry in raw.pop("row"))
-        recipe = Recipe(name=name, weights=raw.pop("weights", None), trainings=trainings, variants=variants, **raw)
-        known = {"pretrained"} if recipe.weights else set()
-        for training in trainings:
-            if training.start is not None and training.start not in known:
-                raise ValueError(f"{training.name!r} starts from {training.start!r}, which is not trained before it")
-            known.add(training.name)
-        for variant in variants:
-            if variant.network not in known:
-                raise ValueError(f"row {variant.label!r} names the network {variant.network!r}; there is {known}")
+        steps = raw.pop("steps", None)
+        rows = tuple(_row(entry, steps) for entry in raw.pop("row"))
+        return Recipe(name=name, weights=raw.pop("weights", None), trainings=trainings, rows=rows, **raw)
+    except ConfigError as error:
+        raise RecipeError(
+            f"the recipe is malformed: {error.what}", where=f"{name}, {error.where}", fix=error.fix
+        ) from error
     except (tomllib.TOMLDecodeError, TypeError, ValueError, KeyError) as error:
         raise RecipeError(f"the recipe is malformed: {error}", where=name) from error
-    return recipe
 
 
 def _training(entry: dict[str, Any]) -> Training:
@@ -164,224 +198,37 @@ def _training(entry: dict[str, Any]) -> Training:
     return Training(**entry, activation=settings)
 
 
-def _variant(entry: dict[str, Any]) -> Variant:
-    parts: list[Part] = []
-    threshold = entry.pop("threshold", None)
-    if threshold is not None:
-        parts.append(threshold_rule(**threshold))
-    potential = entry.pop("potential", None)
-    if potential is not None:
-        parts.append(POTENTIAL_RULES[potential]())
+def _row(entry: dict[str, Any], steps: int | None) -> RecipeRow:
+    label = entry.get("label")
+    where = f"row {label!r}"
+    words, schedule = entry.pop("conversion", {}), entry.pop("schedule", None)
+    override = None if schedule is None else read_part("schedule", schedule, where)
+    at, last = entry.pop("at", None), entry.pop("steps", steps)
+    if at is None and last is None:
+        raise ValueError(f"{where} needs steps or at")
+    if _names_each(words):
+        if at is None:
+            raise ValueError(f'{where} says "each", and needs at, the list of T')
+        runs = tuple(Run(read_conversion(_with_steps(words, t), where), (t,), override) for t in at)
+    else:
+        conversion = read_conversion(words, where)
+        wanted = rows_for(last, override or conversion.schedule) if at is None else at
+        runs = (Run(conversion, tuple(wanted), override),)
     published = entry.pop("published", {})
     top1 = {int(t): float(value) for t, value in published.get("top1", {}).items()}
-    return Variant(**entry, conversion=Conversion.of(*parts), published=top1, published_in=published.get("source", ""))
+    return RecipeRow(**entry, runs=runs, published=top1, published_in=published.get("source", ""))
 
 
-def threshold_rule(rule: str, per: str = "layer", **settings: Any) -> Part:
-    """A threshold rule from plain words.
-
-    Args:
-        rule: one of `THRESHOLD_RULES`.
-        per: ``"layer"`` or ``"channel"``.
-        settings: the rule's other fields, such as ``percentile`` or ``steps``.
-
-    Raises:
-        ValueError: an unknown word, or a setting that the rule does not take or lacks.
-    """
-    granularities: dict[str, Granularity] = {"layer": PerLayer(), "channel": PerChannel()}
-    if per not in granularities:
-        raise ValueError(f"thresholds are per 'layer' or per 'channel', not per {per!r}")
-    if rule not in THRESHOLD_RULES:
-        raise ValueError(f"unknown threshold rule {rule!r}; known: {', '.join(THRESHOLD_RULES)}")
-    make: Callable[..., Part] = THRESHOLD_RULES[rule]
-    known = {name: entry for name, entry in signature(make).parameters.items() if name != "granularity"}
-    for name in settings:
-        if name not in known:
-            raise ValueError(f"the rule {rule!r} has no {name!r}; it has: {', '.join(known) or 'nothing to set'}")
-    lacking = [name for name, entry in known.items() if entry.default is entry.empty and name not in settings]
-    if lacking:
-        raise ValueError(f"the threshold rule {rule!r} needs {', '.join(lacking)}")
-    return make(granularity=granularities[per], **settings)
+def _names_each(words: Any) -> bool:
+    if isinstance(words, Mapping):
+        return any(_names_each(value) for value in words.values())
+    return any(map(_names_each, words)) if isinstance(words, list) else words == "each"
 
 
-def run_recipe(
-    recipe: Recipe,
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    device: str = "auto",
-    compile: bool = False,
-    progress: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> Outcome:
-    """Trains what is not trained yet, converts and evaluates every row, and writes the folder.
-
-    Interrupted runs go on where they were: training after the last whole epoch, evaluation after the last batches.
-
-    Args:
-        recipe: what to do.
-        folder: for checkpoints (``*.safetensors``), training states, and ``result.json``.
-        data_root: folder with the data sets; None reads TRANSPIKE_DATA.
-        device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
-        compile: train under ``torch.compile`` (see `transpike.training.fit`).
-        progress: show progress bars.
-        say: called with a line about each phase.
-
-    Raises:
-        DataError, RecipeError, TrainingError: data or weights are missing, or training diverged.
-    """
-    data = load_data(recipe.data, data_root, seed=recipe.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    calibration = list(loader(random_subset(data.calibration, recipe.calibration_images, recipe.seed)))
-    networks = _networks(recipe, data, calibration, folder, device, compile, progress, say)
-    reports: dict[str, Report] = {}
-    for index, variant in enumerate(recipe.variants):
-        say(f"evaluating {variant.label}")
-        snn = convert(
-            networks[variant.network], variant.conversion, example_inputs=calibration[0][0][:4], calibration=calibration
-        )
-        checkpoint.save(snn, folder / f"{index}-spiking.safetensors")
-        reports[variant.label] = evaluate(
-            snn,
-            loader(test_images(data, variant.images)),
-            steps=recipe.steps,
-            device=torch_device(device),
-            cache=folder / f"{index}-evaluation.json",
-            progress=progress,
-        )
-    published = {variant.label: variant.published for variant in recipe.variants if variant.published}
-    _write_results(recipe, reports, folder)
-    return Outcome(reports, published, folder)
-
-
-def test_images(data: Data, images: str) -> Any:
-    """The test images of a row: ``"all"``, ``"fixed"`` (the committed list of 2,000) or a number (the first so many).
-
-    Raises:
-        RecipeError: another word.
-    """
-    if images == "all":
-        return data.test
-    if images == "fixed":
-        return Subset(data.test, fixed_test_indices(data.inputs.dataset))
-    if images.isdigit() and int(images) > 0:
-        return Subset(data.test, range(min(int(images), len(data.test))))  # type: ignore[arg-type]
-    raise RecipeError(f"images must be 'all', 'fixed' or a number, not {images!r}")
-
-
-def _networks(
-    recipe: Recipe,
-    data: Data,
-    calibration: list[Any],
-    folder: Path,
-    device: str,
-    compile: bool,
-    progress: bool,
-    say: Callable[[str], None],
-) -> dict[str, nn.Module]:
-    """All trained networks by name; finished ones are read from the folder."""
-    torch.manual_seed(recipe.seed)
-    fresh = zoo.build(recipe.network)
-    set_model_info(fresh, ModelInfo(model_info(fresh).source, data.inputs))
-    networks: dict[str, nn.Module] = {}
-    if recipe.weights is not None:
-        networks["pretrained"] = copy.deepcopy(fresh).eval()
-        zoo.load_weights(networks["pretrained"], _weights_file(recipe.weights))
-    for training in recipe.trainings:
-        file = folder / f"{training.name}.safetensors"
-        made_by = _provenance(recipe, training)
-        if file.is_file():
-            _check_provenance(file, made_by)
-            say(f"{training.name}: trained before, reading {file}")
-            loaded = checkpoint.load_network(file)
-            networks[training.name] = loaded
-            continue
-        network: nn.Module = copy.deepcopy(fresh if training.start is None else networks[training.start])
-        if training.activation is not None:
-            network = tailor(network, training.activation, calibration=calibration)
-        say(f"training {training.name}: {training.epochs} epochs")
-        history = fit(
-            network,
-            data,
-            epochs=training.epochs,
-            learning_rate=training.learning_rate,
-            warmup_steps=training.warmup_steps,
-            spike_penalty=training.spike_penalty,
-            batch_size=training.batch_size,
-            precision=training.precision,
-            seed=recipe.seed,
-            checkpoint=folder / f"{training.name}.ckpt",
-            device=device,
-            compile=compile,
-            progress=progress,
-        )
-        network.cpu()
-        write_json(_provenance_file(file), made_by)
-        checkpoint.save(network, file)
-        say(f"{training.name}: validation {history[-1].validation_accuracy:.2f} %")
-        networks[training.name] = network
-    return networks
-
-
-def _provenance(recipe: Recipe, training: Training) -> dict[str, Any]:
-    """Everything that a trained network depends on, with the networks it starts from."""
-    by_name = {entry.name: entry for entry in recipe.trainings}
-    chain = [training]
-    while chain[-1].start in by_name:
-        chain.append(by_name[chain[-1].start])
-    settings = [recipe.network, recipe.data, recipe.seed, recipe.calibration_images, recipe.weights]
-    return {"recipe": settings, "trainings": [repr(entry) for entry in chain]}
-
-
-def _provenance_file(file: Path) -> Path:
-    return file.with_suffix(".training.json")
-
-
-def _check_provenance(file: Path, made_by: dict[str, Any]) -> None:
-    stored = _provenance_file(file)
-    if not stored.is_file() or json.loads(stored.read_text(encoding="utf-8")) != made_by:
-        raise RecipeError(
-            "this network was trained by another version of the recipe",
-            where=str(file),
-            fix="choose another --output, or remove the folder",
-        )
-
-
-def _weights_file(name: str) -> Path:
-    folder = os.environ.get(zoo.WEIGHTS_VARIABLE)
-    if not folder:
-        raise RecipeError(
-            f"the recipe starts from {name}", fix=f"set {zoo.WEIGHTS_VARIABLE} to the folder that holds this file"
-        )
-    return Path(folder) / name
-
-
-def torch_device(device: str) -> str:
-    """The torch name of ``"auto"``, ``"cpu"`` or ``"gpu"``."""
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return "cuda" if device == "gpu" else device
-
-
-def _write_results(recipe: Recipe, reports: Mapping[str, Report], folder: Path) -> None:
-    rows = []
-    for variant in recipe.variants:
-        row: dict[str, Any] = {
-            "label": variant.label,
-            "network": variant.network,
-            "conversion": to_json(variant.conversion),
-            "report": reports[variant.label].to_json(),
-        }
-        if variant.published:
-            row["published"] = {"source": variant.published_in, "top1": dict(variant.published)}
-        rows.append(row)
-    record = {
-        "recipe": recipe.name,
-        "about": recipe.about,
-        "seed": recipe.seed,
-        "calibration_images": recipe.calibration_images,
-        "trainings": [repr(training) for training in recipe.trainings],
-        "versions": {"transpike": __version__, "torch": torch.__version__, "python": platform.python_version()},
-        "rows": rows,
-    }
-    write_json(folder / "result.json", record)
+def _with_steps(words: Any, steps: int) -> Any:
+    """The words with T in the place of ``"each"``."""
+    if isinstance(words, Mapping):
+        return {key: _with_steps(value, steps) for key, value in words.items()}
+    if isinstance(words, list):
+        return [_with_steps(value, steps) for value in words]
+    return steps if words == "each" else words

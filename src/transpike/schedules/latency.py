@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class Latency(NamedTuple):
+@dataclass(frozen=True)
+class Latency:
     """The four ways to count how long an answer takes, in time-steps.
 
     Attributes:

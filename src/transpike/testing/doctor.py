@@ -20,6 +20,7 @@ from transpike.kernels import KernelPreference, native
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import Conversion, Maximum
 from transpike.schedules import OffsetSpike, Plain, Schedule
+from transpike.serialization.environment import processor_model, usable_cores
 from transpike.testing import TOPOLOGIES, record, set_dyadic_thresholds
 from transpike.zoo import WEIGHTS_VARIABLE
 
@@ -114,22 +115,12 @@ def _versions() -> Iterator[Finding]:
 
 
 def _processor() -> Iterator[Finding]:
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    yield Finding("processor", "model", Status.OK, _processor_model())
+    usable = usable_cores()
+    yield Finding("processor", "model", Status.OK, processor_model())
     yield Finding("processor", "logical cores", Status.OK, f"{os.cpu_count()}, usable by this process: {usable}")
     threads = torch.get_num_threads()
     fix = "" if threads <= usable else "set OMP_NUM_THREADS, or call torch.set_num_threads"
     yield Finding("processor", "threads of torch", Status.OK, str(threads), fix)
-
-
-def _processor_model() -> str:
-    """The name that Linux gives, elsewhere the one that Python knows."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _kernels() -> Iterator[Finding]:

@@ -1,0 +1,167 @@
+"""The record that a run leaves: what was measured, of what, where and when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from transpike.errors import DataError
+from transpike.evaluation.report import REPORT_KINDS, Report
+from transpike.experiments.recipe import Training
+from transpike.rules import Conversion
+from transpike.schedules import Schedule
+from transpike.serialization.environment import Environment
+from transpike.serialization.json_records import from_json
+from transpike.storage.checkpoint import KINDS
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One conversion, evaluated.
+
+    Attributes:
+        conversion: how the network was converted.
+        schedule: how it ran.
+        calibration_views: augmented copies of every calibration image.
+        ann_top1: accuracy of the source network on the same images, in percent, whatever the conversion changed.
+        report: accuracy, spikes and latency at every T.
+        seconds: wall time of the conversion.
+        environment: where and when.
+        digest: of network, conversion, calibration images, schedule, steps and test data.
+    """
+
+    conversion: Conversion
+    schedule: Schedule
+    calibration_views: int
+    ann_top1: float
+    report: Report
+    seconds: float
+    environment: Environment
+    digest: str
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """One row of the table.
+
+    Attributes:
+        label: what it is called.
+        network: which network.
+        images: which test images, in the recipe's word; how many is in the reports.
+        runs: in the order of the recipe.
+        published: published accuracies in percent by T.
+        published_in: where.
+        refused: why the conversion does not fit the network, in one line, else empty.
+    """
+
+    label: str
+    network: str
+    images: str
+    runs: tuple[RunResult, ...]
+    published: Mapping[int, float]
+    published_in: str
+    refused: str = ""
+
+    def __post_init__(self) -> None:  # JSON has no numbers as keys
+        object.__setattr__(self, "published", {int(t): float(value) for t, value in self.published.items()})
+
+    @property
+    def report(self) -> Report:
+        """All runs as one report, with the activity of sites in the last of them."""
+        reports = [run.report for run in self.runs]
+        rows = sorted((row for report in reports for row in report.rows), key=lambda row: row.steps)
+        return replace(
+            reports[-1],
+            ann_top1=self.runs[0].ann_top1,
+            rows=tuple(rows),
+            seconds=sum(report.seconds for report in reports),
+            schedule=", ".join(dict.fromkeys(report.schedule for report in reports)),
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run made; ``result.json`` holds it.
+
+    Attributes:
+        name: of the recipe.
+        about: one line.
+        network: name in the zoo, or the model's class.
+        data: name of the data set.
+        seed: of weights, splits and order.
+        calibration_images: training images, without labels, for conversions.
+        weights: file with the pretrained weights, or None.
+        trainings: networks that were trained, in order.
+        rows: the table, as far as it is finished.
+        finished: whether all rows are there.
+        environment: of the run that was made last.
+        digest: of all settings, networks and data.
+    """
+
+    name: str
+    about: str
+    network: str
+    data: str
+    seed: int
+    calibration_images: int
+    weights: str | None
+    trainings: tuple[Training, ...]
+    rows: tuple[RowResult, ...]
+    finished: bool
+    environment: Environment
+    digest: str
+
+    @property
+    def reports(self) -> dict[str, Report]:
+        """Reports of the rows that were not refused, by label."""
+        return {row.label: row.report for row in self.rows if row.runs}
+
+    @property
+    def published(self) -> dict[str, Mapping[int, float]]:
+        """Published accuracies by label and T."""
+        return {row.label: row.published for row in self.rows if row.published}
+
+
+RECORD_KINDS: Mapping[str, type] = {
+    **KINDS,
+    **REPORT_KINDS,
+    **{cls.__name__: cls for cls in (Record, RowResult, RunResult, Training, Environment)},
+}
+"""All records that a `Record` may hold, by name."""
+
+
+def read_record(path: Path) -> Record:
+    """Reads what a run wrote.
+
+    Raises:
+        DataError: the file is missing, no record, or one of another version.
+    """
+    try:
+        record = from_json(json.loads(path.read_text(encoding="utf-8")), RECORD_KINDS)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the record cannot be read: {error}", where=str(path), fix="run the recipe again") from error
+    if not isinstance(record, Record):
+        raise DataError(f"the file holds a {type(record).__name__}", where=str(path), fix="pass a run's result.json")
+    return record
+
+
+def check_record_path(path: Path) -> None:
+    """Makes sure that no foreign file lies where a record is to be written.
+
+    Raises:
+        DataError: there is one.
+    """
+    if not path.exists():
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        stored = None
+    if not isinstance(stored, dict) or stored.get("kind") != Record.__name__:
+        raise DataError(
+            "the file is no record that transpike wrote, and is left as it is",
+            where=str(path),
+            fix="choose another folder, or remove this file",
+        )

@@ -1,0 +1,252 @@
+"""The runner: trains what is not trained, converts and evaluates each row, and goes on where it was killed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from transpike.conversion.convert import convert
+from transpike.data import augmented_views, load_data, loader, random_subset, test_images
+from transpike.errors import CalibrationError, ConversionError, reason
+from transpike.evaluation.evaluate import COUNTING_VERSION, evaluate
+from transpike.experiments.networks import make_networks
+from transpike.experiments.recipe import Recipe, RecipeRow, Run
+from transpike.experiments.record import RECORD_KINDS, Record, RowResult, RunResult, check_record_path
+from transpike.graph.capture import evaluation_mode
+from transpike.network.spiking import SpikingNetwork
+from transpike.serialization.cache import read_cache, write_cache
+from transpike.serialization.digest import digest, digest_batches
+from transpike.serialization.environment import environment, library_version
+from transpike.serialization.json_records import from_json, to_json, write_json
+from transpike.storage import checkpoint
+from transpike.training import torch_device
+
+
+def run_recipe(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    device: str = "auto",
+    compile: bool = False,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Record:
+    """Trains what is not trained yet, converts and evaluates every row, and writes the folder.
+
+    Interrupted runs go on where they were: training after the last whole epoch, evaluation after the last batches. What
+    is the same run is decided by a digest of networks, settings and all data.
+
+    Args:
+        recipe: what to do.
+        folder: for networks (``*.safetensors``), training states (``*.ckpt``), what is kept for the next run
+            (``cache``), and ``result.json``, the record.
+        data_root: folder with the data sets; None reads TRANSPIKE_DATA.
+        device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+        compile: train under ``torch.compile`` (see `transpike.fit`).
+        progress: show progress bars.
+        say: called with a line about each phase.
+
+    Raises:
+        DataError, RecipeError, TrainingError: data or weights are missing, training diverged, or the folder holds
+            foreign files or networks of another recipe.
+    """
+    result = folder / "result.json"
+    check_record_path(result)
+    data = load_data(recipe.data, data_root, seed=recipe.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    subset = random_subset(data.calibration, recipe.calibration_images, recipe.seed)
+    calibration = [images for images, _ in loader(subset)]
+    networks = make_networks(
+        recipe, data, calibration, folder, device=device, compile=compile, progress=progress, say=say
+    )
+    bench = Runner(
+        calibration,
+        lambda images: loader(test_images(data, images)),
+        folder,
+        device=torch_device(device),
+        keep=True,
+        progress=progress,
+        say=say,
+    )
+    rows: list[RowResult] = []
+    for index, row in enumerate(recipe.rows):
+        rows.append(bench.measure(row, networks[row.network], f"{index}"))
+        record = make_record(recipe, rows, finished=len(rows) == len(recipe.rows))
+        write_json(result, to_json(record))
+    return record
+
+
+def make_record(recipe: Recipe, rows: Sequence[RowResult], *, finished: bool) -> Record:
+    """The record of rows that are measured."""
+    runs = [run for row in rows for run in row.runs]
+    return Record(
+        name=recipe.name,
+        about=recipe.about,
+        network=recipe.network,
+        data=recipe.data,
+        seed=recipe.seed,
+        calibration_images=recipe.calibration_images,
+        weights=recipe.weights,
+        trainings=recipe.trainings,
+        rows=tuple(rows),
+        finished=finished,
+        environment=max((run.environment for run in runs), key=lambda found: found.date, default=environment()),
+        digest=digest(recipe, [run.digest for run in runs]),
+    )
+
+
+@dataclass
+class Runner:
+    """Converts networks and evaluates them; what an earlier run finished is read.
+
+    Attributes:
+        calibration: images for conversions, in batches.
+        tests: the test batches that a row's ``images`` names, in a fixed order.
+        folder: for ``cache`` and networks; None keeps nothing.
+        device: where to evaluate; None is where the network is.
+        keep: write converted networks, ``NAME-spiking.safetensors``.
+        progress: show progress bars.
+        say: called with a line about each conversion that is made.
+    """
+
+    calibration: Sequence[Tensor]
+    tests: Callable[[str], Iterable[Any]]
+    folder: Path | None = None
+    device: torch.device | str | None = None
+    keep: bool = False
+    progress: bool = False
+    say: Callable[[str], None] = lambda _: None
+    _digests: dict[Any, str] = field(default_factory=dict)
+    _accuracies: dict[str, float] = field(default_factory=dict)
+
+    def measure(self, row: RecipeRow, network: nn.Module, name: str, *, refusals: bool = False) -> RowResult:
+        """Measures one row.
+
+        Args:
+            row: what to do.
+            network: the trained network, which is not changed; a `SpikingNetwork` is evaluated as it is.
+            name: of kept files.
+            refusals: a conversion that does not fit the network ends the row and is noted, instead of raising.
+
+        Raises:
+            CalibrationError, ConversionError, ValueError: the conversion does not fit.
+            InputError, DataError: see `transpike.evaluate`; or foreign files lie where caches are.
+        """
+        runs: list[RunResult] = []
+        refused = ""
+        with evaluation_mode(network):
+            for run in row.runs:
+                file = name if len(row.runs) == 1 else f"{name}-T{run.at[-1]}"
+                try:
+                    runs.append(self._measure(row, run, network, file))
+                except (CalibrationError, ConversionError, ValueError) as problem:
+                    if not refusals:
+                        raise
+                    refused = reason(problem)
+                    break
+        return RowResult(
+            row.label, row.network, row.images, tuple(runs), row.published, row.published_in, refused=refused
+        )
+
+    def _measure(self, row: RecipeRow, run: Run, network: nn.Module, name: str) -> RunResult:
+        calibration = self._views(row.calibration_views)
+        seen = self._digest(("calibration", row.calibration_views), lambda: digest(calibration))
+        tested = self._digest(("test", row.images), lambda: digest_batches(self.tests(row.images)))
+        source = self._digest(id(network), lambda: digest(network))
+        made = digest("conversion", library_version(), source, run.conversion, seen)
+        if isinstance(network, SpikingNetwork):
+            made = digest("converted", source, network.capture, network.conversion)
+        key = digest("run", COUNTING_VERSION, library_version(), made, run.at, run.schedule, tested)
+        file = self._cache(key[:16])
+        found = _finished(read_cache(file, key))
+        if found is not None:
+            return found
+        here = environment()  # before the work, whose code is the checkout's now
+        self.say(f"{row.label}, T = {', '.join(str(steps) for steps in run.at)}")
+        snn, seconds = self._convert(network, run, calibration, name, made)
+        unfinished = self._cache(f"{key[:16]}-evaluation")
+        report = evaluate(
+            snn,
+            self.tests(row.images),
+            steps=run.at[-1],
+            schedule=run.schedule,
+            at=run.at,
+            device=self.device,
+            cache=unfinished,
+            progress=self.progress,
+        )
+        ann = report.ann_top1
+        if not isinstance(network, SpikingNetwork):  # not the report's, since a conversion may change weights
+            pair = digest(source, tested)
+            if pair not in self._accuracies:
+                self._accuracies[pair] = self._accuracy(network, row.images)
+            ann = self._accuracies[pair]
+        schedule = snn.schedule if run.schedule is None else run.schedule
+        result = RunResult(snn.conversion, schedule, row.calibration_views, ann, report, seconds, here, digest=key)
+        write_cache(file, key, to_json(result))
+        if unfinished is not None:
+            unfinished.unlink(missing_ok=True)
+        return result
+
+    def _convert(
+        self, network: nn.Module, run: Run, calibration: Sequence[Tensor], name: str, key: str
+    ) -> tuple[SpikingNetwork, float]:
+        """The converted network and the seconds that converting took; from its file if that holds just this one."""
+        if isinstance(network, SpikingNetwork):
+            return network, 0.0
+        file = None if self.folder is None or not self.keep else self.folder / f"{name}-spiking.safetensors"
+        made_by = self._cache(f"{name}-spiking")
+        stored = None if file is None else read_cache(made_by, key)
+        if file is not None and file.is_file() and stored is not None:
+            return checkpoint.load(file), stored["seconds"]
+        began = time.perf_counter()
+        reference = next(network.parameters())
+        example = calibration[0][:4].to(reference.device, reference.dtype)
+        snn = convert(network, run.conversion, calibration=calibration, example_inputs=example, progress=self.progress)
+        seconds = time.perf_counter() - began
+        if file is not None and made_by is not None:
+            made_by.unlink(missing_ok=True)  # it names the file that is replaced
+            checkpoint.save(snn, file)
+            write_cache(made_by, key, {"seconds": seconds})
+        return snn, seconds
+
+    def _views(self, count: int) -> list[Tensor]:
+        return augmented_views(self.calibration, count)
+
+    def _digest(self, what: Any, make: Callable[[], str]) -> str:
+        if what not in self._digests:
+            self._digests[what] = make()
+        return self._digests[what]
+
+    def _cache(self, name: str) -> Path | None:
+        return None if self.folder is None else self.folder / "cache" / f"{name}.json"
+
+    def _accuracy(self, network: nn.Module, images: str) -> float:
+        """Top-1 accuracy of the source network in percent."""
+        if self.device is not None:
+            network = copy.deepcopy(network).to(self.device)
+        reference = next(network.parameters())
+        hits = count = 0
+        with torch.no_grad():
+            for inputs, labels in self.tests(images):
+                answer = network(inputs.to(reference.device, reference.dtype)).argmax(1)
+                hits += int((answer == labels.to(reference.device)).sum())
+                count += len(labels)
+        return 100.0 * hits / count
+
+
+def _finished(stored: Any | None) -> RunResult | None:
+    """The result of an earlier run; None where there is none, or one with parts of the user's own."""
+    try:
+        found: RunResult | None = None if stored is None else from_json(stored, RECORD_KINDS)
+    except ValueError:
+        return None
+    return found
