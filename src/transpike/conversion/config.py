@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from transpike.conversion.methods import METHODS
-from transpike.errors import ConfigError
+from transpike.errors import ConfigError, known_words
 from transpike.neurons import NEURONS
 from transpike.rules import CORRECTIONS, POTENTIAL_RULES, THRESHOLD_RULES, Conversion, PerChannel, PerLayer, PerNeuron
 from transpike.schedules import SCHEDULES
@@ -45,7 +45,7 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
         return _by_method(words, where)
     unknown = [key for key in words if key not in _TABLES]
     if unknown:
-        raise ConfigError(f"there is no {unknown[0]!r}", where=where, fix=f"known: method, steps, {', '.join(_TABLES)}")
+        raise ConfigError(f"there is no {unknown[0]!r}", where=where, fix=known_words(unknown[0], ["method", "steps", *_TABLES]))
     made: dict[str, Any] = {}
     for kind, value in words.items():
         if kind == "corrections":
@@ -73,11 +73,11 @@ def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversio
     settings: dict[str, Any] = {"name": words} if isinstance(words, str) else dict(words)
     name, table = str(settings.pop("name", None)), _TABLES[kind]
     if name not in table:
-        raise ConfigError(f"{kind} names {name!r}", where=where, fix=f"known: {', '.join(table)}")
+        raise ConfigError(f"{kind} names {name!r}", where=where, fix=known_words(name, table))
     if "per" in settings:
         per = settings.pop("per")
         if per not in GRANULARITIES:
-            raise ConfigError(f"per names {per!r}", where=where, fix=f"known: {', '.join(GRANULARITIES)}")
+            raise ConfigError(f"per names {per!r}", where=where, fix=known_words(str(per), GRANULARITIES))
         settings["granularity"] = GRANULARITIES[per]()
     known = signature(table[name]).parameters
     strange = [key for key in settings if key not in known]
@@ -114,7 +114,8 @@ def _by_method(words: Mapping[str, Any], where: str) -> Conversion:
             f"a method sets everything, but {strange[0]!r} is there, too", where=where, fix="leave it out"
         )
     if words["method"] not in METHODS:
-        raise ConfigError(f"method names {words['method']!r}", where=where, fix=f"known: {', '.join(METHODS)}")
+        name = str(words["method"])
+        raise ConfigError(f"method names {name!r}", where=where, fix=known_words(name, METHODS))
     try:
         return METHODS[words["method"]](words["steps"])
     except KeyError as error:

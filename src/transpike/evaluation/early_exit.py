@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 from torch import Tensor
 
+from transpike.calibration.progress import track
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, DataError, InputError
 from transpike.network.spiking import SpikingNetwork
@@ -307,7 +307,7 @@ def evaluate_early(
         full_top1=100.0 * float(hit[-1].mean()),
         full_pipeline_steps=int(latency[-1]),
         rows=tuple(rows),
-        schedule=repr(schedule),
+        schedule=str(schedule),
         stops=schedule.streamable,
     )
 
@@ -345,7 +345,7 @@ def _runs(
     dense = coding is not Coding.CONSTANT or snn.stored_neurons(schedule) == largest
     chunk = 1 if schedule.streamable and dense else None  # the same spikes, in the memory of one step
     seen = 0
-    for batch in track(batches, "running", transient=True, disable=not progress):
+    for batch in track(batches, "running", progress):
         inputs = [tensor.to(reference.device, reference.dtype) for tensor in inputs_of(batch, arguments)]
         given = [coding.encode(tensor, seed=seen * arguments + index) for index, tensor in enumerate(inputs)]
         with torch.no_grad():

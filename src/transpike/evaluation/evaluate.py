@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from transpike.calibration.progress import ProgressBar
 from transpike.errors import DataError, InputError
 from transpike.evaluation.delayed_readout import delayed_readout
 from transpike.evaluation.report import VERSION, Report, Row, SiteActivity
@@ -143,10 +143,8 @@ def _count(
 ) -> _Progress:
     """Adds every batch that is not counted yet, and saves the counts now and then."""
     state = counter.state
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     saved = time.monotonic()
-    with torch.no_grad(), Progress(*columns, transient=True, disable=not progress) as bar:
-        task = bar.add_task("", total=size)
+    with torch.no_grad(), ProgressBar("evaluating", size, progress) as bar:
         labels_seen = ""
         for index, batch in enumerate(batches):
             images, labels = _pair(batch, index)
@@ -164,7 +162,7 @@ def _count(
                 if cache is not None and time.monotonic() - saved > _SAVE_EVERY:
                     write_json(cache, {"key": key, "unfinished": asdict(state)})
                     saved = time.monotonic()
-            bar.advance(task)
+            bar.advance()
     return state
 
 
@@ -332,7 +330,7 @@ def _report(
         rows=found,
         sites=sites,
         seconds=counted.seconds,
-        schedule=repr(schedule),
+        schedule=str(schedule),
         dtype=str(reference.dtype).removeprefix("torch."),
         device=str(reference.device),
         readout_delay=readout_delay,
