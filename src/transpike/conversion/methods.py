@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
-from transpike.errors import ConfigError, known_words
+from transpike.errors import known_words
 from transpike.neurons import IF, Burst, EventKind, Reset, SignedIF
 from transpike.rules import (
     AnswerThresholds,
@@ -207,12 +207,12 @@ def find_methods(names: str) -> list[Method]:
     """``"all"``, or names separated by commas.
 
     Raises:
-        ConfigError: an unknown name.
+        ValueError: an unknown name.
     """
     if names == "all":
         return list(METHODS.values())
     wanted = [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in METHODS]
     if unknown:
-        raise ConfigError(f"there is no method {unknown[0]!r}", fix=known_words(unknown[0], METHODS))
+        raise ValueError(f"there is no method {unknown[0]!r}; {known_words(unknown[0], METHODS)}")
     return [METHODS[name] for name in wanted]

@@ -270,7 +270,9 @@ def rows_of(granularity: Granularity, z: Tensor, site: str) -> Tensor:
     """
     if z.dim() < 2 and isinstance(granularity, PerChannel):
         raise CalibrationError(
-            f"site {site!r} has shape {tuple(z.shape)} and no channels", fix="use PerLayer() thresholds", shell_fix="pass --per layer"
+            f"site {site!r} has shape {tuple(z.shape)} and no channels",
+            fix="use PerLayer() thresholds",
+            shell_fix="pass --per layer",
         )
     return granularity.rows(z)
 

@@ -37,13 +37,13 @@ def _torchvision_inputs(name: str) -> InputSpec | None:
     """As the transforms of the default weights cut and normalise images and clips."""
     from torchvision import models
 
-    transforms = getattr(models.get_model_weights(name).DEFAULT, "transforms", None)
-    settings = vars(transforms()) if transforms is not None else {}
+    transforms: Any = models.get_model_weights(name).DEFAULT.transforms()
+    settings = vars(transforms)
     size = settings.get("crop_size") or settings.get("resize_size")
     if not size:
         return None
     height, width = (size[0], size[-1]) if isinstance(size, list | tuple) else (size, size)
-    frames = (_VIDEO_FRAMES,) if "Video" in type(transforms()).__name__ else ()
+    frames = (_VIDEO_FRAMES,) if "Video" in type(transforms).__name__ else ()
     return InputSpec((3, *frames, height, width), tuple(settings.get("mean", ())), tuple(settings.get("std", ())))
 
 
