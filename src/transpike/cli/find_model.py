@@ -224,7 +224,7 @@ def _own_mistake(error: BaseException, what: str) -> ModelError:
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:
         frames.append((error.filename, error.lineno or 0))
-    own = [(file, line) for file, line in frames if not file.startswith(_FOREIGN)]
+    own = [(file, line) for file, line in frames if not file.startswith(_FOREIGN) and "site-packages" not in file]
     where = ""
     if own:
         file, line = own[-1]
