@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,18 +18,38 @@ class TranspikeError(Exception):
         what: what went wrong, one sentence.
         where: the node, file, line or setting concerned.
         fix: what the reader can do now.
+        shell_fix: the same on the command line, where it is said otherwise.
     """
 
-    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+    def __init__(self, what: str, *, where: str = "", fix: str = "", shell_fix: str = "") -> None:
         self.what = what
         self.where = where
         self.fix = fix
-        lines = [what]
-        if where:
-            lines.append(f"  where: {where}")
-        if fix:
-            lines.append(f"  fix:   {fix}")
-        super().__init__("\n".join(lines))
+        self.shell_fix = shell_fix or shell_words(fix)
+        super().__init__(self._message(self.fix))
+
+    def _message(self, fix: str) -> str:
+        lines = [self.what]
+        lines += [f"  where: {self.where}"] if self.where else []
+        lines += [f"  fix:   {fix}"] if fix else []
+        return "\n".join(lines)
+
+    def shell_message(self) -> str:
+        """The message for somebody at the command line."""
+        return self._message(self.shell_fix)
+
+
+def shell_words(fix: str) -> str:
+    """A fix in the words of the command line: ``leave=['a']`` is ``--leave a``."""
+    fix = re.sub(r"leave=\[['\"]?(.+?)['\"]?\]", r"--leave \1", fix)
+    return re.sub(r"leaf_modules=\[['\"]?(.+?)['\"]?\]", r"--leaf \1", fix)
+
+
+def known_words(word: str, known: Iterable[str]) -> str:
+    """What to write instead of an unknown word: the nearest ones, then all."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, 2, 0.6)
+    return (f"did you mean {' or '.join(near)}? " if near else "") + f"known: {', '.join(known)}"
 
 
 class TraceError(TranspikeError):
@@ -116,19 +138,51 @@ class UnsupportedOperator:
     fix: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.operator} (node {self.node!r})\n    at:  {self.source}\n    why: {self.reason}\n    fix: {self.fix}"
-        )
+        return unsupported_lines([self])[0]
+
+
+def unsupported_lines(unsupported: Sequence[UnsupportedOperator], *, shell: bool = False) -> list[str]:
+    """One paragraph for all operators of a kind that fail for one reason: how many, the first source line, what to do.
+
+    Args:
+        unsupported: the operators.
+        shell: say what to do in the words of the command line.
+    """
+    groups: dict[tuple[str, str], list[UnsupportedOperator]] = {}
+    for found in unsupported:
+        groups.setdefault((found.operator, found.reason), []).append(found)
+    lines = []
+    for (operator, reason), members in groups.items():
+        first, fix = members[0], members[0].fix
+        name, at = f"{operator} (node {first.node!r})", first.source
+        if len(members) > 1:
+            name, at = f"{len(members)} x {operator} (the first is node {first.node!r})", f"{first.source} (the first)"
+            fix = fix.replace(f"leave=[{first.node!r}]", f"leave=[{operator.rsplit('.', 1)[-1]!r}]")
+        fix = shell_words(fix) if shell else fix
+        lines.append(f"{name}\n    at:  {at}\n    why: {reason}\n    fix: {fix}")
+    return lines
 
 
 class ConversionError(TranspikeError):
-    """The model holds operators that cannot be converted; all of them are listed."""
+    """The model holds operators that cannot be converted.
+
+    Attributes:
+        unsupported: all of them; the message groups them by kind.
+    """
 
     def __init__(self, unsupported: Sequence[UnsupportedOperator]) -> None:
         self.unsupported = tuple(unsupported)
+        super().__init__(self._listed(shell=False))
+
+    def shell_message(self) -> str:
+        """The message for somebody at the command line."""
+        return self._listed(shell=True)
+
+    def _listed(self, shell: bool) -> str:
         count = len(self.unsupported)
         noun = "operator does" if count == 1 else "operators do"
-        super().__init__(f"{count} {noun} not convert:\n" + "\n".join(f"  - {o}" for o in self.unsupported))
+        lines = unsupported_lines(self.unsupported, shell=shell)
+        return "\n".join([f"{count} {noun} not convert:", *(f"  - {line}" for line in lines)])
 
 
 def reason(problem: TranspikeError | ValueError) -> str:

@@ -4,37 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 from rich.table import Table
 
-import transpike as tp
-from transpike import zoo
-from transpike.data import load_data
 from transpike.evaluation.offsets import CaseExample, Offsets, ShiftCase, SiteOffsets, Trajectory
 from transpike.report import cases_table, convergence_table, offsets_table, plot_cases, plot_convergence, plot_offsets
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a small digits network with QCFS, L = 4, whose weights are as they were born."""
-    folder = tmp_path_factory.mktemp("networks")
-    torch.manual_seed(0)
-    ann = tp.tailor(zoo.build("digits-resnet", width=2, blocks=1), tp.activations.QCFS(4, theta_init=1.0))
-    data = load_data("digits")
-    snn = tp.convert(ann, example_inputs=torch.stack([data.test[i][0] for i in range(4)]))
-    tp.save(snn, folder / "snn.safetensors", inputs=data.inputs)
-    tp.save(ann, folder / "ann.safetensors", inputs=data.inputs)
-    return folder
-
-
 @pytest.fixture
-def checkpoint(written: Path, tmp_path: Path) -> str:
-    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+def checkpoint(networks: Path) -> str:
     return "snn.safetensors"
 
 
@@ -78,7 +59,7 @@ def test_the_feed_is_the_callers_choice(transpike, checkpoint: str, tmp_path: Pa
     ("words", "message"),
     [
         (("absent.safetensors",), "no such file"),
-        (("ann.safetensors",), "is not converted yet"),
+        (("relu.safetensors",), "is not converted yet"),
         (("snn.safetensors", "--rhos", "1,two"), "--rhos takes whole numbers"),
         (("snn.safetensors", "--rhos", "2,2"), "rhos must be different"),
         (("snn.safetensors", "--iterations", "0"), "iterations must be at least 1"),

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 import transpike as tp
 from transpike import zoo
-from transpike.cli import commands  # noqa: F401 - registers the commands
-from transpike.cli.bench import app
+from transpike.bench.compare import BenchReport, Gate, Timing
+from transpike.cli.commands import app
 from transpike.data import load_data
+from transpike.report.bench import bench_warning
 from transpike.schedules import AccumulateThenFire
 from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
 
@@ -43,16 +44,19 @@ def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatc
     assert "events, T=2" in result.output
     record = json.loads((tmp_path / "speed" / "bench.json").read_text())
     assert record["network"]["file"] == "snn.safetensors"
-    assert record["network"]["schedule"] == repr(AccumulateThenFire(2))  # the network's own
+    assert record["network"]["schedule"] == "accumulate (probe steps 2)"  # the network's own
     assert {row["batch"] for row in record["network"]["timings"]} == {1, 2}
     assert [row["site"] for row in record["stages"]["stages"]] == [*(site.name for site in snn.sites), "readout"]
     assert "layers" not in record
     result = RUNNER.invoke(app, [*command, "--probe-steps", "4"])
     assert result.exit_code == 1
-    assert "belong to --schedule" in str(result.exception)
-    result = RUNNER.invoke(app, [*command, "--schedule", "accumulate", "--iterations", "3", "--waiting", "2"])
+    assert "belongs to --schedule" in str(result.exception)
+    result = RUNNER.invoke(app, [*command, "--schedule", "accumulate:iterations=3"])
     assert result.exit_code == 1
-    assert "'accumulate' has no --iterations and no --waiting" in str(result.exception)
+    assert "accumulate has no 'iterations'" in str(result.exception)
+    result = RUNNER.invoke(app, [*command, "--schedule", "plain", "--probe-steps", "4"])
+    assert result.exit_code == 1
+    assert "'plain' has no --probe-steps" in str(result.exception)
     asked = []
     monkeypatch.setattr(tp.SpikingNetwork, "tune", lambda self, x, steps, **settings: asked.append((len(x), steps)))
     result = RUNNER.invoke(app, [*command, "--tune"])
@@ -61,4 +65,15 @@ def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatc
     assert "computed by torch operators: no stage" in result.output
     result = RUNNER.invoke(app, [*command, "--schedule", "cos", "--probe-steps", "3"])
     assert result.exit_code == 0, result.output
-    assert "OffsetSpike(probe_steps=3" in result.output
+    assert "cos (probe steps 3)" in " ".join(result.output.split())
+
+
+def test_times_that_contradict_each_other_are_said() -> None:
+    def timing(batch: int, milliseconds: float) -> Timing:
+        return Timing("ANN", batch, 0, milliseconds, 1.0)
+
+    def report(*timings: Timing) -> BenchReport:
+        return BenchReport(Gate(1, 0.0, 0.0), timings, 1, 0, "plain", 1, "avx2", "2.8")
+
+    assert "ANN took longer for batch 1 than for batch 16" in bench_warning(report(timing(1, 160.0), timing(16, 2.3)))
+    assert bench_warning(report(timing(1, 2.0), timing(16, 2.3))) == ""

@@ -1,4 +1,4 @@
-"""The program as a user runs it: in a process of its own, in an empty folder."""
+"""The program as a user runs it, in an empty folder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from pathlib import Path
 import pytest
 
 import transpike as tp
-from transpike.cli.options import Rule
-from transpike.rules import THRESHOLD_RULES
+from transpike.conversion.config import TABLES
+
+COMMANDS = [
+    *("models", "inspect", "train", "convert", "choose", "evaluate", "evaluate-early", "bench", "run", "doctor"),
+    *("compare schedules", "compare methods", "analyze offset"),
+]
 
 
 def test_the_installed_program() -> None:
@@ -20,233 +24,222 @@ def test_the_installed_program() -> None:
     assert result.stdout.startswith("transpike 0.")
 
 
-@pytest.mark.parametrize("command", ["inspect", "train", "convert", "evaluate", "compare", "run"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_help_has_an_example(transpike, command: str) -> None:
-    code, out, _ = transpike(command, "--help")
+    code, out, _ = transpike(*command.split(), "--help")
     assert code == 0
     assert f"transpike {command}" in out
     assert "Example" in out
 
 
-def test_every_threshold_rule_has_its_word() -> None:
-    assert {rule.value for rule in Rule} == set(THRESHOLD_RULES)
+def test_the_help_names_what_the_tables_hold(transpike, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    _, out, _ = transpike("convert", "--help")
+    words = " ".join(out.replace("│", " ").split())
+    for kind in ("threshold", "potential", "corrections", "neuron", "schedule"):
+        assert ", ".join(TABLES[kind]) in words
 
 
-def test_from_training_to_evaluation(transpike, tmp_path: Path) -> None:
-    small = ("--option", "width=2", "--option", "blocks=1", "--epochs", "2", "--learning-rate", "0.05")
+def test_a_new_rule_is_one_row_of_the_table(tmp_path: Path, networks) -> None:
+    (tmp_path / "toy.py").write_text(
+        "import sys\n"
+        "from dataclasses import dataclass, field\n"
+        "from transpike.rules import THRESHOLD_RULES, Maximum\n"
+        "from transpike.storage import checkpoint\n"
+        "@dataclass(frozen=True)\n"
+        "class Toy(Maximum):\n"
+        "    toyness: int = 1\n"
+        "THRESHOLD_RULES['toy'] = checkpoint._KINDS['Toy'] = Toy\n"
+        "from transpike.cli import main\n"
+        "main()\n"
+    )
+    words = ("convert", "relu.safetensors", "--threshold", "toy:toyness=3", "-o", "snn.safetensors")
+    for arguments, wanted in ((words, "threshold toy (per channel, toyness 3)"), (("convert", "--help"), "toy.")):
+        done = subprocess.run(
+            [sys.executable, "toy.py", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert wanted in " ".join(done.stdout.replace("│", " ").split())
+
+
+def test_train(transpike, tmp_path: Path) -> None:
+    small = ("--option", "width=2", "--option", "blocks=1", "--epochs", "1", "--learning-rate", "0.05")
     code, out, err = transpike("train", "digits-resnet", "-o", "relu.safetensors", *small)
     assert (code, err) == (0, "")
     assert "validation" in out
-    code, out, _ = transpike(
-        "train", "relu.safetensors", "--activation", "slip", "--levels", "2", "--epochs", "1", "-o", "slip.safetensors"
-    )
+    assert "\n\n\n" not in out
+    train = ("train", "relu.safetensors", "--epochs", "1", "--activation")
+    slip = ("--levels", "2", "--shift", "0.25", "--ramp-shift", "0.1", "--gradient", "paper")
+    code, out, _ = transpike(*train, "slip", *slip, "-o", "slip.safetensors")
     assert code == 0
     assert "stem.2" in out  # what was replaced, and where
     assert "zoo/digits.py" in out
-    norm = ("--activation", "rate-norm", "--theta-percentile", "100", "--epochs", "1", "-o", "norm.safetensors")
-    code, out, _ = transpike("train", "relu.safetensors", *norm)
+    assert "slip (levels 2, slope 0.3, shift 0.25, ramp shift 0.1, gradient paper)" in out
+    assert "type: ignore" not in out
+    code, out, _ = transpike(*train, "rate-norm", "--theta-percentile", "100", "-o", "norm.safetensors")
     assert code == 0
-    assert "RateNorm(" in out
-    code, out, _ = transpike("convert", "slip.safetensors", "-o", "snn.safetensors")
-    assert code == 0
-    assert "7 sites" in out
-    code, out, _ = transpike(
-        *("evaluate", "snn.safetensors", "-T", "4", "--images", "60", "--sites", "--plot", "a.png", "--cache", "c.json")
-    )
-    assert code == 0
-    assert "60 images" in out
-    assert "pipeline" in out
-    assert "stages.0.relu@1" in out
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    few = ("-T", "2", "--images", "40", "--schedules", "plain,cos:2,accumulate")
-    longer = ("--long-steps", "5", "--long-images", "20")
-    code, out, _ = transpike("compare", "snn.safetensors", *few, *longer, "-o", "cmp")
-    assert code == 0
-    assert "cos:2" in out
-    assert "[58]" in out  # two iterations of 4 steps at 7 sites, and T = 2
-    assert (tmp_path / "cmp" / "latency.png").read_bytes().startswith(b"\x89PNG")
-    assert set(json.loads((tmp_path / "cmp" / "comparison.json").read_text())) == {"plain", "cos:2", "accumulate"}
-    assert "40 images" in out
-    assert "20 images" in out
-    long = json.loads((tmp_path / "cmp" / "comparison-long.json").read_text())
-    assert [len(report["rows"]) for report in long.values()] == [5, 5, 5]
-    code, _, err = transpike("evaluate", "snn.safetensors", "--schedule", "fast")
-    assert code == 1
-    assert "known: plain, residual, cos" in err
-    code, out, _ = transpike("evaluate", "snn.safetensors", "--schedule", "cos", "-T", "1", "--images", "20")
-    assert code == 0
-    assert "OffsetSpike" in out
-    code, out, _ = transpike(
-        "convert", "relu.safetensors", "--threshold", "maximum", "--per", "layer", "-o", "r.safetensors"
-    )
-    assert code == 0
-    assert "7 sites" in out
-    few = ("--threshold", "percentile", "--neuron")
-    code, out, _ = transpike("convert", "relu.safetensors", *few, "burst", "-o", "burst.safetensors")
-    assert code == 0
-    assert "Burst(gamma=5)" in out
-    assert tp.load("burst.safetensors").neuron == tp.neurons.Burst()
-    code, _, err = transpike("convert", "slip.safetensors", "--neuron", "burst", "-o", "no.safetensors")
-    assert code == 1
-    assert "stops at theta" in err
-    code, out, _ = transpike("convert", "slip.safetensors", "--neuron", "signed", "-o", "signed.safetensors")
-    assert code == 0
-    code, out, _ = transpike("evaluate", "signed.safetensors", "-T", "2", "--images", "20")
-    assert code == 0
-    assert "20 images" in out
-    spikes = ("--threshold", "minimum-mse", "-T", "8", "--per", "channel", "--calibration-images", "32")
-    code, out, _ = transpike("convert", "relu.safetensors", *spikes, "-o", "r.safetensors")
-    assert code == 0
-    assert tp.load("r.safetensors").conversion.parts == (tp.rules.MinimumMSE(8, tp.PerChannel()),)
+    assert "rate-norm (momentum 0.1, theta percentile" in out
     for words, message in (
-        (("--threshold", "spike-norm", "--fraction", "0.8"), "'spike-norm' needs steps"),
-        (("--threshold", "maximum", "-T", "8"), "'maximum' has no 'steps'"),
-        (("-T", "8"), "--steps belongs to a threshold rule"),
+        (("rate-norm", "--levels", "3"), "rate-norm does not take all of --levels"),
+        (("slipp",), "did you mean slip?"),
+        (("slip", "--levels", "0"), "levels (N)"),
     ):
-        code, _, err = transpike("convert", "relu.safetensors", *words, "-o", "r.safetensors")
+        code, _, err = transpike(*train, *words, "-o", "x.safetensors")
         assert code == 1
         assert message in err
-    random = ("--potential", "random", "--seed", "5")
-    code, out, _ = transpike("convert", "slip.safetensors", *random, "-o", "random.safetensors")
-    assert code == 0
-    snn = tp.load("random.safetensors")
-    assert snn.conversion.parts == (tp.rules.RandomPotential(5),)
+    code, _, err = transpike("train", "relu.safetensors", "--slope", "0.5", "-o", "x.safetensors")
+    assert code == 1
+    assert "--slope belongs to --activation" in err
+
+
+def converted(transpike, *words: str) -> tp.SpikingNetwork:
+    """The network that these words make, converted without a complaint; no Python is printed."""
+    code, out, err = transpike("convert", *words, "--calibration-images", "40", "-o", "made.safetensors")
+    assert (code, err) == (0, "")
+    assert "7 sites" in out
+    snn = tp.load("made.safetensors")
+    assert f"conversion: {snn.conversion}\n" in out
+    assert "=<" not in out
+    assert "()" not in out.replace("forward()", "").split("conversion:")[1]
+    return snn
+
+
+def test_convert_by_parts(transpike, networks) -> None:
+    rules, channel = tp.rules, tp.PerChannel()
+    both = ("--correction", "potential", "--correction", "bias")
+    assert converted(transpike, "qcfs.safetensors").conversion == tp.Conversion()
+    # a plain ReLU network takes the stated default
+    assert converted(transpike, "relu.safetensors").conversion.threshold == rules.Percentile(99.9, channel)
+    for words, parts in (
+        (("--threshold", "maximum", "--per", "layer"), (rules.Maximum(),)),
+        (("--threshold", "minimum-mse", "-T", "8"), (rules.MinimumMSE(8, channel),)),
+        (("--threshold", "spike-norm:fraction=0.8:steps=4"), (rules.SpikeNorm(4, 0.8, channel),)),
+        (
+            ("--percentile", "99", "--threshold", "percentile", *both, "-T", "2"),
+            (rules.Percentile(99.0, channel), rules.PotentialCorrection(2), rules.BiasCorrection(2)),
+        ),
+    ):
+        assert converted(transpike, "relu.safetensors", *words).conversion.parts == parts
+    snn = converted(transpike, "relu.safetensors", "--neuron", "burst:gamma=3", "--schedule", "plain")
+    assert snn.neuron == tp.neurons.Burst(3)
+    snn = converted(transpike, "relu.safetensors", "--schedule", "accumulate", "--probe-steps", "3")
+    assert snn.schedule == tp.schedules.AccumulateThenFire(3)
+    snn = converted(transpike, "relu.safetensors", "--schedule", "accumulate", "--correction", "bias", "-T", "2")
+    assert snn.schedule == tp.schedules.AccumulateThenFire(2)
+    snn = converted(transpike, "qcfs.safetensors", "--potential", "random", "--seed", "5")
+    assert snn.conversion.parts == (rules.RandomPotential(5),)
     assert snn.site("stem.2").v_init.shape == (2, 8, 8)
-    code, out, _ = transpike("evaluate", "random.safetensors", "-T", "2", "--images", "20")
-    assert code == 0
-    assert "20 images" in out
-    corrected = ("--calibrate", "potential", "--calibrate", "bias", "--steps", "2", "--calibration-images", "40")
-    code, out, _ = transpike("convert", "slip.safetensors", *corrected, "-o", "corrected.safetensors")
-    assert code == 0
-    snn = tp.load("corrected.safetensors")
-    assert snn.conversion.parts == (tp.rules.PotentialCorrection(2), tp.rules.BiasCorrection(2))
+    snn = converted(transpike, "qcfs.safetensors", *both, "-T", "2")
+    assert snn.conversion.parts == (rules.PotentialCorrection(2), rules.BiasCorrection(2))
     assert snn.site("stem.2").v_init.shape == (2, 8, 8)
     assert snn.site("stem.2").bias.shape == (1, 2, 1, 1)
-    code, _, err = transpike("convert", "slip.safetensors", *corrected[:5], "0", "-o", "corrected.safetensors")
-    assert code == 1
-    assert "steps must be at least 1, got 0" in err
-    words = ("--threshold", "percentile", "--percentile", "99", *corrected, "-o", "corrected.safetensors")
-    code, _, _ = transpike("convert", "relu.safetensors", *words)
-    assert code == 0
-    parts = tp.load("corrected.safetensors").conversion.parts
-    assert parts == (
-        tp.rules.Percentile(99.0, tp.PerChannel()),
-        tp.rules.PotentialCorrection(2),
-        tp.rules.BiasCorrection(2),
-    )
-    code, _, err = transpike("convert", "slip.safetensors", "--calibrate", "bias", "-o", "corrected.safetensors")
-    assert code == 1
-    assert "--calibrate needs --steps" in err
-    few = ("-T", "4", "--images", "60", "--early-exit")
-    code, out, _ = transpike("evaluate", "snn.safetensors", *few, "auto", "--calibration-images", "80")
-    assert code == 0
-    assert "chosen on 80 held-back training images" in out
-    assert "early exit, 60 images" in out
-    assert "mean pipeline" in out
-    code, out, _ = transpike("evaluate", "snn.safetensors", *few, "0")
-    assert code == 0
-    counts = [line.split() for line in out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"], ["4"])]
-    assert counts == [["1", "60"], ["2", "0"], ["3", "0"], ["4", "0"]]  # at confidence 0 all stop after one step
-    code, out, _ = transpike("evaluate", "snn.safetensors", *few, "0.5", "--schedule", "cos")
-    assert code == 0
-    assert "cannot stream" in out
-    for words, message in (
-        (("surely",), "a confidence in [0, 1] or auto, not 'surely'"),
-        (("1.5",), "a probability in [0, 1], got 1.5"),
-        (("0.5", "--sites"), "leave them out with --early-exit"),
-        (("0.5", "--readout-delay", "2"), "leave them out with --early-exit"),
-    ):
-        code, _, err = transpike("evaluate", "snn.safetensors", *few, *words)
-        assert code == 1
-        assert message in err
-    late = ("evaluate", "snn.safetensors", "-T", "8", "--images", "60", "--readout-delay")
-    code, out, _ = transpike(*late, "auto", "--calibration-images", "80")
-    assert code == 0
-    assert "readout after" in out
-    code, _, err = transpike(*late, "soon")
-    assert code == 1
-    assert "--readout-delay takes a number of steps or auto, not 'soon'" in err
-
-
-def test_inspect(transpike) -> None:
-    code, out, _ = transpike("inspect", "digits-resnet")
-    assert code == 0
-    assert "19 sites" in out
-    assert "converts" in out
-    code, out, _ = transpike("inspect", "torchvision.models:efficientnet_b0", "--input-shape", "3,32,32")
-    assert code == 1
-    assert "SiLU" in out
-    assert "torchvision/" in out
-    assert "fix:" in out
-
-
-def test_own_factory_in_the_current_folder(transpike, tmp_path: Path) -> None:
-    (tmp_path / "my_models.py").write_text(
-        "from torch import nn\n"
-        "def net(width=4):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 10))\n"
-        "def number():\n"
-        "    return 3\n"
-    )
-    code, out, _ = transpike("inspect", "my_models:net", "--input-shape", "1x8x8", "--option", "width=6")
-    assert code == 0
-    assert " 6 " in out
-    code, _, err = transpike("convert", "my_models:net", "--threshold", "percentile", "-o", "own.safetensors")
-    assert code == 1
-    assert "pass --dataset" in err
-    direct = ("--threshold", "percentile", "--dataset", "digits", "-o", "own.safetensors")
-    code, _, _ = transpike("convert", "my_models:net", *direct)
-    assert code == 0
-    code, out, _ = transpike("evaluate", "own.safetensors", "--model", "my_models:net", "-T", "2", "--images", "10")
-    assert code == 0
-    assert "10 images" in out
-    assert transpike("evaluate", "own.safetensors")[0] == 1
-    words = ("--dataset", "digits", "--epochs", "1", "-o", "trained.safetensors")
-    code, _, err = transpike("train", "my_models:net", *words)
+    assert converted(transpike, "qcfs.safetensors", "--neuron", "signed").neuron == tp.neurons.SignedIF()
+    converted(transpike, "relu.safetensors", "--correction", "reconstruction", "-T", "2")
+    code, out, err = transpike("evaluate", "made.safetensors", "-T", "2", "--images", "20")
     assert (code, err) == (0, "")
-    words = ("--model", "my_models:net", "--dataset", "digits", "-o")
-    code, _, err = transpike(
-        "train", "trained.safetensors", "--activation", "qcfs", "--epochs", "1", *words, "q.safetensors"
-    )
-    assert (code, err) == (0, "")
-    code, out, err = transpike("convert", "q.safetensors", *words, "q-snn.safetensors")
-    assert (code, err) == (0, "")
-    assert "1 sites" in out
-    for wrong, message in (
-        ("my_models:absent", "has no 'absent'"),
-        ("my_models:number", "returned a int"),
-        ("not_there:net", "cannot import not_there"),
-    ):
-        code, _, err = transpike("inspect", wrong, "--input-shape", "1,8,8")
-        assert code == 1
-        assert message in err
+    assert "the weights that reconstruction (steps 2) changed" in out
+
+
+def test_convert_by_a_method_or_a_file(transpike, networks, tmp_path: Path) -> None:
+    snn = converted(transpike, "relu.safetensors", "--method", "accumulate", "--steps", "2")
+    assert snn.conversion == tp.methods["accumulate"](2)
+    assert converted(transpike, "relu.safetensors", "--method", "snm").conversion == tp.methods["snm"](1)
+    (tmp_path / "own.toml").write_text('neuron = "signed"\n[threshold]\nname = "percentile"\nper = "channel"\n')
+    wanted = tp.Conversion(tp.rules.Percentile(99.9, tp.PerChannel()), neuron=tp.neurons.SignedIF())
+    assert converted(transpike, "relu.safetensors", "--config", "own.toml").conversion == wanted
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("inspect", "lenet"), "neither a built-in network, a file nor package.module:factory"),
-        (("inspect", "torchvision.models:resnet18"), "--input-shape"),
-        (("inspect", "torchvision.models:resnet18", "--input-shape", "3,x"), "is no shape"),
-        (("inspect", "digits-resnet", "--option", "width"), "--option name=value"),
-        (("inspect", "digits-resnet", "--option", "depth=2"), "refuses its options"),
-        (("inspect", "digits-resnet", "--leave", "softmax"), "leave names no operator"),
-        (("convert", "digits-resnet", "-o", "x.safetensors"), "a plain ReLU has no threshold"),
-        (("evaluate", "absent.safetensors"), "no such file"),
-        (("train", "digits-resnet", "-o", "/proc/nowhere/x.safetensors"), "the output cannot be written"),
-        (("run", "nothing"), "cifar10-vgg16-qcfs, digits; or a"),
-        (("train", "digits-resnet", "-o", "x.safetensors", "--dataset", "cifar10"), "TRANSPIKE_DATA"),
-        (("train", "digits-resnet", "-o", "x.safetensors", "--activation", "slip", "--levels", "0"), "levels (N)"),
+        (("relu", "--threshold", "spike-norm"), "spike-norm needs steps"),
+        (("relu", "--threshold", "maximum", "-T", "8"), "--steps sets nothing here"),
+        (("relu", "-T", "8"), "--steps sets nothing here"),
+        (("relu", "--percentile", "99"), "--percentile sets nothing here"),
+        (("relu", "--threshold", "percentle"), "did you mean percentile?"),
+        (("relu", "--threshold", "percentile:9"), "write percentile:setting=value"),
+        (("relu", "--method", "accumulate"), "pass --steps"),
+        (("relu", "--method", "acumulate", "-T", "2"), "did you mean accumulate"),
+        (("relu", "--method", "cos", "--threshold", "maximum"), "--method sets everything, but --threshold"),
+        (("relu", "--config", "absent.toml"), "the file cannot be read"),
+        (("qcfs", "--neuron", "burst"), "stops at theta"),
+        (("qcfs", "--threshold", "maximum"), "leave --threshold out"),
+        (("qcfs", "--correction", "bias"), "pass --steps"),
+        (("qcfs", "--correction", "bias", "-T", "0"), "steps must be at least 1, got 0"),
+        (("relu", "--leave", "softmax"), "leave names no operator"),
     ],
 )
-def test_an_error_is_one_message(transpike, monkeypatch: pytest.MonkeyPatch, words, message: str) -> None:
-    monkeypatch.delenv("TRANSPIKE_DATA", raising=False)
-    code, _, err = transpike(*words)
+def test_conversions_that_cannot_be(transpike, networks, words, message: str) -> None:
+    network, *options = words
+    code, _, err = transpike("convert", f"{network}.safetensors", *options, "-o", "no.safetensors")
     assert code == 1
     assert message in err
     assert "Traceback" not in err
-    assert err.startswith("error:")
-    assert "Traceback" in transpike("--debug", *words)[2]
+
+
+def test_evaluate(transpike, networks, tmp_path: Path) -> None:
+    few = ("evaluate", "snn.safetensors", "-T", "4", "--images", "60")
+    code, out, err = transpike(*few, "--sites", "--plot", "a.png", "--cache", "c.json")
+    assert (code, err) == (0, "")
+    assert "60 images" in out
+    assert "pipeline: from the first input" in out
+    assert "stages.0.relu@1" in out
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    code, _, err = transpike(*few, "--schedule", "fast")
+    assert code == 1
+    assert "known: plain, residual, cos" in err
+    code, out, _ = transpike(*few, "--schedule", "cos:iterations=2", "--probe-steps", "3")
+    assert code == 0
+    assert "cos (probe steps 3, iterations 2)" in out
+    code, out, _ = transpike(*few, "--readout-delay", "auto", "--calibration-images", "80")
+    assert code == 0
+    assert "readout after" in out
+    code, _, err = transpike(*few, "--readout-delay", "soon")
+    assert code == 1
+    assert "--readout-delay takes a number of steps or auto, not 'soon'" in err
+
+
+def test_early_exit(transpike, networks) -> None:
+    few = ("evaluate-early", "snn.safetensors", "-T", "4", "--images", "60", "--confidence")
+    code, out, err = transpike(*few, "auto", "--calibration-images", "80")
+    assert code == 0
+    assert "chosen on 80 held-back training images" in out
+    assert "80 images say little" in err
+    assert "early exit, 60 images" in out
+    assert "mean pipeline" in out
+    code, out, _ = transpike(*few, "0")
+    assert code == 0
+    counts = [line.split() for line in out.splitlines() if line.split()[:1] in (["1"], ["2"], ["3"], ["4"])]
+    assert counts == [["1", "60"], ["2", "0"], ["3", "0"], ["4", "0"]]  # at confidence 0 all stop after one step
+    code, out, _ = transpike(*few, "0.5", "--schedule", "cos")
+    assert code == 0
+    assert "cannot stream" in out
+    for word, message in (
+        ("surely", "a confidence in [0, 1] or auto, not 'surely'"),
+        ("1.5", "a probability in [0, 1], got 1.5"),
+    ):
+        code, _, err = transpike(*few, word)
+        assert code == 1
+        assert message in err
+
+
+def test_schedules_side_by_side(transpike, networks, tmp_path: Path) -> None:
+    few = ("compare", "schedules", "snn.safetensors", "-T", "2", "--images", "40", "-o", "cmp", "--schedules")
+    longer = ("--long-steps", "5", "--long-images", "20")
+    code, out, err = transpike(*few, "plain,cos:iterations=2,accumulate", *longer)
+    assert (code, err) == (0, "")
+    assert "[58]" in out  # two iterations of 4 steps at 7 sites, and T = 2
+    assert (tmp_path / "cmp" / "latency.png").read_bytes().startswith(b"\x89PNG")
+    labels = {"plain", "cos:iterations=2", "accumulate"}
+    assert set(json.loads((tmp_path / "cmp" / "comparison.json").read_text())) == labels
+    assert "40 images" in out
+    assert "20 images" in out
+    long = json.loads((tmp_path / "cmp" / "comparison-long.json").read_text())
+    assert [len(report["rows"]) for report in long.values()] == [5, 5, 5]
+    code, out, err = transpike(*few, "plain,foo")
+    assert code == 1
+    assert "schedule names 'foo'" in err
+    assert "evaluating" not in out
 
 
 def test_run_list(transpike) -> None:

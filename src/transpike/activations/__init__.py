@@ -1,5 +1,7 @@
 """Activations that a network is trained with, so that it converts well. One file per paper."""
 
+from collections.abc import Callable, Mapping
+
 from transpike.activations.contract import ActivationSettings, ThetaPercentile, TrainedActivation
 from transpike.activations.rate_norm import RateNorm, RateNormActivation
 from transpike.activations.slip import (
@@ -14,7 +16,18 @@ from transpike.activations.slip import (
     ThresholdReLU,
 )
 
+ACTIVATIONS: Mapping[str, Callable[..., ActivationSettings]] = {
+    "slip": SlipReLU,
+    "qcfs": QCFS,
+    "qcf": QCF,
+    "threshold-relu": ThresholdReLU,
+    "shift-threshold-relu": ShiftThresholdReLU,
+    "rate-norm": RateNorm,
+}
+"""Settings of activations by the name they have on the command line."""
+
 __all__ = [
+    "ACTIVATIONS",
     "QCF",
     "QCFS",
     "ActivationSettings",

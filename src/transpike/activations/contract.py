@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transpike.serialization.words import in_words
+
 THETA_FLOOR = 2.0**-10
 """The smallest threshold the forward pass uses, whatever the optimiser did to the parameter."""
 
@@ -49,6 +51,11 @@ class ActivationSettings(ABC):
 
     theta_init: float | ThetaPercentile
     decay_theta: bool
+
+    def __str__(self) -> str:
+        from transpike.activations import ACTIVATIONS  # the table knows this module
+
+        return in_words(self, ACTIVATIONS)
 
     @abstractmethod
     def build(self) -> TrainedActivation:

@@ -151,7 +151,7 @@ def bench(
         tuple(timings),
         len(stages),
         sum(not stage.events for stage in stages.values()),
-        repr(schedule),
+        str(schedule),
         torch.get_num_threads(),
         native.module().instruction_set(),
         torch.__version__,

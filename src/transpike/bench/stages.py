@@ -135,7 +135,7 @@ def cost_stages(
     )
     compiled = native.module()
     numbers = (compiled.threads(), compiled.instruction_set())
-    return StageCosts(gate, batch, steps, repr(schedule), *numbers, peaks, (*costs, last))
+    return StageCosts(gate, batch, steps, str(schedule), *numbers, peaks, (*costs, last))
 
 
 def count_spikes(snn: SpikingNetwork, inputs: Tensor, steps: int, schedule: Schedule) -> dict[str, Tensor]:

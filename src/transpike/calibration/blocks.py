@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection
 from typing import Any, cast
 
 import torch
-from rich.progress import Progress
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from transpike.calibration.progress import ProgressBar
 from transpike.calibration.sweep import CalibrationData, batches_of, checked_inputs, no_data, run_batch
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Plan
@@ -90,8 +90,7 @@ def visit_blocks(
     entry: fx.Node | None = None
     source: Any = inputs
     spiking: Any = inputs
-    with Progress(transient=True, disable=not progress) as bar:
-        task = bar.add_task("calibrating blocks", total=len(blocks))
+    with ProgressBar("calibrating blocks", len(blocks), progress) as bar:
         for nodes in blocks:
             own = [str(node.target) for node in nodes if node.op == "call_module"]
             layers = [
@@ -109,7 +108,7 @@ def visit_blocks(
             with torch.no_grad():
                 sent = emitted(nodes[-1].name) if emitted and block.end is not None else block.quantised(*spiking)
             source, spiking, entry = (target,), (sent,), nodes[-1]
-            bar.advance(task)
+            bar.advance()
 
 
 def _constants(network: fx.GraphModule, plan: Plan, inputs: tuple[Tensor, ...]) -> dict[fx.Node, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor, fx
 
+from transpike.calibration.progress import ProgressBar
 from transpike.calibration.sweep import CalibrationData, batches_of, checked_inputs, no_data, run_batch
 from transpike.errors import CalibrationError
 from transpike.graph.normalize import modules_of
@@ -62,8 +62,7 @@ def visit_stages(
     inner = _inner_sites(network, plan)
     lowered = lower(network, plan, neuron, schedule, KernelPreference.AUTO, 0)
     (length,) = timing(network, schedule, steps).pass_lengths
-    with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
-        task = bar.add_task("calibrating stages", total=len(plan.sites))
+    with torch.no_grad(), ProgressBar("calibrating stages", len(plan.sites), progress) as bar:
         statics = [run_batch(lowered.prologue, batch, index) for index, batch in enumerate(batches)]
         source = _walk(network, batches, _is_site)
         arguments = [
@@ -79,7 +78,7 @@ def visit_stages(
             update(_stage(runner, pre, calls, runner.name not in inner))
             after = spiking.send([runner(*args) for args in calls])
             before = source.send([site(z) for z in pre])
-            bar.advance(task)
+            bar.advance()
 
 
 def _inner_sites(network: fx.GraphModule, plan: Plan) -> set[str]:

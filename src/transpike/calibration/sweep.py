@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from rich.progress import Progress
 from torch import Tensor, fx
 
+from transpike.calibration.progress import ProgressBar
 from transpike.errors import CalibrationError, InputError
 from transpike.graph.example_run import check_inputs, first_line
 from transpike.graph.site import Site
@@ -99,13 +99,13 @@ def sweep(network: fx.GraphModule, data: CalibrationData, take: Any, *, progress
 
     runner = NodeVisitor(network, on_site=at_site)
     samples = 0
-    with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
-        task = bar.add_task("calibrating", total=len(data) if isinstance(data, list | tuple) else None)
+    total = len(data) if isinstance(data, list | tuple) else None
+    with torch.no_grad(), ProgressBar("calibrating", total, progress) as bar:
         for index, batch in enumerate(batches_of(data)):
             inputs = checked_inputs(network, batch, index)
             samples += inputs[0].shape[0]
             run_batch(runner.run, inputs, index)
-            bar.advance(task)
+            bar.advance()
     if not samples:
         raise no_data()
     return samples

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from transpike.network.spiking import SpikingNetwork
 
 from transpike.cli.main import app
-from transpike.cli.options import DataName, Factory, OwnIterations, OwnProbeSteps, OwnWaiting, Root, ScheduleName
-from transpike.cli.output import out
+from transpike.cli.options import DataName, Factory, Folder, ProbeSteps, Root, ScheduleName
+from transpike.cli.output import note, out, say
 
 
 @app.command()
@@ -25,11 +25,9 @@ def bench(
     dataset: DataName = None,
     data: Root = None,
     batches: Annotated[str, typer.Option(help="Batch sizes, comma-separated.")] = "1,16,100",
-    steps: Annotated[str, typer.Option("--steps", "-T", help="Numbers of time-steps, comma-separated.")] = "1,4,8",
+    steps: Annotated[str, typer.Option("--steps", "-T", help="Values of T, comma-separated.")] = "1,4,8",
     schedule: ScheduleName = None,
-    probe_steps: OwnProbeSteps = None,
-    iterations: OwnIterations = None,
-    waiting: OwnWaiting = None,
+    probe_steps: ProbeSteps = None,
     repeats: Annotated[int, typer.Option(help="Calls per row; the fastest counts.")] = 9,
     compile_ann: Annotated[bool, typer.Option("--compile", help="Also time the ANN under torch.compile.")] = False,
     tune: Annotated[
@@ -39,7 +37,7 @@ def bench(
         bool, typer.Option("--stages", help="Also time every stage, at the largest batch and number of steps.")
     ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Also time single layers by firing rate and by T.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for JSON and the picture.")] = None,
+    output: Folder = None,
     factory: Factory = None,
 ) -> None:
     """Time a converted network against its ANN on this CPU: ratios, behind a check of the answers.
@@ -55,15 +53,15 @@ def bench(
     """
     from transpike.bench import bench as run_bench
     from transpike.bench import cost_stages, sweep
-    from transpike.cli.resolve import schedule_for
-    from transpike.report.bench import bench_table, plot_sweep, stages_table, sweep_table
+    from transpike.cli.words import parse_numbers, schedule_for
+    from transpike.report.bench import bench_table, bench_warning, plot_sweep, stages_table, sweep_table
     from transpike.serialization.json_records import write_json
 
     record = {}
     if file is not None:
-        numbers, counts = ([int(part) for part in text.split(",")] for text in (batches, steps))
+        numbers, counts = parse_numbers(batches, "--batches"), parse_numbers(steps, "--steps")
         snn, images = _network_and_images(file, dataset, data, max(numbers), factory)
-        chosen = schedule_for(snn, schedule, probe_steps, iterations, waiting)
+        chosen = schedule_for(snn, schedule, probe_steps)
         report = run_bench(
             snn,
             images,
@@ -75,9 +73,11 @@ def bench(
             tune=tune,
         )
         out.print(bench_table(report))
+        if warning := bench_warning(report):
+            note(warning)
         if tune:
             dense = [name for name, stage in snn.engine.report(chosen).items() if not stage.events]
-            out.print(f"computed by torch operators: {', '.join(dense) or 'no stage'}")
+            say(f"computed by torch operators: {', '.join(dense) or 'no stage'}")
         record["network"] = {"file": Path(file).name, **report.to_json()}
         if stages:
             costs = cost_stages(snn, images, steps=max(counts), schedule=chosen, repeats=repeats)
@@ -92,7 +92,7 @@ def bench(
             plot_sweep(found, output / "layers.png")
     if output is not None:
         write_json(output / "bench.json", record)
-        out.print(f"written: {output}/")
+        say(f"written: {output}/")
 
 
 def _network_and_images(
@@ -100,10 +100,9 @@ def _network_and_images(
 ) -> tuple[SpikingNetwork, Tensor]:
     import torch
 
-    from transpike.cli.resolve import dataset_for, resolve_converted
-    from transpike.data import load_data
-    from transpike.serialization.model_info import model_info
+    from transpike.cli.find_model import find_converted
+    from transpike.cli.work import data_for
 
-    snn = resolve_converted(file, factory)
-    found = load_data(dataset_for(snn.network, dataset), data, like=model_info(snn.network).inputs)
+    snn = find_converted(file, factory)
+    _, found = data_for(snn, dataset, data)
     return snn, torch.stack([found.test[index][0] for index in range(images)])

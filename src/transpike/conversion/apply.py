@@ -47,6 +47,7 @@ def apply_conversion(snn: SpikingNetwork, data: CalibrationData | None, *, progr
         raise CalibrationError(
             f"{threshold} fits no site: all thresholds were trained with the network",
             fix="leave the threshold rule out, or convert the network it was tailored from",
+            shell_fix="leave --threshold out, or convert the network it was trained from",
         )
     with_data = [part for part in (threshold, *corrections) if part is not None]
     if with_data and data is None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from transpike.conversion.methods import METHODS
-from transpike.errors import ConfigError
+from transpike.errors import ConfigError, known_words
 from transpike.neurons import NEURONS
 from transpike.rules import CORRECTIONS, POTENTIAL_RULES, THRESHOLD_RULES, Conversion, PerChannel, PerLayer, PerNeuron
 from transpike.schedules import SCHEDULES
 
 GRANULARITIES = {"layer": PerLayer, "channel": PerChannel, "neuron": PerNeuron}
-_TABLES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+TABLES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "threshold": THRESHOLD_RULES,
     "potential": POTENTIAL_RULES,
     "corrections": CORRECTIONS,
@@ -43,9 +43,11 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
     """
     if "method" in words:
         return _by_method(words, where)
-    unknown = [key for key in words if key not in _TABLES]
+    unknown = [key for key in words if key not in TABLES]
     if unknown:
-        raise ConfigError(f"there is no {unknown[0]!r}", where=where, fix=f"known: method, steps, {', '.join(_TABLES)}")
+        raise ConfigError(
+            f"there is no {unknown[0]!r}", where=where, fix=known_words(unknown[0], ["method", "steps", *TABLES])
+        )
     made: dict[str, Any] = {}
     for kind, value in words.items():
         if kind == "corrections":
@@ -71,13 +73,13 @@ def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversio
         ConfigError: see `read_conversion`.
     """
     settings: dict[str, Any] = {"name": words} if isinstance(words, str) else dict(words)
-    name, table = str(settings.pop("name", None)), _TABLES[kind]
+    name, table = str(settings.pop("name", None)), TABLES[kind]
     if name not in table:
-        raise ConfigError(f"{kind} names {name!r}", where=where, fix=f"known: {', '.join(table)}")
+        raise ConfigError(f"{kind} names {name!r}", where=where, fix=known_words(name, table))
     if "per" in settings:
         per = settings.pop("per")
         if per not in GRANULARITIES:
-            raise ConfigError(f"per names {per!r}", where=where, fix=f"known: {', '.join(GRANULARITIES)}")
+            raise ConfigError(f"per names {per!r}", where=where, fix=known_words(str(per), GRANULARITIES))
         settings["granularity"] = GRANULARITIES[per]()
     known = signature(table[name]).parameters
     strange = [key for key in settings if key not in known]
@@ -87,11 +89,17 @@ def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversio
         raise ConfigError(f"{name} has no {strange_name!r}", where=where, fix=f"it takes: {wanted or 'nothing'}")
     missing = [key for key, entry in known.items() if entry.default is entry.empty and key not in settings]
     if missing:
-        raise ConfigError(f"{name} needs {', '.join(missing)}", where=where, fix=f"give {missing[0]}")
+        shell = "pass --steps" if missing[0] == "steps" else f"write {name}:{missing[0]}=VALUE"
+        raise ConfigError(f"{name} needs {', '.join(missing)}", where=where, fix=f"give {missing[0]}", shell_fix=shell)
     try:
         return table[name](**settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name} refuses its settings: {error}", where=where) from error
+
+
+def takes(kind: str, name: str, setting: str) -> bool:
+    """Whether a part has a setting; False for unknown names."""
+    return name in TABLES[kind] and setting in signature(TABLES[kind][name]).parameters
 
 
 def read_conversion_file(path: Path) -> Conversion:
@@ -114,10 +122,13 @@ def _by_method(words: Mapping[str, Any], where: str) -> Conversion:
             f"a method sets everything, but {strange[0]!r} is there, too", where=where, fix="leave it out"
         )
     if words["method"] not in METHODS:
-        raise ConfigError(f"method names {words['method']!r}", where=where, fix=f"known: {', '.join(METHODS)}")
+        name = str(words["method"])
+        raise ConfigError(f"method names {name!r}", where=where, fix=known_words(name, METHODS))
     try:
         return METHODS[words["method"]](words["steps"])
     except KeyError as error:
-        raise ConfigError("a method needs steps", where=where, fix="give steps, the T to convert for") from error
+        raise ConfigError(
+            "a method needs steps", where=where, fix="give steps, the T to convert for", shell_fix="pass --steps"
+        ) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"steps is refused: {error}", where=where) from error

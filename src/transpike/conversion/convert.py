@@ -79,7 +79,7 @@ def _refuse_ceilings(network: fx.GraphModule, plan: Plan, neuron: Neuron) -> Non
         return
     sites = [(site, network.get_submodule(site.name)) for site in plan.sites]
     reason = f"its activation stops at theta, but {neuron} sends up to {neuron.most_events} theta per step"
-    fix = "convert with IF or SignedIF, or train the network with plain ReLU"
+    fix = "convert with the neuron IF (--neuron if) or SignedIF (--neuron signed), or train the network with plain ReLU"
     found = [
         UnsupportedOperator(site.name, site.operator, site.source, reason, fix)
         for site, module in sites

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from transpike.errors import UnsupportedOperator, VerificationError
+from transpike.errors import UnsupportedOperator, VerificationError, unsupported_lines
 from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs
 from transpike.graph.normalize import ActivationCall
@@ -39,23 +39,33 @@ class Inspection:
         """Whether `convert` would succeed."""
         return not self.unsupported
 
+    @property
+    def title(self) -> str:
+        """The verdict in one line."""
+        sites, count = len(self.plan.sites), len(self.unsupported)
+        if self.convertible:
+            neurons = sum(site.neurons for site in self.plan.sites)
+            return f"{self.model}: converts, {sites} sites, {neurons:,} neurons, {len(self.folded)} BatchNorm folded"
+        convertible = f", {sites} activations would become neurons" if sites else ""
+        return f"{self.model}: does not convert: {count} operator{'s' if count != 1 else ''}{convertible}"
+
+    def notes(self, *, shell: bool = False) -> list[str]:
+        """What is to be said besides the sites: max-pooling, what stays analogue, and what is in the way and why.
+
+        Args:
+            shell: say what to do in the words of the command line.
+        """
+        pools = [f"max-pooling as temporal operator: {', '.join(self.plan.pools)}"] if self.plan.pools else []
+        analogue = [f"kept analogue: {', '.join(self.plan.analogue)}"] if self.plan.analogue else []
+        return pools + analogue + [f"  - {lines}" for lines in unsupported_lines(self.unsupported, shell=shell)]
+
     def __str__(self) -> str:
-        lines = [
-            f"{self.model}: {'converts' if self.convertible else 'does not convert'}, {len(self.plan.sites)} sites, "
-            f"{sum(site.neurons for site in self.plan.sites):,} neurons, {len(self.folded)} BatchNorm folded"
-        ]
+        lines = [self.title]
         for site in self.plan.sites:
             shape = "x".join(str(size) for size in site.shape)
             drive = "constant drive" if site.constant_drive else "spikes"
             lines.append(f"  {site.name:<30} {shape:<14} {drive:<15} {site.operator:<32} {site.source}")
-        if self.plan.pools:
-            lines.append(f"max-pooling as temporal operator: {', '.join(self.plan.pools)}")
-        if self.plan.analogue:
-            lines.append(f"kept analogue: {', '.join(self.plan.analogue)}")
-        if self.unsupported:
-            lines.append("unsupported:")
-            lines += [f"  - {obstacle}" for obstacle in self.unsupported]
-        return "\n".join(lines)
+        return "\n".join(lines + self.notes())
 
 
 def inspect(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from transpike.errors import known_words
 from transpike.neurons import IF, Burst, EventKind, Reset, SignedIF
 from transpike.rules import (
     AnswerThresholds,
@@ -213,5 +214,5 @@ def find_methods(names: str) -> list[Method]:
     wanted = [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in METHODS]
     if unknown:
-        raise ValueError(f"there is no method {unknown[0]!r}; known: {', '.join(METHODS)}")
+        raise ValueError(f"there is no method {unknown[0]!r}; {known_words(unknown[0], METHODS)}")
     return [METHODS[name] for name in wanted]

@@ -10,7 +10,7 @@ from transpike.data.cifar import Preparation, cifar10, cifar100
 from transpike.data.contract import Data, augmented_views, fixed_test_indices, loader, random_subset, test_images
 from transpike.data.digits import digits
 from transpike.data.folders import image_folder, imagenet
-from transpike.errors import DataError
+from transpike.errors import DataError, known_words
 from transpike.serialization.model_info import InputSpec
 
 __all__ = [
@@ -64,14 +64,15 @@ def load_data(
         DataError: unknown name, or the files are not there.
     """
     if name not in DATA:
-        raise DataError(f"there is no data set {name!r}", fix=f"known: {', '.join(sorted(DATA))}")
+        raise DataError(f"there is no data set {name!r}", fix=known_words(name, DATA))
     if name == "digits":
         return digits(seed=seed)
     folder = root or (Path(os.environ[ROOT_VARIABLE]) if os.environ.get(ROOT_VARIABLE) else None)
     if folder is None:
         raise DataError(
             f"the folder with {name} is not known",
-            fix=f"pass --data FOLDER, or set {ROOT_VARIABLE} to the folder that {name} is in",
+            fix=f"pass root=FOLDER, or set {ROOT_VARIABLE} to the folder that {name} is in",
+            shell_fix=f"pass --data FOLDER, or set {ROOT_VARIABLE} to the folder that {name} is in",
         )
     settings = {"preparation": preparation} if name.startswith("cifar") else {}
     return DATA[name](folder, seed=seed, like=like, **settings)

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import track
 from torch import Tensor
 
+from transpike.calibration.progress import track
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, DataError, InputError
 from transpike.graph.walk import argument_count, reference_tensor
@@ -308,7 +308,7 @@ def evaluate_early(
         full_top1=100.0 * float(hit[-1].mean()),
         full_pipeline_steps=int(latency[-1]),
         rows=tuple(rows),
-        schedule=repr(schedule),
+        schedule=str(schedule),
         stops=schedule.streamable,
     )
 
@@ -342,7 +342,7 @@ def _runs(
         raise ValueError(f"the rows of {schedule} depend on T, so it has no answers before T")
     reference, arguments = reference_tensor(snn), argument_count(snn.network)
     seen = 0
-    for batch in track(batches, "running", transient=True, disable=not progress):
+    for batch in track(batches, "running", progress):
         inputs = [tensor.to(reference.device, reference.dtype) for tensor in inputs_of(batch, arguments)]
         given = [coding.encode(tensor, seed=seen + index * _SEEDS) for index, tensor in enumerate(inputs)]
         with torch.no_grad():

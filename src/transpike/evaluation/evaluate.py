@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from transpike.calibration.progress import ProgressBar
 from transpike.errors import DataError, InputError
 from transpike.evaluation.delayed_readout import delayed_readout
 from transpike.evaluation.report import Report, Row, SiteActivity
@@ -136,12 +136,10 @@ def rows_for(steps: int, schedule: Schedule, at: Sequence[int] | None = None) ->
 def _count(counter: _Counter, batches: Iterable[Any], cache: Path | None, key: str, progress: bool) -> _Progress:
     """Adds every batch that is not counted yet, and saves the counts now and then."""
     state = counter.state
-    columns = (TextColumn("evaluating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     size = len(batches) if isinstance(batches, Sized) else None
     saved = time.monotonic()
     data, seen = "", 0
-    with torch.no_grad(), Progress(*columns, transient=True, disable=not progress) as bar:
-        task = bar.add_task("", total=size)
+    with torch.no_grad(), ProgressBar("evaluating", size, progress) as bar:
         for index, batch in enumerate(batches):
             images, labels = _pair(batch, index)
             data, seen = digest_next(data, (images, labels)) if cache is not None else "", index + 1
@@ -153,7 +151,7 @@ def _count(counter: _Counter, batches: Iterable[Any], cache: Path | None, key: s
                 if cache is not None and time.monotonic() - saved > _SAVE_EVERY:
                     write_cache(cache, key, {"unfinished": asdict(state)})
                     saved = time.monotonic()
-            bar.advance(task)
+            bar.advance()
     if seen == 0:
         raise DataError("there is nothing to evaluate: the batches are empty", fix="a used-up iterator gives none")
     if seen < state.batches:
@@ -288,7 +286,7 @@ def _report(
         rows=found,
         sites=sites,
         seconds=counted.seconds,
-        schedule=repr(schedule),
+        schedule=str(schedule),
         dtype=str(reference.dtype).removeprefix("torch."),
         device=str(reference.device),
         readout_delay=readout_delay,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -140,6 +141,7 @@ def compare_schedules(
     schedules: Mapping[str, Schedule],
     tests: Sequence[TestSet],
     *,
+    at: Mapping[str, Sequence[int]] = MappingProxyType({}),
     dataset: str = "",
     folder: Path | None = None,
     device: torch.device | str | None = None,
@@ -152,6 +154,7 @@ def compare_schedules(
         snn: the converted network.
         schedules: by label.
         tests: images, and the numbers of steps that they are for.
+        at: numbers of steps of some labels, in place of those of the test sets.
         dataset: name of the data set, for the record.
         folder: for ``result.json``, the record, and ``cache``; what is finished is not run again.
         device: where to evaluate; None is where the network is.
@@ -163,7 +166,7 @@ def compare_schedules(
     """
     bench = Runner([], lambda word: tests[int(word)].batches, folder, device, progress=progress, say=say)
     wanted = [
-        RecipeRow(label, _NETWORK, (Run(snn.conversion, test.at, schedule),), images=str(number))
+        RecipeRow(label, _NETWORK, (Run(snn.conversion, tuple(at.get(label, test.at)), schedule),), images=str(number))
         for label, schedule in schedules.items()
         for number, test in enumerate(tests)
     ]

@@ -23,6 +23,8 @@ from transpike.graph.parametrizations import bake_parametrizations, refuse_hooke
 from transpike.graph.program import Program, program_of
 
 _FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
+_TOOLS = re.compile(r"\s*#\s*(type:|noqa|pragma|pyright).*$")
+"""What linters read, and nobody else."""
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
 
 
@@ -197,7 +199,7 @@ def source_of(node: fx.Node) -> str:
 def _innermost(frames: list[tuple[str, int]]) -> str:
     for file, line in reversed(frames):
         if not file.startswith(_FOREIGN):
-            code = linecache.getline(file, line).strip()
+            code = _TOOLS.sub("", linecache.getline(file, line).strip())
             file = file.split("site-packages" + os.sep)[-1].removeprefix(str(Path.cwd()) + os.sep)
             return f"{file}:{line}: {code}" if code else f"{file}:{line}"
     return ""

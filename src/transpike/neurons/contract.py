@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from transpike.kernels import KernelPreference
+from transpike.serialization.words import in_words
 
 
 class EventKind(Enum):
@@ -40,6 +41,11 @@ class Neuron(ABC):
     """
 
     events: ClassVar[EventKind]
+
+    def __str__(self) -> str:
+        from transpike.neurons import NEURONS  # the table knows this module
+
+        return in_words(self, NEURONS)
 
     @property
     def most_events(self) -> int:

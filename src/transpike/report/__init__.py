@@ -11,8 +11,11 @@ from transpike.report.offset_tables import (
 )
 from transpike.report.plots import plot_accuracy, plot_latency
 from transpike.report.tables import (
+    LATENCY_CAPTION,
     comparison_table,
     inspection_table,
+    models_table,
+    recipes_table,
     report_table,
     schedules_table,
     sites_table,
@@ -20,6 +23,7 @@ from transpike.report.tables import (
 )
 
 __all__ = [
+    "LATENCY_CAPTION",
     "cases_table",
     "choice_table",
     "comparison_table",
@@ -27,6 +31,7 @@ __all__ = [
     "influence_table",
     "inspection_table",
     "methods_table",
+    "models_table",
     "offsets_table",
     "plot_accuracy",
     "plot_cases",
@@ -34,6 +39,7 @@ __all__ = [
     "plot_influence",
     "plot_latency",
     "plot_offsets",
+    "recipes_table",
     "report_table",
     "running_table",
     "schedules_table",

@@ -30,6 +30,19 @@ def bench_table(report: BenchReport) -> Table:
     return table
 
 
+def bench_warning(report: BenchReport) -> str:
+    """Why the times mean little, if they contradict each other: a batch that took longer than a larger one."""
+    for earlier in report.timings:
+        for later in report.timings:
+            same = (earlier.what, earlier.steps) == (later.what, later.steps)
+            if same and earlier.batch < later.batch and earlier.milliseconds > 1.1 * later.milliseconds:
+                return (
+                    f"{earlier.what} took longer for batch {earlier.batch} than for batch {later.batch}: the machine "
+                    "is loaded, or threads wait for each other (set OMP_NUM_THREADS); these ratios mean little"
+                )
+    return ""
+
+
 def stages_table(costs: StageCosts) -> Table:
     """Time of every stage, of its ANN operators, its work, and its share of the limit."""
     title = (

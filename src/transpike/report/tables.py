@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from transpike.conversion.inspect import Inspection
 from transpike.evaluation.report import Report
-from transpike.report.layout import plain_table
+from transpike.report.layout import plain_table, text_table
 from transpike.training import Epoch
+from transpike.zoo import ZOO
+
+LATENCY_CAPTION = (
+    "steps to the answer: T averaged; claimed: as the schedule's paper counts; pipeline: from the first input, all "
+    "layers stepping at once; interval: between two images"
+)
+"""What the columns of latency mean."""
 
 
 def interesting_steps(report: Report) -> list[int]:
@@ -90,12 +96,26 @@ def training_table(history: Sequence[Epoch]) -> Table:
 
 def inspection_table(inspection: Inspection) -> Table:
     """The sites that a conversion would make."""
-    neurons = sum(site.neurons for site in inspection.plan.sites)
-    title = f"{inspection.model}: {len(inspection.plan.sites)} sites, {neurons:,} neurons"
-    table = Table(title=title, box=box.SIMPLE, title_justify="left")
-    for column in ("site", "population", "drive", "operator", "source"):
-        table.add_column(column, overflow="fold")
+    table = text_table(inspection.title, "site", "population", "drive", "operator")
+    table.add_column("source", no_wrap=True, overflow="ellipsis")
     for site in inspection.plan.sites:
         shape = "x".join(str(size) for size in site.shape)
-        table.add_row(site.name, shape, "constant" if site.constant_drive else "spikes", site.operator, site.source)
+        drive = "constant" if site.constant_drive else "spikes"
+        table.add_row(site.name, shape, drive, site.operator, escape(site.source))
+    return table
+
+
+def models_table() -> Table:
+    """The built-in networks."""
+    table = text_table("built-in networks", "name", "input", "data", "about")
+    for name, entry in ZOO.items():
+        table.add_row(name, "x".join(map(str, entry.inputs.shape)), entry.inputs.dataset, entry.about)
+    return table
+
+
+def recipes_table(about: Mapping[str, str]) -> Table:
+    """Recipes by name."""
+    table = text_table("recipes", "recipe", "about")
+    for name, line in about.items():
+        table.add_row(name, escape(line))
     return table

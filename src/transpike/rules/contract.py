@@ -13,6 +13,7 @@ from transpike.errors import CalibrationError
 from transpike.graph.site import Site
 from transpike.neurons import Neuron
 from transpike.schedules import Schedule
+from transpike.serialization.words import in_words
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Statistic(ABC):
 
 class Part:
     """Anything that `convert` composes into a conversion. Parts are frozen records."""
+
+    def __str__(self) -> str:
+        from transpike import rules  # its tables know this module
+
+        return in_words(self, {**rules.THRESHOLD_RULES, **rules.POTENTIAL_RULES, **rules.CORRECTIONS})
 
 
 class ThresholdRule(Part, ABC):
@@ -264,7 +270,9 @@ def rows_of(granularity: Granularity, z: Tensor, site: str) -> Tensor:
     """
     if z.dim() < 2 and isinstance(granularity, PerChannel):
         raise CalibrationError(
-            f"site {site!r} has shape {tuple(z.shape)} and no channels", fix="use PerLayer() thresholds"
+            f"site {site!r} has shape {tuple(z.shape)} and no channels",
+            fix="use PerLayer() thresholds",
+            shell_fix="pass --per layer",
         )
     return granularity.rows(z)
 

@@ -69,6 +69,14 @@ class Conversion:
         rest = tuple(part for part in parts if part is not threshold and part is not potential)
         return cls(threshold, potential, rest, neuron or IF(), schedule or Plain())  # type: ignore[arg-type]
 
+    def __str__(self) -> str:
+        corrections = ", ".join(str(part) for part in self.corrections)
+        return (
+            f"threshold {self.threshold or 'as trained'}; potential {self.potential or 'as trained, else half'}; "
+            + (f"corrections {corrections}; " if corrections else "")
+            + f"neuron {self.neuron}; schedule {self.schedule}"
+        )
+
     @property
     def parts(self) -> tuple[Part, ...]:
         """Threshold rule, potential rule and corrections, those that there are."""

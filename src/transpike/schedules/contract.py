@@ -15,6 +15,7 @@ from torch import Tensor
 
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron, SiteParameters
+from transpike.serialization.words import in_words
 
 Memory = tuple[Tensor, ...]
 """What a site keeps: its state between chunks of one pass, or what an earlier pass found out."""
@@ -63,6 +64,11 @@ class Schedule(ABC):
     streamable: ClassVar[bool]
     prefix_consistent: ClassVar[bool]
     passes: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        from transpike.schedules import SCHEDULES  # the table knows this module
+
+        return in_words(self, SCHEDULES)
 
     def lag(self, site: str) -> int:
         """How many steps of drive the site takes before its first emission counts (0: none)."""

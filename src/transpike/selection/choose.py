@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 
 from transpike.calibration import CalibrationData
+from transpike.calibration.progress import ProgressBar
 from transpike.calibration.sweep import batches_of, checked_inputs
 from transpike.conversion.convert import convert, restore
 from transpike.conversion.methods import METHODS, Method
@@ -178,11 +178,9 @@ def choose(
     trials: list[Trial] = []
     hits: dict[str, Tensor] = {}
     refused: list[Refusal] = []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with torch.no_grad(), Progress(*columns, transient=True, disable=not progress) as bar:
-        task = bar.add_task("methods", total=len(methods))
+    with torch.no_grad(), ProgressBar("methods", len(methods), progress) as bar:
         for method in methods:
-            bar.update(task, description=method.name)
+            bar.rename(method.name)
             try:
                 tuned_for, steps = _fit(frame, method, budget, latency, events)
                 began = time.perf_counter()
@@ -194,7 +192,7 @@ def choose(
                 trials.append(Trial(method.name, tuned_for, *found))
             except (TranspikeError, ValueError) as problem:
                 refused.append(Refusal(method.name, reason(problem)))
-            bar.advance(task)
+            bar.advance()
         if not trials:
             reasons = "; ".join(f"{refusal.method}: {refusal.reason}" for refusal in refused)
             raise CalibrationError(
@@ -203,7 +201,7 @@ def choose(
         ranking = _rank(trials, hits)
         best = ranking[0]
         method = next(method for method in methods if method.name == best.method)
-        bar.update(task, description=f"{method.name} with all images")
+        bar.rename(f"{method.name} with all images")
         everything = tuple(torch.cat(pair) for pair in zip(chosen, judges, strict=True))
         network = converted(method, best.tuned_for, everything)
     images = (chosen[0].shape[0], judges[0].shape[0])

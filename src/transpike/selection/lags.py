@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 
+from transpike.calibration.progress import ProgressBar
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, InputError
 from transpike.graph.walk import argument_count, reference_tensor
@@ -139,7 +139,7 @@ def search_lags(
             where="batches",
             fix="pass a tensor or batches of training images; a used-up iterator gives none",
         )
-    with torch.no_grad(), Progress(transient=True, disable=not progress) as bar:
+    with torch.no_grad(), ProgressBar(f"lags for {budget} steps", evaluations, progress) as bar:
         chosen, held = _split(pieces, min(_CHOOSE, (images + 1) // 2))
         choosing, confirming = _Judge(snn, chosen, budget), _Judge(snn, held, budget)
         search = _Search(choosing, max_lag, evaluations, bar)
@@ -228,14 +228,13 @@ class _Judge:
 class _Search:
     """Runs candidates on the images that choose, as many as allowed."""
 
-    def __init__(self, judge: _Judge, max_lag: int, evaluations: int, bar: Progress) -> None:
+    def __init__(self, judge: _Judge, max_lag: int, evaluations: int, bar: ProgressBar) -> None:
         self.judge = judge
         self.screen = _Judge(judge.snn, _split(judge.pieces, -(-judge.images // _SCREEN))[0], judge.budget)
         self.sites = judge.snn.sites
         self.max_lag = min(max_lag, judge.budget - 1)
         self.evaluations = evaluations
         self.bar = bar
-        self.task = bar.add_task(f"lags for {judge.budget} steps", total=evaluations)
         self.trail: list[Trial] = []
 
     def run(self) -> Trial:
@@ -302,7 +301,7 @@ class _Search:
     def _try(self, judge: _Judge, schedule: Schedule) -> Trial:
         trial = Trial(schedule, judge.steps(schedule), judge.images, judge.score(schedule)[1])
         self.trail.append(trial)
-        self.bar.advance(self.task)
+        self.bar.advance()
         return trial
 
 

@@ -55,6 +55,7 @@ def read_container(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "this safetensors file was not written by transpike",
             where=str(path),
             fix="load its weights into your model yourself, then call tp.convert",
+            shell_fix=f"if it is a state_dict, name its model: MODEL --weights {path.name}",
         )
     if _digest(tensors, metadata[_KEY]) != metadata.get("sha256"):
         raise CheckpointError("the file was changed after it was written", where=str(path), fix=_FIX)

@@ -228,8 +228,8 @@ def _base_model(contents: Contents, model: ModelFactory | None, path: Path) -> n
         raise CheckpointError(
             "the network is not a built-in one",
             where=str(path),
-            fix="pass the model it was made from: tp.load(path, model=MyModel) or model=MyModel(); on the command line "
-            "--model package.module:factory",
+            fix="pass the model it was made from: tp.load(path, model=MyModel) or model=MyModel()",
+            shell_fix="pass the model it was made from: --model package.module:factory or --model file.py:factory",
         )
     try:
         return zoo.build(source.name, **source.options)

@@ -25,7 +25,7 @@ from transpike.testing import TOPOLOGIES, record, set_dyadic_thresholds
 from transpike.zoo import WEIGHTS_VARIABLE
 
 _NEEDED = ("torch", "torchvision", "lightning", "numpy")
-_OPTIONAL = ("spikingjelly", "nir", "ray", "onnxruntime", "timm")
+_OPTIONAL = ("spikingjelly", "onnxruntime", "timm")
 _DATA_SETS = {
     "cifar10": ("cifar-10-batches-py",),
     "cifar100": ("cifar-100-python",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from transpike.calibration.progress import ProgressBar
 from transpike.errors import CheckpointError, TrainingError
 from transpike.serialization.container import pack, read_container, unpack, write_container
 from transpike.training.fit import Epoch, parameter_groups
@@ -108,6 +110,17 @@ class _Classifier(LightningModule):  # type: ignore[misc]
         self.history = [list(row) for row in stored["history"]]
 
 
+class _Lines(Callback):  # type: ignore[misc]
+    """Says now and then how many epochs are done, where there is no terminal."""
+
+    def __init__(self, epochs: int) -> None:
+        self.bar = ProgressBar("training, epochs", epochs, True)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.bar.done = trainer.current_epoch
+        self.bar.advance()
+
+
 class _SafeCheckpoints(CheckpointIO):  # type: ignore[misc]
     """Lightning's training state as safetensors with a JSON header."""
 
@@ -167,8 +180,9 @@ def run(
             checkpoint.parent, checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
         )
         callbacks.append(saver)
+    terminal = progress and sys.stderr.isatty()
     if progress:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(RichProgressBar(leave=False) if terminal else _Lines(settings["epochs"]))
     trainer = Trainer(
         max_epochs=settings["epochs"],
         accelerator=device,
@@ -176,7 +190,7 @@ def run(
         precision=settings["precision"],
         callbacks=callbacks,
         plugins=[_SafeCheckpoints()],
-        enable_progress_bar=progress,
+        enable_progress_bar=terminal,
         enable_model_summary=False,
         enable_checkpointing=checkpoint is not None,
         logger=False,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from transpike.errors import ModelError
+from transpike.errors import ModelError, known_words
 from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, ZooModule
 from transpike.zoo.digits import DigitsResNet
 from transpike.zoo.resnet import ResNet
@@ -100,7 +100,7 @@ def build(name: str, **options: Any) -> ZooModule:
         ModelError: unknown name or option.
     """
     if name not in ZOO:
-        raise ModelError(f"there is no built-in network {name!r}", fix=f"known: {', '.join(sorted(ZOO))}")
+        raise ModelError(f"there is no built-in network {name!r}", fix=known_words(name, ZOO))
     entry = ZOO[name]
     try:
         model = entry.build(**options)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from transpike.activations import TrainedActivation
+from transpike.calibration.progress import ProgressBar
 from transpike.calibration.sweep import batches_of, inputs_of
 from transpike.errors import CalibrationError, DataError, InputError
 from transpike.functional import expected_count
@@ -103,10 +103,8 @@ def checked_batches(
     arguments = argument_count(snn.network)
     reference = reference_tensor(snn)
     found = batches_of(batches)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     empty = True
-    with Progress(*columns, transient=True, disable=not progress) as bar:
-        task = bar.add_task("", total=len(found) if isinstance(found, Sized) else None)
+    with ProgressBar(what, len(found) if isinstance(found, Sized) else None, progress) as bar:
         for index, batch in enumerate(found):
             try:
                 inputs = inputs_of(batch, arguments)
@@ -116,6 +114,6 @@ def checked_batches(
             check_arguments(snn.network, inputs, f"batch {index}")
             empty = False
             yield tuple(tensor.to(reference.device, reference.dtype) for tensor in inputs)
-            bar.advance(task)
+            bar.advance()
     if empty:
         raise DataError("there is nothing to analyse: the batches are empty", fix="a used-up iterator gives none")

@@ -1,0 +1,95 @@
+"""``transpike compare schedules``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from transpike.cli.main import compare
+from transpike.cli.options import (
+    BatchSize,
+    DataName,
+    Device,
+    DeviceName,
+    Factory,
+    File,
+    Folder,
+    Images,
+    Root,
+    Steps,
+)
+from transpike.cli.output import out, say
+from transpike.conversion.config import TABLES
+
+if TYPE_CHECKING:
+    from transpike.schedules import Schedule
+
+
+@compare.command("schedules")
+def compare_schedules(
+    file: File,
+    schedules: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help=f"Separated by commas: {', '.join(TABLES['schedule'])}; each NAME or NAME:setting=value. "
+            "staggered:budget=8 has its lags searched on training images for an answer after 8 pipeline steps, and is "
+            "shown at that point only.",
+        ),
+    ] = "plain,residual,cos,cos:iterations=2,cos:iterations=4,exact,accumulate,staggered,srp",
+    dataset: DataName = None,
+    data: Root = None,
+    steps: Steps = 8,
+    images: Images = "all",
+    long_steps: Annotated[int | None, typer.Option(help="A second table up to this T, on --long-images.")] = None,
+    long_images: Annotated[str, typer.Option(help="Like --images, for the second table.")] = "fixed",
+    probe_steps: Annotated[int, typer.Option(help="rho: steps a layer looks at its input before it fires.")] = 4,
+    batch_size: BatchSize = 100,
+    device: DeviceName = Device.AUTO,
+    output: Folder = None,
+    factory: Factory = None,
+) -> None:
+    """Run several schedules on one converted network: accuracy at every T, and the pipeline steps it takes.
+
+    Examples:
+    * `transpike compare schedules snn.safetensors --schedules plain,cos,accumulate --steps 8 -o comparison`
+    * `transpike compare schedules snn.safetensors --steps 8 --long-steps 32 -o comparison`
+    * `transpike compare schedules snn.safetensors --schedules plain,staggered:budget=2,staggered:budget=8`
+    """
+    from transpike.cli.find_model import find_converted
+    from transpike.cli.words import parse_numbers, read_schedule
+    from transpike.cli.work import data_for, device_of, search_schedule
+    from transpike.data import loader, test_images
+    from transpike.experiments.compare import TestSet
+    from transpike.experiments.compare import compare_schedules as run
+    from transpike.report import plot_latency, schedules_table
+
+    searched = "staggered:budget="
+    wanted: dict[str, Schedule | int] = {
+        label: parse_numbers(label.removeprefix(searched), searched)[0]
+        if label.startswith(searched)
+        else read_schedule(label, probe_steps)
+        for label in schedules.split(",")
+    }
+    where = device_of(device)
+    snn = find_converted(file, factory).to(where)
+    name, found = data_for(snn, dataset, data)
+    runs = [(images, steps)] + ([] if long_steps is None else [(long_images, long_steps)])
+    tests = [TestSet(loader(test_images(found, which), batch_size), tuple(range(1, last + 1))) for which, last in runs]
+    ready: dict[str, Schedule] = {}
+    at: dict[str, tuple[int, ...]] = {}
+    for label, schedule in wanted.items():
+        if isinstance(schedule, int):
+            lags = search_schedule(snn, found, schedule)
+            ready[label], at[label] = lags.schedule, (lags.steps,)
+        else:
+            ready[label] = schedule
+    reports = run(snn, ready, tests, at=at, dataset=name, folder=output, progress=True, say=say)
+    for table in reports:
+        out.print(schedules_table(table))
+    if output is not None:
+        count = next(iter(reports[-1].values())).images
+        plot_latency(reports[-1], output / "latency.png", f"{Path(file).name} on {count:,} images of {name}")
+        say(f"written: {output}/ (result.json, latency.png)")

@@ -1,0 +1,124 @@
+"""``transpike convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transpike.cli.main import app
+from transpike.cli.options import (
+    CalibrationImages,
+    Corrections,
+    DataName,
+    Factory,
+    InputShape,
+    Leaf,
+    Leave,
+    MethodName,
+    Model,
+    NeuronName,
+    Options,
+    Output,
+    Pooling,
+    Potential,
+    ProbeSteps,
+    Root,
+    Seed,
+    Threshold,
+    Weights,
+    named,
+)
+from transpike.cli.output import note, say
+from transpike.conversion.config import GRANULARITIES, TABLES
+from transpike.graph.operators import MaxPooling
+
+
+@app.command()
+def convert(
+    model: Model,
+    output: Output,
+    method: MethodName = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with a method or with parts.")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", "-T", help="T that the parts are made for; most methods need it.")
+    ] = None,
+    threshold: Threshold = None,
+    per: Annotated[str | None, named("--per", GRANULARITIES, "Of --threshold: one per (default: channel)")] = None,
+    percentile: Annotated[float | None, typer.Option(help="Of --threshold percentile (default: 99.9).")] = None,
+    potential: Potential = None,
+    correction: Corrections = None,
+    neuron: NeuronName = None,
+    schedule: Annotated[
+        str | None, named("--schedule", TABLES["schedule"], "How the network will run (default: plain)")
+    ] = None,
+    probe_steps: ProbeSteps = None,
+    dataset: DataName = None,
+    data: Root = None,
+    calibration_images: CalibrationImages = 512,
+    input_shape: InputShape = None,
+    leave: Leave = None,
+    leaf: Leaf = None,
+    max_pooling: Pooling = MaxPooling.RUNNING,
+    weights: Weights = None,
+    option: Options = None,
+    seed: Seed = 0,
+    factory: Factory = None,
+) -> None:
+    """Convert a trained network and write it to a file: by a published method, a TOML file, or parts.
+
+    Without any of these, trained thresholds are taken, and plain ReLU gets the 99.9 percentile per channel. A part is
+    NAME or NAME:setting=value, for example spike-norm:fraction=0.8.
+
+    Examples:
+    * `transpike convert slip.safetensors -o snn.safetensors`
+    * `transpike convert relu.safetensors --method accumulate --steps 4 -o snn.safetensors`
+    * `transpike convert relu.safetensors --threshold minimum-mse --correction bias --steps 8 -o snn.safetensors`
+    * `transpike convert cifar-resnet20 --weights w.pt --dataset cifar10 --schedule cos -o snn.safetensors`
+    * `transpike convert mymodel.py:Net --weights w.pt --dataset folder --data DIR -o snn.safetensors`
+    """
+    from transpike.cli.find_model import find_model
+    from transpike.cli.words import read_conversion_words
+    from transpike.cli.work import calibration_batches, check_writable, open_data
+    from transpike.conversion.convert import convert as convert_model
+    from transpike.rules import BlockCorrection
+    from transpike.storage import checkpoint
+
+    conversion = read_conversion_words(
+        method=method,
+        config=config,
+        steps=steps,
+        threshold=threshold,
+        per=per,
+        percentile=percentile,
+        potential=potential,
+        corrections=correction,
+        neuron=neuron,
+        schedule=schedule,
+        probe_steps=probe_steps,
+        seed=seed,
+    )
+    found = find_model(model, option=option, factory=factory, weights=weights, input_shape=input_shape)
+    check_writable(output)
+    _, images = open_data(found.inputs, dataset, data, seed=seed)
+    batches = calibration_batches(images, calibration_images, seed)
+    if found.fresh:
+        note(f"{model} has random weights; trained ones come by --weights FILE")
+    snn = convert_model(
+        found.network,
+        conversion,
+        example_inputs=found.try_on(batches[0][0][:4]),
+        calibration=batches,
+        leave=leave or (),
+        leaf_modules=leaf or (),
+        max_pooling=max_pooling,
+        progress=True,
+    )
+    changed = any(isinstance(part, BlockCorrection) for part in conversion.corrections)
+    other = changed or max_pooling is MaxPooling.AVERAGE
+    snn.verify(batches[0][0][:16], ann=None if other else found.network.eval())
+    checkpoint.save(snn, output, inputs=images.inputs)
+    say(snn.summary())
+    say(f"conversion: {snn.conversion}")
+    say(f"written: {output}")

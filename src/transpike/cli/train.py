@@ -1,0 +1,158 @@
+"""``transpike train``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from transpike.activations import ACTIVATIONS, Gradient
+from transpike.cli.main import app
+from transpike.cli.options import (
+    Compile,
+    DataName,
+    Device,
+    DeviceName,
+    Factory,
+    Model,
+    Options,
+    Output,
+    Root,
+    Weights,
+    named,
+)
+from transpike.cli.output import out, say
+from transpike.data import Preparation
+
+_LEVELS, _SLOPE = 4, 0.3
+
+
+@app.command()
+def train(
+    model: Model,
+    output: Output,
+    dataset: DataName = None,
+    data: Root = None,
+    activation: Annotated[str | None, named("--activation", ACTIVATIONS, "Leave out to train with plain ReLU")] = None,
+    levels: Annotated[
+        int | None, typer.Option(help=f"N (L of QCFS): steps of the staircase (default: {_LEVELS}).")
+    ] = None,
+    slope: Annotated[float | None, typer.Option(help=f"c of SlipReLU in [0, 1] (default: {_SLOPE}).")] = None,
+    shift: Annotated[
+        float | None, typer.Option(help="delta in [-1/2, 1/2]: neurons start at delta theta (default: 1/2 of slip).")
+    ] = None,
+    ramp_shift: Annotated[
+        float | None, typer.Option(help="delta1 of SlipReLU in [-1, 1], in units of theta (default: 0).")
+    ] = None,
+    gradient: Annotated[
+        Gradient | None, typer.Option(help="Surrogate derivative of the staircase (default: released).")
+    ] = None,
+    theta_percentile: Annotated[
+        float | None,
+        typer.Option(help="Start thresholds at this percentile of activations (default: 8.0; 1.0 of rate-norm)."),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes through the training set.")] = 30,
+    learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum; falls along a cosine.")] = 0.1,
+    warmup_steps: Annotated[int, typer.Option(help="Steps in which the learning rate rises from 0.")] = 0,
+    weight_decay: Annotated[float, typer.Option(help="On all parameters.")] = 5e-4,
+    spike_penalty: Annotated[
+        float, typer.Option(help="Train for fewer spikes: weight of the share of synaptic operations in the loss.")
+    ] = 0.0,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    seed: Annotated[int, typer.Option(help="Of weights, splits and order.")] = 0,
+    weights: Weights = None,
+    option: Options = None,
+    preparation: Annotated[
+        Preparation, typer.Option(help="Augmentation of the CIFAR sets, as a paper did it.")
+    ] = Preparation.STANDARD,
+    workers: Annotated[int, typer.Option(help="Processes that load data.")] = 0,
+    device: DeviceName = Device.AUTO,
+    compile_: Compile = False,
+    factory: Factory = None,
+) -> None:
+    """Train a network; interrupted training goes on from OUTPUT with the ending .ckpt.
+
+    Examples:
+    * `transpike train digits-resnet -o relu.safetensors`
+    * `transpike train relu.safetensors --activation slip --theta-percentile 99 --learning-rate .05 -o slip.safetensors`
+    """
+    import torch
+
+    from transpike.activations import ThetaPercentile
+    from transpike.cli.find_model import find_model
+    from transpike.cli.work import calibration_batches, check_writable, device_of, open_data
+    from transpike.conversion.tailor import tailor, tailoring
+    from transpike.report import training_table
+    from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
+    from transpike.storage import checkpoint
+    from transpike.training import fit
+
+    torch.manual_seed(seed)
+    where = device_of(device)
+    settings = {
+        "levels": levels,
+        "slope": slope,
+        "shift": shift,
+        "ramp_shift": ramp_shift,
+        "gradient": gradient,
+        "theta_init": None if theta_percentile is None else ThetaPercentile(theta_percentile),
+    }
+    chosen = _activation(activation, {key: value for key, value in settings.items() if value is not None})
+    model_found = find_model(model, option=option, factory=factory, weights=weights)
+    network = model_found.network
+    check_writable(output)
+    _, found = open_data(model_found.inputs, dataset, data, seed=seed, preparation=preparation)
+    model_found.try_on(torch.stack([found.validation[index][0] for index in range(2)]))
+    if chosen is not None:
+        source = model_info(network).source
+        network = tailor(network, chosen, calibration=calibration_batches(found, 512, seed))
+        set_model_info(network, ModelInfo(source, found.inputs))
+        say(str(tailoring(network)))
+    history = fit(
+        network,
+        found,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+        weight_decay=weight_decay,
+        spike_penalty=spike_penalty,
+        batch_size=batch_size,
+        seed=seed,
+        checkpoint=output.with_suffix(".ckpt"),
+        workers=workers,
+        device=where,
+        compile=compile_,
+        progress=True,
+    )
+    checkpoint.save(network.cpu(), output, inputs=found.inputs)
+    out.print(training_table(history))
+    say(f"written: {output}")
+
+
+def _activation(name: str | None, given: dict[str, Any]) -> Any:
+    """The settings of an activation; what it must have and nobody gave is the CLI's own default.
+
+    Raises:
+        ConfigError: an unknown name, or a setting that it does not take.
+        ValueError: a setting that it refuses.
+    """
+    from inspect import signature
+
+    from transpike.errors import ConfigError, known_words
+
+    options = [f"--{key.replace('theta_init', 'theta_percentile').replace('_', '-')}" for key in given]
+    if name is None:
+        if given:
+            raise ConfigError(f"{options[0]} belongs to --activation", fix="name an --activation, or leave it out")
+        return None
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"there is no activation {name!r}", where="--activation", fix=known_words(name, ACTIVATIONS))
+    needed = signature(ACTIVATIONS[name]).parameters
+    own = {"levels": _LEVELS, "slope": _SLOPE}
+    defaults = {key: value for key, value in own.items() if key in needed}
+    try:
+        return ACTIVATIONS[name](**{**defaults, **given})
+    except TypeError as error:
+        raise ConfigError(
+            f"{name} does not take all of {', '.join(options)}", where="--activation", fix="leave the others out"
+        ) from error

@@ -1,0 +1,113 @@
+"""What commands need around their work: data that fits the network, a device, a place to write."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from transpike.cli.options import Device
+from transpike.cli.output import note
+from transpike.data import Data, Preparation, load_data, loader, random_subset
+from transpike.errors import ConfigError, DataError, ModelError
+from transpike.network.spiking import SpikingNetwork
+from transpike.selection.lags import LagSearch, search_lags
+from transpike.serialization.model_info import InputSpec, model_info
+
+_SEARCH_IMAGES = 1024
+
+
+def open_data(
+    inputs: InputSpec | None,
+    dataset: str | None,
+    root: Path | None,
+    *,
+    seed: int = 0,
+    preparation: Preparation | None = None,
+) -> tuple[str, Data]:
+    """The data set that the user named, else the network's own, and its name.
+
+    Args:
+        inputs: what the network takes, if anybody knows.
+        dataset: the name.
+        root: the folder that holds it.
+        seed: of its split.
+        preparation: for training; None prepares images as the network wants them.
+
+    Raises:
+        ModelError: neither the user nor the network names one.
+        DataError: see `load_data`; or its images have another shape than the network's input.
+    """
+    name = dataset or (inputs.dataset if inputs is not None else "")
+    if not name:
+        raise ModelError(
+            "the model does not say what data it is for",
+            fix="pass --dataset NAME; for images of your own --dataset folder --data DIR, with DIR/train/CLASS/*.jpg "
+            "and DIR/val/CLASS/*.jpg",
+        )
+    how: dict[str, Any] = {"like": inputs} if preparation is None else {"preparation": preparation}
+    found = load_data(name, root, seed=seed, **how)
+    if inputs is not None and inputs.shape != found.inputs.shape:
+        wanted, there = ("x".join(map(str, shape)) for shape in (inputs.shape, found.inputs.shape))
+        raise DataError(
+            f"the network takes inputs of {wanted}, {name} has {there}",
+            fix="choose another --dataset, or --input-shape where the network takes both",
+        )
+    return name, found
+
+
+def data_for(snn: SpikingNetwork, dataset: str | None, root: Path | None) -> tuple[str, Data]:
+    """The data set of a converted network; see `open_data`."""
+    inputs = model_info(snn.network).inputs
+    shapes = snn.capture.input_shapes
+    return open_data(inputs or (InputSpec(shapes[0]) if shapes else None), dataset, root)
+
+
+def calibration_batches(data: Data, images: int, seed: int = 0, *, held_back: bool = False) -> list[Any]:
+    """Batches of that many training images, or of all that there are.
+
+    Args:
+        data: the data set.
+        images: how many.
+        seed: of the choice.
+        held_back: take images of the validation part.
+    """
+    part = data.validation if held_back else data.calibration
+    there = len(part)  # type: ignore[arg-type]
+    if images > there:
+        note(f"there are {there:,} images to calibrate with, fewer than {images:,}: all are taken")
+    return list(loader(random_subset(part, min(images, there), seed)))
+
+
+def search_schedule(snn: SpikingNetwork, data: Data, budget: int) -> LagSearch:
+    """Lags of the staggered schedule for ``budget`` pipeline steps, searched on at most 1,024 training images."""
+    count = min(_SEARCH_IMAGES, len(data.calibration))  # type: ignore[arg-type]
+    return search_lags(snn, list(loader(random_subset(data.calibration, count))), budget, progress=True)
+
+
+def device_of(device: Device) -> str:
+    """The torch name of a device.
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    there = torch.cuda.is_available()
+    if device in (Device.GPU, Device.CUDA) and not there:
+        raise ConfigError("torch finds no GPU", where=f"--device {device.value}", fix="pass --device cpu, or auto")
+    return "cpu" if device is Device.CPU or not there else "cuda"
+
+
+def check_writable(path: Path) -> None:
+    """Makes sure that a file can be written before long work begins.
+
+    Raises:
+        ModelError: the folder cannot be made or written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ModelError(f"the output cannot be written: {error}", where=str(path), fix="choose another -o") from error

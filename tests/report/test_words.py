@@ -1,0 +1,93 @@
+"""Records in words, groups of unsupported operators, and progress without a terminal."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import transpike as tp
+from transpike.calibration import progress
+from transpike.conversion.config import TABLES
+from transpike.errors import ConversionError, known_words, shell_words
+from transpike.neurons import Reset
+from transpike.schedules import OffsetSpike, Plain, Staggered, Wait
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (Plain(), "plain"),
+        (OffsetSpike(8, iterations=2), "cos (probe steps 8, iterations 2)"),
+        (
+            Staggered(0, (("a", 1), ("b", 2)), Wait.WITHHOLD),
+            "staggered (default lag 0, site lags a 1, b 2, wait withhold)",
+        ),
+        (tp.neurons.IF(), "if"),
+        (tp.neurons.IF(Reset.HARD), "if (reset hard)"),
+        (tp.neurons.Burst(), "burst (gamma 5)"),
+        (tp.rules.Percentile(), "percentile (99.9)"),
+        (tp.rules.MinimumMSE(8, tp.PerChannel()), "minimum-mse (steps 8, per channel)"),
+        (tp.activations.QCFS(4), "slip (levels 4, slope 0)"),
+        (
+            tp.methods["accumulate"](4),
+            "threshold minimum-mse (steps 4, per channel); potential half; corrections bias (steps 4); neuron if; "
+            "schedule accumulate (probe steps 4)",
+        ),
+    ],
+)
+def test_words(record: object, words: str) -> None:
+    assert str(record) == words
+    assert repr(record) != words
+
+
+def test_every_row_of_the_tables_has_words() -> None:
+    for kind, table in TABLES.items():
+        for name, cls in table.items():
+            needed = ({"steps": 4}, {"shift": 0.5}, {"seed": 1}, {})
+            made = None
+            for settings in needed:
+                try:
+                    made = cls(**settings)
+                    break
+                except TypeError:
+                    continue
+            assert made is not None, (kind, name)
+            assert str(made).startswith(name)
+            assert "=" not in str(made)
+            assert "<" not in str(made)
+
+
+def test_unsupported_operators_are_grouped() -> None:
+    layers = [layer for _ in range(3) for layer in (nn.Linear(4, 4), nn.SiLU())]
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), *layers, nn.Linear(4, 4), nn.ReLU())
+    found = tp.inspect(model, torch.rand(2, 4))
+    text = str(found)
+    assert "does not convert: 3 operators, 2 activations would become neurons" in text
+    assert text.count("torch.nn.SiLU") == 1
+    assert "3 x torch.nn.SiLU (the first is node '3')" in text
+    assert "leave=['SiLU']" in text
+    with pytest.raises(ConversionError, match="3 operators stand in the way") as caught:
+        tp.convert(model, example_inputs=torch.rand(2, 4))
+    assert str(caught.value).count("torch.nn.SiLU") == 1
+    assert "--leave SiLU" in caught.value.shell_message()
+    assert len(caught.value.unsupported) == 3
+    one = str(tp.inspect(nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4), nn.ReLU()), torch.rand(2, 4)))
+    assert "does not convert: 1 operator, " in one
+    assert "torch.nn.SiLU (node '1')" in one
+
+
+def test_fixes_on_the_command_line() -> None:
+    assert shell_words("keep it with leave=['a.b'] there") == "keep it with --leave a.b there"
+    assert shell_words("pass leaf_modules=['a']") == "pass --leaf a"
+    assert known_words("percentle", ["maximum", "percentile"]) == "did you mean percentile? known: maximum, percentile"
+
+
+def test_progress_without_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress.track([1, 2], "counting", True)) == [1, 2]
+    assert capsys.readouterr().err == ""  # soon done
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    assert list(progress.track([1, 2], "counting", True)) == [1, 2]
+    assert list(progress.track(iter([1]), "going", True)) == [1]
+    assert list(progress.track([1], "silent", False)) == [1]
+    assert capsys.readouterr() == ("", "counting: 1 of 2\ncounting: 2 of 2\ngoing: 1\n")
