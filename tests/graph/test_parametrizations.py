@@ -55,7 +55,7 @@ def test_parametrized_weights_are_taken_as_they_are(change, normalise, tmp_path)
     torch.testing.assert_close(snn.ann(X), model(X))
     assert not parametrize.is_parametrized(snn.network.get_submodule("b"))
     tp.save(snn, tmp_path / "n.safetensors")
-    back = tp.load_ann(tmp_path / "n.safetensors", model=lambda: Net(change, normalise))
+    back = tp.load(tmp_path / "n.safetensors", model=lambda: Net(change, normalise))
     assert torch.equal(back(X, steps=3), snn(X, steps=3))
 
 
