@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import transpike as tp
 from transpike.bench import Baseline, bench
-from transpike.cli.resolve import schedule_for
+from transpike.cli.words import schedule_for
 from transpike.data import load_data, random_subset
 from transpike.graph.site import Site
 from transpike.report.bench import bench_table
@@ -93,7 +93,7 @@ def main() -> None:
     options = parser.parse_args()
     snn = tp.load(options.file)
     assert isinstance(snn, tp.SpikingNetwork), "convert the network first"
-    schedule = schedule_for(snn, options.schedule, options.probe_steps, None, None)
+    schedule = schedule_for(snn, options.schedule, options.probe_steps)
     inputs = model_info(snn.network).inputs
     assert inputs is not None
     batches, steps = ([int(part) for part in text.split(",")] for text in (options.batches, options.steps))

@@ -157,7 +157,7 @@ def test_counts_of_more_than_a_byte_run_dense() -> None:
     x = dyadic_batch((1, 1, 10, 8))
     snn = convert(Block((10, 8), 2, nn.Conv2d(2, 3, 3), frozenset()), x)
     assert all(stage.events for stage in snn.engine.report(AccumulateThenFire(255)).values())
-    with pytest.raises(ValueError, match=r"AccumulateThenFire\(probe_steps=256\) .* no compiled form"):
+    with pytest.raises(ValueError, match=r"accumulate \(probe steps 256\) .* no compiled form"):
         snn.engine.report(AccumulateThenFire(256))
     assert_counts_are_the_reference(snn, x, 2, AccumulateThenFire(256))
     assert_counts_are_the_reference(snn, x, 300, AccumulateThenFire(255))

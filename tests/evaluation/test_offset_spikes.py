@@ -352,7 +352,7 @@ def test_a_study_and_its_record() -> None:
     assert list(study.free) == list(study.constrained) == ["plain", "cos:1", "cos:2"]
     assert list(study.influence) == [2, 4]
     assert [row.steps for row in study.influence[2].rows] == [1, 2, 3]
-    assert study.influence[2].schedule == repr(OffsetSpike(2))
+    assert study.influence[2].schedule == str(OffsetSpike(2))
     assert study.running["cos"] is study.influence[4]
     assert study.running["plain"].row(3).events > 0
     assert running_times(study.running)["plain"] == study.running["plain"].seconds / 9
@@ -366,7 +366,7 @@ def test_a_study_and_its_record() -> None:
     assert set(record["cases"]) == {"DOWN", "DOWN_FURTHER", "UP", "UP_FURTHER"}
     assert record["cases"]["DOWN"]["offset_before"] < 0
     other = study_offsets(snn, batches, OffsetSettings(probe_steps=2, iterations=1, rhos=(1,), steps=1, feed=Plain()))
-    assert other.running["cos"].schedule == repr(OffsetSpike(2))
+    assert other.running["cos"].schedule == str(OffsetSpike(2))
 
 
 @pytest.mark.data

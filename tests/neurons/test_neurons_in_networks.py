@@ -216,7 +216,7 @@ def test_saved_and_loaded(neuron, tmp_path: Path):
 def test_bursts_are_refused_where_the_activation_stops_at_theta(name):
     topology = ZOO[name]
     inputs = topology.random_inputs(4)
-    with pytest.raises(ConversionError, match="stops at theta, but Burst") as caught:
+    with pytest.raises(ConversionError, match="stops at theta, but burst") as caught:
         tp.convert(
             topology.model(),
             tp.Conversion(tp.rules.Maximum(), neuron=Burst()),

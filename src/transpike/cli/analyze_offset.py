@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from transpike.cli.main import analyze
-from transpike.cli.options import BatchSize, DataName, Device, DeviceName, Factory, File, Folder, Images, Root
+from transpike.cli.options import BatchSize, DataName, Device, DeviceName, Factory, File, Folder, Images, Root, named
 from transpike.cli.output import out, say
-
-
-class Feed(StrEnum):
-    """What makes the drive of a site whose input is taken as right."""
-
-    ACCUMULATE = "accumulate"
-    EXACT = "exact"
-    PLAIN = "plain"
+from transpike.conversion.config import TABLES
 
 
 @analyze.command()
@@ -30,12 +22,14 @@ def offset(
     probe_steps: Annotated[int, typer.Option(help="rho: steps a layer looks at its input before it fires.")] = 4,
     iterations: Annotated[int, typer.Option(help="COS with 0 to so many iterations.")] = 4,
     feed: Annotated[
-        Feed,
-        typer.Option(
-            help="What makes the drive of a site whose input is taken as right: accumulate and exact send the ANN's "
-            "counts if rho is L; plain is appendix A.1 of the paper."
+        str,
+        named(
+            "--feed",
+            TABLES["schedule"],
+            "What makes the drive of a site whose input is taken as right (accumulate and exact send the ANN's counts "
+            "if rho is L; plain is appendix A.1 of the paper)",
         ),
-    ] = Feed.ACCUMULATE,
+    ] = "accumulate",
     rhos: Annotated[str, typer.Option(help="Comma-separated: COS with these probe lengths.")] = "1,2,4,8",
     steps: Annotated[int, typer.Option("--steps", "-T", help="The largest T of accuracy and running time.")] = 8,
     batch_size: BatchSize = 50,
@@ -73,7 +67,7 @@ def offset(
     settings = OffsetSettings(
         probe_steps=probe_steps,
         iterations=iterations,
-        feed=read_schedule(feed.value, probe_steps),
+        feed=read_schedule(feed, probe_steps),
         rhos=parse_numbers(rhos, "--rhos"),
         steps=steps,
     )

@@ -103,8 +103,10 @@ class _Classifier(LightningModule):  # type: ignore[misc]
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored = checkpoint["transpike"]
         if stored["settings"] != self.settings:
+            old, new = stored["settings"], self.settings
+            other = [f"{key} {old.get(key)} instead of {new.get(key)}" for key in new if old.get(key) != new.get(key)]
             raise TrainingError(
-                f"the file was made with other settings: {stored['settings']} instead of {self.settings}",
+                f"the file was made with other settings: {', '.join(other)}",
                 fix="use the same settings, or remove the file to start afresh",
             )
         self.history = [list(row) for row in stored["history"]]
