@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from sphinx.util.docutils import SphinxDirective
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the notebooks: their networks are too small to share
 
 import figures
 import tables

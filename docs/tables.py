@@ -154,9 +154,18 @@ def corrections() -> str:
     return _rules(CORRECTIONS)
 
 
+def _event_driven(schedule: Any) -> bool:
+    import torch
+
+    snn = _example()
+    with torch.no_grad():
+        if hasattr(snn, "engine"):
+            return snn.engine.unsupported_reason(schedule) is None
+        return not snn._refusal(schedule)
+
+
 def schedules() -> str:
     """Schedules: whether they stream, run on the engine, and the four latencies on a network with 19 sites."""
-    from transpike.neurons import IF
     from transpike.schedules import SCHEDULES
 
     rows = []
@@ -169,7 +178,7 @@ def schedules() -> str:
                 signature(cls),
                 first_sentence(cls),
                 _yes(schedule.streamable),
-                _yes(schedule.rule(IF()) is not None),
+                _yes(_event_driven(schedule)),
                 *(found.answer_steps, found.claimed_steps, found.pipeline_steps, found.interval),
             )
         )
