@@ -8,21 +8,23 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the notebooks: their networks are too small to share
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import figures
 import tables
 
 import transpike
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the notebooks: their networks are too small to share
+
+HERE = Path(__file__).resolve().parent
 
 project = "transpike"
 author = "The transpike developers"
@@ -79,7 +81,7 @@ class Picture(SphinxDirective):
 
     required_arguments = 1
     has_content = True
-    option_spec = {"alt": directives.unchanged_required, "width": directives.length_or_percentage_or_unitless}
+    option_spec: ClassVar = {"alt": directives.unchanged_required, "width": directives.length_or_percentage_or_unitless}
 
     def run(self) -> list[nodes.Node]:
         figure = nodes.figure(classes=["picture"])
@@ -105,13 +107,17 @@ def public_names(namespace: str) -> list[str]:
     names = getattr(module, "__all__", None)
     if names is None:
         names = [name for name, made in vars(module).items() if getattr(made, "__module__", "") == module.__name__]
-    return sorted(name for name in names if inspect.isclass(found := getattr(module, name)) or inspect.isfunction(found))
+    return sorted(
+        name for name in names if inspect.isclass(found := getattr(module, name)) or inspect.isfunction(found)
+    )
 
 
 def public_values(namespace: str) -> list[str]:
     """Tables and constants that a namespace exports."""
     module = importlib.import_module(f"transpike.{namespace}".rstrip("."))
-    return sorted(name for name in getattr(module, "__all__", ()) if not callable(getattr(module, name)) and name.isupper())
+    return sorted(
+        name for name in getattr(module, "__all__", ()) if not callable(getattr(module, name)) and name.isupper()
+    )
 
 
 def write_reference(folder: Path) -> None:
@@ -125,7 +131,14 @@ def write_reference(folder: Path) -> None:
         functions = [n for n in public_names(namespace) if n not in classes]
         for title, names in (("Functions", functions), ("Classes", classes)):
             if names:
-                lines += [f".. rubric:: {title}", "", ".. autosummary::", "   :toctree: generated", "   :nosignatures:", ""]
+                lines += [
+                    f".. rubric:: {title}",
+                    "",
+                    ".. autosummary::",
+                    "   :toctree: generated",
+                    "   :nosignatures:",
+                    "",
+                ]
                 lines += [f"   {name}" for name in names] + [""]
         for name in classes + functions:
             made = getattr(importlib.import_module(module), name)

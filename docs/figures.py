@@ -85,7 +85,9 @@ def site(theme: Theme) -> Figure:
     after, spikes = integrate(drive)
     steps = np.arange(1, 9)
     before = np.concatenate([[0.5], after[:-1]]) + drive
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(6.6, 3.6), sharex=True, height_ratios=(3, 1), layout="constrained")
+    figure, (top, bottom) = plt.subplots(
+        2, 1, figsize=(6.6, 3.6), sharex=True, height_ratios=(3, 1), layout="constrained"
+    )
     times, values = [0.0], [0.5]
     for t, u, v in zip(steps, before, after, strict=True):
         times += [t, t]
@@ -183,8 +185,15 @@ def latencies(theme: Theme) -> Figure:
         tint = theme.colours[colour]
         axis.annotate("", (begin, height), (finish, height), arrowprops={"arrowstyle": "<->", "color": tint, "lw": 1.5})
         x = finish + 0.25 if finish == end else (begin + finish) / 2
-        axis.text(x, height + (0 if finish == end else -0.12), text, color=tint, fontsize=9,
-                  va="center" if finish == end else "bottom", ha="left" if finish == end else "center")
+        axis.text(
+            x,
+            height + (0 if finish == end else -0.12),
+            text,
+            color=tint,
+            fontsize=9,
+            va="center" if finish == end else "bottom",
+            ha="left" if finish == end else "center",
+        )
     axis.set(ylim=(6.0, -0.6), xlim=(0, 26), xlabel="time-step")
     return figure
 
@@ -201,7 +210,9 @@ def offset(theme: Theme) -> Figure:
         axis.vlines(steps[spikes], 2.0, 2.4, color=theme.colours[2], lw=4)
         wanted = int(np.clip(np.floor(0.5 + drive.sum()), 0, 4))
         count = int(spikes.sum())
-        axis.set_title(f"{title}: sum {drive.sum():.1f} θ, {count} sent, offset {wanted - count:+d}", fontsize=9, color=theme.text)
+        axis.set_title(
+            f"{title}: sum {drive.sum():.1f} θ, {count} sent, offset {wanted - count:+d}", fontsize=9, color=theme.text
+        )
         axis.axhline(1, color=theme.colours[1], lw=1, ls="--")
         axis.set(xlabel="time-step", xticks=steps, ylim=(-1.4, 2.5), yticks=(-1, 0, 1), yticklabels=("-θ", "0", "θ"))
     axes[0].text(0.0, 2.15, "spikes", color=theme.colours[2], fontsize=9)
@@ -233,8 +244,14 @@ def _draw(axis: Axes, curves: list[Curve], theme: Theme, ann: float) -> None:
         colour = theme.colours[number % len(theme.colours)]
         axis.plot(curve.latency, curve.top1, "o-", color=colour, ms=4, lw=1.8, clip_on=False)
         axis.annotate(
-            curve.name, (curve.latency[-1], curve.top1[-1]), curve.nudge, textcoords="offset points",
-            color=colour, fontsize=9, va="center", ha=curve.align,
+            curve.name,
+            (curve.latency[-1], curve.top1[-1]),
+            curve.nudge,
+            textcoords="offset points",
+            color=colour,
+            fontsize=9,
+            va="center",
+            ha=curve.align,
         )
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -314,8 +331,15 @@ def layer_time(theme: Theme) -> Figure:
             groups.setdefault((row["channels"], row["size"]), []).append((row[x], row["ratio"]))
         for number, ((channels, size), points) in enumerate(sorted(groups.items())):
             points.sort()
-            axis.plot(*zip(*points, strict=True), color=theme.colours[number % 7], lw=1.6, marker="o", ms=3,
-                      label=f"{channels} channels, {size} x {size}", alpha=1 if number < 7 else 0.6)
+            axis.plot(
+                *zip(*points, strict=True),
+                color=theme.colours[number % 7],
+                lw=1.6,
+                marker="o",
+                ms=3,
+                label=f"{channels} channels, {size} x {size}",
+                alpha=1 if number < 7 else 0.6,
+            )
         axis.axhline(1, color=theme.soft, lw=1, ls="--")
         axis.set_xlabel(label)
     left.set_ylabel("time, dense pass of the ANN = 1")

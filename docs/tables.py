@@ -113,10 +113,17 @@ def methods() -> str:
         neuron, schedule = _changed(made.neuron), _changed(made.schedule)
         latency = _example().latency(4, made.schedule).pipeline_steps
         needs = ", ".join(need.value for need in method.needs)
-        rows.append(
-            (f"`{name}`", method.paper, ", ".join(parts), neuron, schedule, latency, _yes(method.tuned), needs)
-        )
-    head = ("name", "from", "rules and corrections", "neuron", "schedule", "pipeline latency", "made for one T", "needs")
+        rows.append((f"`{name}`", method.paper, ", ".join(parts), neuron, schedule, latency, _yes(method.tuned), needs))
+    head = (
+        "name",
+        "from",
+        "rules and corrections",
+        "neuron",
+        "schedule",
+        "pipeline latency",
+        "made for one T",
+        "needs",
+    )
     return table(head, rows, left=8)
 
 
@@ -228,9 +235,7 @@ def data_sets() -> str:
     """Data sets by name."""
     from transpike.data import DATA
 
-    return table(
-        ("name", "what it is"), ((f"`{name}`", first_sentence(made)) for name, made in DATA.items()), left=2
-    )
+    return table(("name", "what it is"), ((f"`{name}`", first_sentence(made)) for name, made in DATA.items()), left=2)
 
 
 def recipes() -> str:
@@ -239,7 +244,9 @@ def recipes() -> str:
     folder = files("transpike.experiments") / "recipes"
     for file in sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name):
         found = tomllib.loads(file.read_text(encoding="utf-8"))
-        rows.append((f"`{file.name.removesuffix('.toml')}`", found.get("network", ""), found.get("data", ""), found["about"]))
+        rows.append(
+            (f"`{file.name.removesuffix('.toml')}`", found.get("network", ""), found.get("data", ""), found["about"])
+        )
     return table(("name", "network", "data", "what it does"), rows, left=4)
 
 
@@ -320,7 +327,10 @@ def spikingjelly() -> str:
     """The same weights converted by SpikingJelly and by transpike, on the fixed images."""
     found = record("pretrained-resnet20.json")
     steps = (*SHORT, *LONG)
-    rows = [(PRETRAINED.get(r["label"], r["label"]), *(percent(r["top1"].get(str(t))) for t in steps)) for r in found["rows"]]
+    rows = [
+        (PRETRAINED.get(r["label"], r["label"]), *(percent(r["top1"].get(str(t))) for t in steps))
+        for r in found["rows"]
+    ]
     note = (
         f"{found['test_images']:,} test images, ANN {found['ann_top1']:.2f} %, {found['calibration_images']} training "
         f"images, seed {found['seed']}, pipeline latency T. Record: {link('pretrained-resnet20.json')}.\n"
@@ -339,8 +349,9 @@ def method_results() -> str:
         by_steps = {row["steps"]: row for record in found.values() for row in record["rows"]}
         steps = sorted(by_steps)
         last = max((t for t in steps if t <= 8), default=None)
-        groups = groupby(steps, lambda t: f"{by_steps[t]['images']:,} test images (ANN {by_steps[t]['ann']:.2f} %)")
-        tested = "; ".join(f"T = {', '.join(map(str, those))}: {images}" for images, those in groups)
+        images = {t: f"{row['images']:,} test images (ANN {row['ann']:.2f} %)" for t, row in by_steps.items()}
+        groups = groupby(steps, images.__getitem__)
+        tested = "; ".join(f"T = {', '.join(map(str, those))}: {shown}" for shown, those in groups)
         rows, refused = [], []
         for name in order:
             at = {row["steps"]: row for row in found[name]["rows"]}
@@ -572,7 +583,9 @@ def readme_speed() -> str:
         row = next(r for r in record(name)["rows"] if r["label"] == label)["report"]
         at = {each["steps"]: each["top1"] for each in row["rows"]}
         shown = ", ".join(f"T = {t} {at[t]:.2f} %" for t in SHORT)
-        lines.append(f"* Top-1 of this {network} on {row['images']:,} test images: ANN {row['ann_top1']:.2f} %, {shown}.")
+        lines.append(
+            f"* Top-1 of this {network} on {row['images']:,} test images: ANN {row['ann_top1']:.2f} %, {shown}."
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ import transpike as tp
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
+    ROOT / "docs" / "index.md",
     *sorted((ROOT / "docs").glob("get-started*.md")),
     *sorted((ROOT / "docs" / "guides").glob("*.md")),
 ]
@@ -96,7 +98,12 @@ def test_python_blocks_run(page: Path, tmp_path: Path):
 
 def commands() -> list[tuple[str, str]]:
     """Pages and the ``transpike`` lines of their ``sh`` blocks."""
-    pages = [*PAGES, *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"]
+    pages = [
+        *PAGES,
+        *sorted((ROOT / "docs").rglob("*.md")),
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks" / "README.md",
+    ]
     found = []
     for page in dict.fromkeys(path for path in pages if "_build" not in path.parts and "_generated" not in path.parts):
         for block in blocks(page, "sh"):
@@ -105,12 +112,12 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-def _app():
-    import typer
+def _app() -> Any:
+    typer = pytest.importorskip("typer")
+    from transpike.cli import commands  # registers them
+    from transpike.cli.main import app
 
-    from transpike.cli import main
-
-    app = getattr(sys.modules["transpike.cli.main"], "app", None) or main
+    assert commands
     return typer.main.get_command(app)
 
 
