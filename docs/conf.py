@@ -35,7 +35,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
@@ -51,7 +50,7 @@ html_theme_options = {
     "dark_css_variables": {"color-brand-primary": "#5cc1ee", "color-brand-content": "#5cc1ee"},
 }
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "attrs_inline", "substitution"]
+myst_enable_extensions = ["colon_fence", "deflist", "attrs_inline", "substitution"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
 nb_execution_timeout = 300

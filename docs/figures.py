@@ -276,7 +276,7 @@ def accuracy_latency(theme: Theme) -> Figure:
         method("opi", "99.9 percentile", (6, 0)),
         method("snnc-light-bias", "least squares", (6, -4)),
         method("snm", "signed spikes", (6, 4)),
-        method("withhold", "every layer withholds one step", (6, 13), "right"),
+        method("withhold", "one step withheld", (6, 13), "right"),
         method("accumulate", "accumulate, ρ = T = 1, 2, 4, 8", (-70, -42)),
         pretrained(
             "transpike, layer after layer: the same, thresholds and biases trained, rho = 8",
