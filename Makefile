@@ -48,9 +48,10 @@ docs: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# The tables in README.md, from results/.
+# The tables and the picture in README.md, from results/.
 tables: install
 	$(BIN)/python docs/tables.py --write README.md
+	$(BIN)/python docs/figures.py docs/images accuracy-latency
 
 install: $(VENV)/.installed
 

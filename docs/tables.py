@@ -583,6 +583,9 @@ def readme_speed() -> str:
         row = next(r for r in record(name)["rows"] if r["label"] == label)["report"]
         at = {each["steps"]: each["top1"] for each in row["rows"]}
         shown = ", ".join(f"T = {t} {at[t]:.2f} %" for t in SHORT)
+        timed = next(record(each)["accuracy"] for each in SPEED[network] if "accumulate" in each)
+        top1 = timed["top1"]
+        shown += f"; first {timed['images']:,}: ANN {top1['ANN']:.1f} %, `accumulate` {top1['events, T=4']:.1f} %"
         lines.append(
             f"* Top-1 of this {network} on {row['images']:,} test images: ANN {row['ann_top1']:.2f} %, {shown}."
         )
