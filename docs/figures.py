@@ -211,7 +211,9 @@ def offset(theme: Theme) -> Figure:
         wanted = int(np.clip(np.floor(0.5 + drive.sum()), 0, 4))
         count = int(spikes.sum())
         axis.set_title(
-            f"{title}: sum {drive.sum():.1f} θ, {count} sent, offset {wanted - count:+d}", fontsize=9, color=theme.text
+            f"{title}: sum {drive.sum():.1f} θ, {count} sent, offset {wanted - count or 0:{'+' if wanted != count else ''}d}",
+            fontsize=9,
+            color=theme.text,
         )
         axis.axhline(1, color=theme.colours[1], lw=1, ls="--")
         axis.set(xlabel="time-step", xticks=steps, ylim=(-1.4, 2.5), yticks=(-1, 0, 1), yticklabels=("-θ", "0", "θ"))
