@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 SANITIZED := $(CURDIR)/build/sanitize
 
-.PHONY: demo test sanitize lint format models methods install clean
+.PHONY: demo test sanitize lint format docs tables install clean
 
 demo: install
 	$(BIN)/transpike run digits
@@ -43,13 +43,15 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The table in docs/models.md, about ten minutes.
-models: install
-	$(BIN)/python docs/make_models.py
+# The documentation, warnings as errors; its notebooks are executed.
+docs: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-# The table in docs/methods-table.md, from results/methods.
-methods: install
-	$(BIN)/python docs/make_methods.py
+# The tables and the picture in README.md, from results/.
+tables: install
+	$(BIN)/python docs/tables.py --write README.md
+	$(BIN)/python docs/figures.py docs/images accuracy-latency
 
 install: $(VENV)/.installed
 
@@ -60,4 +62,4 @@ $(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist docs/_build docs/_generated docs/api/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis

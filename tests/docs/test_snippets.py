@@ -1,0 +1,130 @@
+"""Every ``python`` block of README, the get-started page and the guides runs as it is printed.
+
+The blocks of a page run in order in one fresh namespace and in an empty folder. A block behind the
+comment ``<!-- not run: REASON -->`` is compiled only. Every ``transpike`` line of ``sh`` blocks must parse.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import transpike as tp
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs" / "index.md",
+    *sorted((ROOT / "docs").glob("get-started*.md")),
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
+]
+_FENCE = re.compile(
+    r"(?P<skip><!-- not run: [^>]+ -->\n+)?^(?P<ticks>```+)(?P<kind>python|sh)[^\n]*\n(?P<code>.*?)^(?P=ticks)[ ]*$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its code, the line it begins in, and whether it runs."""
+
+    kind: str
+    code: str
+    line: int
+    runs: bool
+
+
+def blocks(page: Path, kind: str) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(kind, found["code"], text.count("\n", 0, found.start("code")) + 1, found["skip"] is None)
+        for found in _FENCE.finditer(text)
+        if found["kind"] == kind
+    ]
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def _missing(text: str) -> str | None:
+    """A part of the library that the page uses and this checkout lacks."""
+    if "snn.engine." in text and not hasattr(tp.SpikingNetwork, "engine"):
+        return "SpikingNetwork.engine"
+    if "search_lags(" in text and "calibration" not in inspect.signature(tp.search_lags).parameters:
+        return "search_lags(calibration=)"
+    return None
+
+
+def test_the_pages_have_blocks():
+    assert len(PAGES) >= 10
+    assert sum(len(blocks(page, "python")) for page in PAGES) >= 15
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    missing = _missing(page.read_text(encoding="utf-8"))
+    if missing is not None:
+        pytest.skip(f"{missing} is not in this checkout")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    namespace: dict[str, Any] = {"__name__": "page"}
+    monkeypatch.setitem(sys.modules, "page", ModuleType("page"))  # where dataclasses look their module up
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in blocks(page, "python"):
+            code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
+            if block.runs:
+                exec(code, namespace)
+
+
+def commands() -> list[tuple[str, str]]:
+    """Pages and the ``transpike`` lines of their ``sh`` blocks."""
+    pages = [
+        *PAGES,
+        *sorted((ROOT / "docs").rglob("*.md")),
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "benchmarks" / "README.md",
+    ]
+    found = []
+    for page in dict.fromkeys(path for path in pages if "_build" not in path.parts and "_generated" not in path.parts):
+        for block in blocks(page, "sh"):
+            text = block.code.replace("\\\n", " ")
+            found += [(name(page), line.strip()) for line in text.splitlines() if line.strip().startswith("transpike ")]
+    return found
+
+
+def _app() -> Any:
+    typer = pytest.importorskip("typer")
+    from transpike.cli import commands  # registers them
+    from transpike.cli.main import app
+
+    assert commands
+    return typer.main.get_command(app)
+
+
+def _has_choose() -> bool:
+    return "choose" in getattr(_app(), "commands", {})
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_shell_lines_parse(page: str, line: str):
+    if not _has_choose():
+        pytest.skip("the commands that the pages describe are not in this checkout")
+    words = shlex.split(line, comments=True)[1:]
+    command = _app()
+    while words and (inner := getattr(command, "commands", {}).get(words[0])) is not None:
+        command, words = inner, words[1:]
+    assert not getattr(command, "commands", {}), f"{page}: no such command in {line!r}"
+    with command.make_context(command.name, list(words), resilient_parsing=False):
+        pass
