@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 import transpike as tp
 from transpike import zoo
-from transpike.bench.compare import BenchReport, Gate, Timing
+from transpike.bench.compare import BenchReport, Gate, Measurement
 from transpike.cli.commands import app
 from transpike.data import load_data
+from transpike.network.engine import NetworkEngine
 from transpike.report.bench import bench_warning
 from transpike.schedules import AccumulateThenFire
 from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
@@ -58,7 +59,7 @@ def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatc
     assert result.exit_code == 1
     assert "'plain' has no --probe-steps" in str(result.exception)
     asked = []
-    monkeypatch.setattr(tp.SpikingNetwork, "tune", lambda self, x, steps, **settings: asked.append((len(x), steps)))
+    monkeypatch.setattr(NetworkEngine, "tune", lambda self, x, steps, **settings: asked.append((len(x), steps)))
     result = RUNNER.invoke(app, [*command, "--tune"])
     assert result.exit_code == 0, result.output
     assert asked == [(2, 2)]
@@ -69,10 +70,10 @@ def test_a_network_is_timed_and_written(tmp_path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_times_that_contradict_each_other_are_said() -> None:
-    def timing(batch: int, milliseconds: float) -> Timing:
-        return Timing("ANN", batch, 0, milliseconds, 1.0)
+    def timing(batch: int, milliseconds: float) -> Measurement:
+        return Measurement("ANN", batch, 0, milliseconds, 1.0)
 
-    def report(*timings: Timing) -> BenchReport:
+    def report(*timings: Measurement) -> BenchReport:
         return BenchReport(Gate(1, 0.0, 0.0), timings, 1, 0, "plain", 1, "avx2", "2.8")
 
     assert "ANN took longer for batch 1 than for batch 16" in bench_warning(report(timing(1, 160.0), timing(16, 2.3)))

@@ -40,8 +40,10 @@ def test_methods_side_by_side(transpike, networks, tmp_path: Path) -> None:
     code, out, err = transpike("compare", "methods", "relu.safetensors", *few, *longer)
     assert (code, err) == (0, "")
     assert "[16]" in out  # two probe steps at seven sites, and T = 2
-    stored = json.loads((tmp_path / "m" / "accumulate.json").read_text())
-    assert [(row["steps"], row["images"]) for row in stored["rows"]] == [(1, 30), (2, 30), (4, 20)]
+    rows = json.loads((tmp_path / "m" / "result.json").read_text())["rows"]
+    reports = [run["report"] for row in rows if row["label"] == "accumulate" for run in row["runs"]]
+    found = [(row["steps"], report["images"]) for report in reports for row in report["rows"]]
+    assert found == [(1, 30), (2, 30), (4, 20)]
     code, _, err = transpike("compare", "methods", "relu.safetensors", "--methods", "cos", "-T", "0")
     assert code == 1
     assert "--steps must be at least 1" in err

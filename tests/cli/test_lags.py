@@ -11,7 +11,8 @@ def test_lags_for_a_budget(transpike, networks, tmp_path: Path) -> None:
     code, out, err = transpike(*words, "plain,staggered:budget=3")
     assert (code, err) == (0, "")
     assert "staggered:budget=3" in out
-    reports = json.loads((tmp_path / "cmp" / "comparison.json").read_text())
+    rows = json.loads((tmp_path / "cmp" / "result.json").read_text())["rows"]
+    reports = {row["label"]: row["runs"][0]["report"] for row in rows}
     assert [row["steps"] for row in reports["plain"]["rows"]] == [1, 2, 3, 4]
     (row,) = reports["staggered:budget=3"]["rows"]  # the one point that the lags were searched for
     assert row["latency"]["pipeline_steps"] == 3

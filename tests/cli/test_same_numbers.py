@@ -20,7 +20,7 @@ def test_library_and_command_line(transpike, networks, tmp_path: Path, method: s
     code, out, err = transpike("evaluate", "f.safetensors", "--steps", str(STEPS), "--cache", "x.json")
     assert (code, err) == (0, "")
     report = tp.evaluate(tp.load("f.safetensors"), loader(load_data("digits").test), steps=STEPS)
-    here, there = report.to_json(), json.loads((tmp_path / "x.json").read_text())["report"]
+    here, there = report.to_json(), json.loads((tmp_path / "x.json").read_text())["content"]["report"]
     assert here.pop("seconds") > 0
     assert there.pop("seconds") > 0
     assert json.loads(json.dumps(here)) == there

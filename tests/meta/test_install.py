@@ -67,7 +67,7 @@ def test_installed_alone(built: dict[str, Path], kind: str, tmp_path: Path) -> N
         "import transpike, transpike.experiments.recipe as r, torch;"
         "print(transpike.__file__); print(sorted(r.recipes()));"
         "m = transpike.zoo.build('digits-resnet'); x = torch.rand(2, 1, 8, 8);"
-        "s = transpike.convert(m, [transpike.Maximum()], calibration=x, example_inputs=x);"
+        "s = transpike.convert(m, transpike.methods['maximum'](2), calibration=x, example_inputs=x);"
         "print(tuple(s(x, steps=2).shape))"
     )
     result = subprocess.run([python, "-c", code], capture_output=True, text=True, cwd=tmp_path)

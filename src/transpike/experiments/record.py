@@ -14,7 +14,7 @@ from transpike.rules import Conversion
 from transpike.schedules import Schedule
 from transpike.serialization.environment import Environment
 from transpike.serialization.json_records import from_json
-from transpike.storage.checkpoint import KINDS
+from transpike.storage.checkpoint import record_kinds
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,10 @@ class Record:
         return {row.label: row.published for row in self.rows if row.published}
 
 
-RECORD_KINDS: Mapping[str, type] = {
-    **KINDS,
-    **REPORT_KINDS,
-    **{cls.__name__: cls for cls in (Record, RowResult, RunResult, Training, Environment)},
-}
-"""All records that a `Record` may hold, by name."""
+def result_kinds() -> dict[str, type]:
+    """All records that a `Record` may hold, by name."""
+    own = (Record, RowResult, RunResult, Training, Environment)
+    return {**record_kinds(), **REPORT_KINDS, **{cls.__name__: cls for cls in own}}
 
 
 def read_record(path: Path) -> Record:
@@ -139,7 +137,7 @@ def read_record(path: Path) -> Record:
         DataError: the file is missing, no record, or one of another version.
     """
     try:
-        record = from_json(json.loads(path.read_text(encoding="utf-8")), RECORD_KINDS)
+        record = from_json(json.loads(path.read_text(encoding="utf-8")), result_kinds())
     except (OSError, ValueError) as error:
         raise DataError(f"the record cannot be read: {error}", where=str(path), fix="run the recipe again") from error
     if not isinstance(record, Record):

@@ -18,7 +18,7 @@ from transpike.errors import CalibrationError, ConversionError, reason
 from transpike.evaluation.evaluate import COUNTING_VERSION, evaluate
 from transpike.experiments.networks import make_networks
 from transpike.experiments.recipe import Recipe, RecipeRow, Run
-from transpike.experiments.record import RECORD_KINDS, Record, RowResult, RunResult, check_record_path
+from transpike.experiments.record import Record, RowResult, RunResult, check_record_path, result_kinds
 from transpike.graph.capture import evaluation_mode
 from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.cache import read_cache, write_cache
@@ -246,7 +246,7 @@ class Runner:
 def _finished(stored: Any | None) -> RunResult | None:
     """The result of an earlier run; None where there is none, or one with parts of the user's own."""
     try:
-        found: RunResult | None = None if stored is None else from_json(stored, RECORD_KINDS)
+        found: RunResult | None = None if stored is None else from_json(stored, result_kinds())
     except ValueError:
         return None
     return found

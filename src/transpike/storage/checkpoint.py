@@ -35,21 +35,16 @@ from transpike.serialization.json_records import from_json, to_json
 from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, ZooModule, model_info, set_model_info
 
 FORMAT = 1
-KINDS: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        *(ModelInfo, InputSpec, ModelSource, SlipReLU, RateNorm, ThetaPercentile, PerLayer, PerChannel, PerNeuron),
-        *(Conversion, Capture),
-        *NEURONS.values(),
-        *THRESHOLD_RULES.values(),
-        *POTENTIAL_RULES.values(),
-        *CORRECTIONS.values(),
-        *SCHEDULES.values(),
-    )
-}
-"""Records that files may hold, by name."""
-
 ModelFactory = nn.Module | Callable[[], nn.Module]
+
+
+def record_kinds() -> dict[str, type]:
+    """Records that files may hold, by name: what the tables hold now."""
+    tables = (NEURONS, THRESHOLD_RULES, POTENTIAL_RULES, CORRECTIONS, SCHEDULES)
+    facts = (ModelInfo, InputSpec, ModelSource, Capture, Conversion, PerLayer, PerChannel, PerNeuron)
+    activations = (SlipReLU, RateNorm, ThetaPercentile)
+    classes = (*facts, *activations, *(cls for table in tables for cls in table.values()))
+    return {cls.__name__: cls for cls in classes}
 
 
 def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: InputSpec | None = None) -> None:
@@ -89,7 +84,7 @@ def _to_json(record: Any) -> Any:
     """JSON from which `load` can rebuild the record; classes of the user's own are unknown to it."""
     try:
         written = to_json(record)
-        if from_json(json.loads(json.dumps(written)), KINDS) == record:
+        if from_json(json.loads(json.dumps(written)), record_kinds()) == record:
             return written
         reason = "it is rebuilt as another one"
     except (TypeError, ValueError) as error:
@@ -210,8 +205,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _contents(header: dict[str, Any], path: Path) -> Contents:
     try:
-        info = from_json(header["info"], KINDS)
-        activation = None if header["tailored"] is None else from_json(header["tailored"], KINDS)
+        info = from_json(header["info"], record_kinds())
+        activation = None if header["tailored"] is None else from_json(header["tailored"], record_kinds())
         return Contents(header["kind"], info, activation, tuple(header.get("sites", ())))
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"the header is malformed: {error}", where=str(path)) from error
@@ -238,10 +233,10 @@ def _base_model(contents: Contents, model: ModelFactory | None, path: Path) -> n
 
 
 def _restore_spiking(base: nn.Module, header: dict[str, Any], dtype: torch.dtype) -> SpikingNetwork:
-    capture = from_json(header["capture"], KINDS)
+    capture = from_json(header["capture"], record_kinds())
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in capture.input_shapes)
-    return restore(base, inputs, from_json(header["conversion"], KINDS), capture)
+    return restore(base, inputs, from_json(header["conversion"], record_kinds()), capture)
 
 
 def _check_sites(network: SpikingNetwork, contents: Contents, path: Path) -> None:
