@@ -164,11 +164,8 @@ def corrections() -> str:
 def _event_driven(schedule: Any) -> bool:
     import torch
 
-    snn = _example()
     with torch.no_grad():
-        if hasattr(snn, "engine"):
-            return snn.engine.unsupported_reason(schedule) is None
-        return not snn._refusal(schedule)
+        return _example().engine.unsupported_reason(schedule) is None
 
 
 def schedules() -> str:

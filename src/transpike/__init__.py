@@ -19,7 +19,7 @@ from transpike.conversion.inspect import Inspection, inspect
 from transpike.conversion.methods import METHODS as methods
 from transpike.conversion.tailor import tailor
 from transpike.evaluation.delayed_readout import delayed_readout, readout_delay
-from transpike.evaluation.early_exit import answer_early, choose_confidence, evaluate_early
+from transpike.evaluation.early_exit import answer_early, evaluate_early
 from transpike.evaluation.evaluate import evaluate
 from transpike.evaluation.report import Report
 from transpike.graph.operators import MaxPooling
@@ -28,6 +28,7 @@ from transpike.rules import Conversion, PerChannel, PerLayer
 from transpike.runtime.encoding import FrameSequence, Poisson
 from transpike.runtime.step import State
 from transpike.selection.choose import choose
+from transpike.selection.confidence import choose_confidence
 from transpike.selection.lags import search_lags
 from transpike.serialization.model_info import InputSpec
 from transpike.storage.checkpoint import describe, load, load_ann, save

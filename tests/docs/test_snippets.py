@@ -6,7 +6,6 @@ comment ``<!-- not run: REASON -->`` is compiled only. Every ``transpike`` line 
 
 from __future__ import annotations
 
-import inspect
 import re
 import shlex
 import sys
@@ -18,8 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-
-import transpike as tp
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -57,15 +54,6 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def _missing(text: str) -> str | None:
-    """A part of the library that the page uses and this checkout lacks."""
-    if "snn.engine." in text and not hasattr(tp.SpikingNetwork, "engine"):
-        return "SpikingNetwork.engine"
-    if "search_lags(" in text and "calibration" not in inspect.signature(tp.search_lags).parameters:
-        return "search_lags(calibration=)"
-    return None
-
-
 def test_the_pages_have_blocks():
     assert len(PAGES) >= 10
     assert sum(len(blocks(page, "python")) for page in PAGES) >= 15
@@ -73,9 +61,6 @@ def test_the_pages_have_blocks():
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    missing = _missing(page.read_text(encoding="utf-8"))
-    if missing is not None:
-        pytest.skip(f"{missing} is not in this checkout")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     namespace: dict[str, Any] = {"__name__": "page"}
@@ -113,14 +98,8 @@ def _app() -> Any:
     return typer.main.get_command(app)
 
 
-def _has_choose() -> bool:
-    return "choose" in getattr(_app(), "commands", {})
-
-
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_shell_lines_parse(page: str, line: str):
-    if not _has_choose():
-        pytest.skip("the commands that the pages describe are not in this checkout")
     words = shlex.split(line, comments=True)[1:]
     command = _app()
     while words and (inner := getattr(command, "commands", {}).get(words[0])) is not None:

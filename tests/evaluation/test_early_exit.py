@@ -22,6 +22,7 @@ from transpike.evaluation import early_exit
 from transpike.evaluation.early_exit import steps_used
 from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain
+from transpike.selection.confidence import ChosenConfidence
 from transpike.testing import TOPOLOGIES, set_dyadic_thresholds
 
 ZOO = {topology.name: topology for topology in TOPOLOGIES}
@@ -236,7 +237,7 @@ def test_the_smallest_threshold_is_that_of_brute_force(
     expected = brute_force(rows, confidences, share)
     garbage = torch.full((60,), -7)
     for data in (x, list(x.split(17)), list(zip(x.split(25), garbage.split(25), strict=True)), (x.flip(0),)):
-        chosen = tp.choose_confidence(snn, data, steps=T, max_disagreement=share, schedule=schedule)
+        chosen = tp.choose_confidence(snn, calibration=data, steps=T, max_disagreement=share, schedule=schedule)
         assert chosen.samples == 60
         assert (chosen.confidence, chosen.disagreement) == expected[:2]
         assert chosen.mean_steps == pytest.approx(expected[2])
@@ -245,7 +246,7 @@ def test_the_smallest_threshold_is_that_of_brute_force(
 @pytest.mark.parametrize("name", ["mlp", "conv"])
 def test_stopping_at_the_chosen_threshold_gives_what_was_promised(name: str) -> None:
     snn, (x,) = spiking(name, 60)
-    chosen = tp.choose_confidence(snn, x, steps=T, max_disagreement=0.1)
+    chosen = tp.choose_confidence(snn, calibration=x, steps=T, max_disagreement=0.1)
     rows = snn(x, steps=T)
     assert bool((early_exit.confidence_of(rows) == chosen.confidence).any())
     answer = tp.answer_early(snn, x, steps=T, confidence=chosen.confidence)
@@ -257,7 +258,9 @@ def test_stopping_at_the_chosen_threshold_gives_what_was_promised(name: str) -> 
 def test_choosing_is_neither_trivial_nor_monotone_by_luck() -> None:
     """The brute-force test above compares thresholds strictly inside the range."""
     snn, (x,) = spiking("mlp", 60)
-    found = [tp.choose_confidence(snn, x, steps=T, max_disagreement=share) for share in (0.0, 0.05, 0.4, 1.0)]
+    found = [
+        tp.choose_confidence(snn, calibration=x, steps=T, max_disagreement=share) for share in (0.0, 0.05, 0.4, 1.0)
+    ]
     assert found[-1].confidence == 0.0
     assert found[-1].mean_steps == 1.0
     assert 0 < found[1].confidence < 1
@@ -268,7 +271,7 @@ def test_choosing_is_neither_trivial_nor_monotone_by_luck() -> None:
 
 def test_one_step_leaves_nothing_to_choose() -> None:
     snn, (x,) = spiking("mlp", 8)
-    assert tp.choose_confidence(snn, x, steps=1) == early_exit.ChosenConfidence(0.0, 0.0, 1.0, 8)
+    assert tp.choose_confidence(snn, calibration=x, steps=1) == ChosenConfidence(0.0, 0.0, 1.0, 8)
 
 
 def test_a_softmax_that_is_rounded_to_one_has_no_threshold() -> None:
@@ -280,8 +283,8 @@ def test_a_softmax_that_is_rounded_to_one_has_no_threshold() -> None:
     x = ZOO["mlp"].dyadic_inputs(60)[0]
     snn = set_dyadic_thresholds(tp.convert(model, tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x))
     with pytest.raises(CalibrationError, match="their softmax is rounded to 1"):
-        tp.choose_confidence(snn, x, steps=T, max_disagreement=0.0)
-    assert tp.choose_confidence(snn, x, steps=T, max_disagreement=1.0).confidence == 0.0
+        tp.choose_confidence(snn, calibration=x, steps=T, max_disagreement=0.0)
+    assert tp.choose_confidence(snn, calibration=x, steps=T, max_disagreement=1.0).confidence == 0.0
 
 
 @dataclass(frozen=True)
@@ -295,14 +298,14 @@ class Tuned(Plain):
 def test_nothing_can_be_chosen_from_nothing() -> None:
     snn, (x,) = spiking("mlp", 4)
     with pytest.raises(CalibrationError, match="there is no data"):
-        tp.choose_confidence(snn, [], steps=2)
-    with pytest.raises(ValueError, match=r"rows of Tuned.* depend on T"):
-        tp.choose_confidence(snn, x, steps=2, schedule=Tuned())
+        tp.choose_confidence(snn, calibration=[], steps=2)
+    with pytest.raises(ValueError, match="rows of tuned depend on T"):
+        tp.choose_confidence(snn, calibration=x, steps=2, schedule=Tuned())
     with pytest.raises(ValueError, match="steps must be at least 1"):
-        tp.choose_confidence(snn, x, steps=0)
+        tp.choose_confidence(snn, calibration=x, steps=0)
     for share in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match="max_disagreement"):
-            tp.choose_confidence(snn, x, steps=2, max_disagreement=share)
+            tp.choose_confidence(snn, calibration=x, steps=2, max_disagreement=share)
 
 
 # ---- reports -------------------------------------------------------------------------------------------------------
@@ -371,5 +374,5 @@ def test_unusable_batches() -> None:
             tp.evaluate_early(snn, batches, steps=2, confidences=[0.5])
     with pytest.raises(ValueError, match="at least one threshold"):
         tp.evaluate_early(snn, [(x, good)], steps=2, confidences=[])
-    with pytest.raises(ValueError, match=r"rows of Tuned.* depend on T"):
+    with pytest.raises(ValueError, match="rows of tuned depend on T"):
         tp.evaluate_early(snn, [(x, good)], steps=2, confidences=[0.5], schedule=Tuned())

@@ -56,14 +56,14 @@ def test_the_delay_by_hand() -> None:
     for site in snn.sites:
         snn.site(site.name).set_threshold(torch.tensor(1.0))
         snn.site(site.name).set_initial_potential(torch.tensor(0.5))
-    assert tp.readout_delay(snn, data) == 2 + 4
+    assert tp.readout_delay(snn, calibration=data) == 2 + 4
     first, second = (snn.site(site.name) for site in snn.sites)
     first.set_threshold(torch.tensor([1.0, 0.625]))  # the second neuron now charges up in (0.625 - 0.5) / 0.125 = 1
-    assert tp.readout_delay(snn, data) == 1 + 4
+    assert tp.readout_delay(snn, calibration=data) == 1 + 4
     second.set_initial_potential(torch.full((3, 2), 0.625))  # of three samples: 0.375 / 0.125 = 3
-    assert tp.readout_delay(snn, data) == 1 + 3
+    assert tp.readout_delay(snn, calibration=data) == 1 + 3
     first.set_initial_potential(torch.tensor(2.0))  # fires at once
-    assert tp.readout_delay(snn, data) == 3
+    assert tp.readout_delay(snn, calibration=data) == 3
 
 
 def test_silent_layers_are_left_out_and_no_data_is_an_error() -> None:
@@ -73,9 +73,9 @@ def test_silent_layers_are_left_out_and_no_data_is_an_error() -> None:
         calibration=torch.ones(1, 2),
         example_inputs=torch.ones(1, 2),
     )
-    assert tp.readout_delay(snn, -torch.ones(4, 2)) == 0
+    assert tp.readout_delay(snn, calibration=-torch.ones(4, 2)) == 0
     with pytest.raises(CalibrationError, match="empty"):
-        tp.readout_delay(snn, [])
+        tp.readout_delay(snn, calibration=[])
 
 
 def test_evaluation_reads_out_late_and_says_so() -> None:

@@ -56,7 +56,7 @@ def images(count: int = 60) -> Tensor:
 
 def test_picks_the_best_of_a_rigged_field():
     methods = [fixed("deaf", 1e4), fixed("saturated", 1e-4), fixed("right", 1.0), fixed("wide", 60.0)]
-    choice = choose(network(), images(), 16, methods=methods)
+    choice = choose(network(), calibration=images(), budget=16, methods=methods)
     assert choice.ranking[0].method == "right"
     assert float(choice.network.site("1").theta) == 1.0
     assert {trial.method for trial in choice.ranking} == {method.name for method in methods}
@@ -69,7 +69,7 @@ def test_picks_the_best_of_a_rigged_field():
 
 def test_numbers_are_those_of_evaluate_on_the_images_held_back():
     model, x, seed = network(), images(), 5
-    choice = choose(model, x, 4, methods=QUICK, seed=seed, held_back=0.5)
+    choice = choose(model, calibration=x, budget=4, methods=QUICK, seed=seed, held_back=0.5)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     judges, rest = x[order[:30]], x[order[30:]]
     answers = model(judges)
@@ -87,7 +87,7 @@ def test_numbers_are_those_of_evaluate_on_the_images_held_back():
 
 def test_the_winner_is_converted_again_with_all_images():
     model, x = network(), images()
-    choice = choose(model, x, 4, methods=[METHODS["percentile"]])
+    choice = choose(model, calibration=x, budget=4, methods=[METHODS["percentile"]])
     whole = tp.convert(model, METHODS["percentile"](4), calibration=x, example_inputs=x[:4])
     for site in whole.sites:
         torch.testing.assert_close(choice.network.site(site.name).theta, whole.site(site.name).theta)
@@ -95,7 +95,7 @@ def test_the_winner_is_converted_again_with_all_images():
 
 def test_equal_agreement_is_decided_by_the_error():
     methods = [fixed("coarse", 1.5), fixed("fine", 1.5001), fixed("coarse too", 1.5)]
-    choice = choose(network(), images(12), 64, methods=methods)
+    choice = choose(network(), calibration=images(12), budget=64, methods=methods)
     first, *others = choice.ranking
     for trial in others:
         assert (-first.agreement, first.error) <= (-trial.agreement, trial.error)
@@ -114,7 +114,7 @@ class Unlabelled:
 
 
 def test_labels_are_never_touched():
-    assert choose(network(), Unlabelled(), 2, methods=QUICK[:2]).ranking
+    assert choose(network(), calibration=Unlabelled(), budget=2, methods=QUICK[:2]).ranking
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_labels_are_never_touched():
     ],
 )
 def test_a_pipeline_budget_is_kept_and_used_up(budget, expected):
-    choice = choose(network(), images(), budget, methods=QUICK, latency=LatencyKind.PIPELINE)
+    choice = choose(network(), calibration=images(), budget=budget, methods=QUICK, latency=LatencyKind.PIPELINE)
     found = {trial.method: (trial.tuned_for, trial.latency.answer_steps) for trial in choice.ranking}
     assert found == expected
     assert {trial.latency.pipeline_steps for trial in choice.ranking} == {budget}
@@ -138,34 +138,38 @@ def test_a_pipeline_budget_is_kept_and_used_up(budget, expected):
 
 def test_what_does_not_fit_is_refused_with_its_reason():
     methods = [*QUICK, METHODS["burst"]]
-    choice = choose(network(), images(), 3, methods=methods, latency=LatencyKind.PIPELINE)
+    choice = choose(network(), calibration=images(), budget=3, methods=methods, latency=LatencyKind.PIPELINE)
     reasons = {refusal.method: refusal.reason for refusal in choice.refused}
     assert set(reasons) == {"withhold", "cos", "accumulate", "burst"}
     for name in ("withhold", "cos", "accumulate"):
         assert reasons[name] == "it takes at least 4 pipeline steps, the budget is 3"
     assert reasons["burst"] == "its neurons send count events, allowed are: binary"
-    allowed = choose(network(), images(), 3, methods=[METHODS["burst"]], events=tuple(EventKind))
+    allowed = choose(network(), calibration=images(), budget=3, methods=[METHODS["burst"]], events=tuple(EventKind))
     assert allowed.ranking[0].method == "burst"
     clipped = nn.Sequential(nn.Linear(12, 8), nn.ReLU6(), nn.Linear(8, 3))
-    choice = choose(clipped, images(), 3, methods=methods, events=tuple(EventKind))
+    choice = choose(clipped, calibration=images(), budget=3, methods=methods, events=tuple(EventKind))
     (refusal,) = choice.refused
     assert (refusal.method, "stops at theta" in refusal.reason) == ("burst", True)
 
 
 def test_where_nothing_fits_all_reasons_are_told():
     with pytest.raises(CalibrationError, match="cos: it takes at least 4 pipeline steps, the budget is 2"):
-        choose(network(), images(), 2, methods=[METHODS["cos"]], latency=LatencyKind.PIPELINE)
+        choose(network(), calibration=images(), budget=2, methods=[METHODS["cos"]], latency=LatencyKind.PIPELINE)
 
 
 def test_unusable_input():
     with pytest.raises(ConversionError):
-        choose(nn.Sequential(nn.Linear(12, 4), nn.GELU(), nn.Linear(4, 2)), images(), 2)
+        choose(nn.Sequential(nn.Linear(12, 4), nn.GELU(), nn.Linear(4, 2)), calibration=images(), budget=2)
     with pytest.raises(InputError, match=r"\[N, classes\]"):
-        choose(nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Conv1d(2, 2, 3)), images().unsqueeze(1), 2)
+        choose(
+            nn.Sequential(nn.Conv1d(1, 2, 3), nn.ReLU(), nn.Conv1d(2, 2, 3)),
+            calibration=images().unsqueeze(1),
+            budget=2,
+        )
     for wrong, message in (({"budget": 0}, "budget"), ({"budget": 2, "held_back": 1.0}, "held_back")):
         with pytest.raises(ValueError, match=message):
-            choose(network(), images(), **wrong)
+            choose(network(), calibration=images(), **wrong)
     with pytest.raises(CalibrationError, match="one image"):
-        choose(network(), images(1), 2)
+        choose(network(), calibration=images(1), budget=2)
     with pytest.raises(CalibrationError, match="no images"):
-        choose(network(), [], 2)
+        choose(network(), calibration=[], budget=2)

@@ -98,7 +98,7 @@ def _lags(trial: Trial, snn) -> tuple:
 def test_an_exhaustive_search_is_the_brute_force(budget: int, seed: int) -> None:
     snn, model, x = branches(seed=seed)
     assert len(snn.sites) == 3
-    found = search_lags(snn, x, budget, max_lag=2)
+    found = search_lags(snn, calibration=x, budget=budget, max_lag=2)
     expected = brute_force(snn, model, x[:24], budget, max_lag=min(2, budget - 1))
     nothing = expected.pop((Wait.WITHHOLD, (0, 0, 0)))
     assert nothing == expected[Wait.INTEGRATE, (0, 0, 0)]
@@ -116,7 +116,7 @@ def test_an_exhaustive_search_is_the_brute_force(budget: int, seed: int) -> None
 
 def test_lags_that_win_are_confirmed_on_the_other_half() -> None:
     snn, model, x = branches(400, seed=2)
-    found = search_lags(snn, x, 3, max_lag=2)
+    found = search_lags(snn, calibration=x, budget=3, max_lag=2)
     assert isinstance(found.schedule, Staggered)
     assert found.images == (200, 200)
     assert found.confirmed_best.agreement > found.confirmed_plain.agreement
@@ -125,7 +125,7 @@ def test_lags_that_win_are_confirmed_on_the_other_half() -> None:
     assert found.confirmed_best.agreement == pytest.approx(scores[found.schedule.wait, lags][0])
     assert found.confirmed_plain.agreement == pytest.approx(scores[Wait.INTEGRATE, (0, 0, 0)][0])
     assert snn.latency(found.steps, found.schedule).pipeline_steps == 3
-    doubtful = search_lags(snn, x, 3, max_lag=2, doubt=1e6)
+    doubtful = search_lags(snn, calibration=x, budget=3, max_lag=2, doubt=1e6)
     assert doubtful.schedule == Plain()
     assert doubtful.steps == 3
     assert doubtful.best == found.best
@@ -133,8 +133,8 @@ def test_lags_that_win_are_confirmed_on_the_other_half() -> None:
 
 def test_plain_where_nothing_helps() -> None:
     snn, _, x = branches()
-    assert search_lags(snn, x, 1).schedule == Plain()  # no step to spare
-    found = search_lags(snn, x[:2], 6, max_lag=1)  # one image cannot confirm anything
+    assert search_lags(snn, calibration=x, budget=1).schedule == Plain()  # no step to spare
+    found = search_lags(snn, calibration=x[:2], budget=6, max_lag=1)  # one image cannot confirm anything
     assert found.schedule == Plain()
     assert found.steps == 6
 
@@ -148,7 +148,7 @@ def test_greedy_search_keeps_to_the_budget(topology) -> None:
     set_dyadic_thresholds(snn)
     if not isinstance(snn.ann(*inputs), Tensor) or snn.ann(*inputs).dim() != 2:
         pytest.skip("the topology does not answer with one tensor [N, classes]")
-    found = search_lags(snn, [inputs], 5, max_lag=3, evaluations=30, doubt=0.0)
+    found = search_lags(snn, calibration=[inputs], budget=5, max_lag=3, evaluations=30, doubt=0.0)
     assert 1 < len(found.trail) <= 30
     for trial in found.trail:
         assert trial.steps >= 1
@@ -157,14 +157,14 @@ def test_greedy_search_keeps_to_the_budget(topology) -> None:
     whole = [trial.score.agreement for trial in found.trail if trial.images == found.images[0]]
     assert found.best.agreement == max(whole)
     assert snn.latency(found.steps, found.schedule).pipeline_steps == 5
-    assert search_lags(snn, [inputs], 5, max_lag=3, evaluations=30, doubt=0.0) == found
+    assert search_lags(snn, calibration=[inputs], budget=5, max_lag=3, evaluations=30, doubt=0.0) == found
 
 
 def test_batches_and_labels_do_not_matter() -> None:
     snn, _, x = branches(50)
-    whole = search_lags(snn, x, 4, max_lag=1)
+    whole = search_lags(snn, calibration=x, budget=4, max_lag=1)
     labels = torch.zeros(50, dtype=torch.long)
-    parts = search_lags(snn, list(zip(x.split(7), labels.split(7), strict=True)), 4, max_lag=1)
+    parts = search_lags(snn, calibration=list(zip(x.split(7), labels.split(7), strict=True)), budget=4, max_lag=1)
     assert parts.images == whole.images == (25, 25)
     assert [trial.schedule for trial in parts.trail] == [trial.schedule for trial in whole.trail]
     for one, other in zip(parts.trail, whole.trail, strict=True):
@@ -174,22 +174,22 @@ def test_batches_and_labels_do_not_matter() -> None:
 
 def test_json() -> None:
     snn, _, x = branches()
-    found = search_lags(snn, x, 3, max_lag=1)
+    found = search_lags(snn, calibration=x, budget=3, max_lag=1)
     assert from_json(to_json(found), KINDS) == found
 
 
 def test_errors() -> None:
     snn, _, x = branches()
     with pytest.raises(ValueError, match=r"at least 1 .* got 0, 4, 200"):
-        search_lags(snn, x, 0)
+        search_lags(snn, calibration=x, budget=0)
     for empty in ([], iter(()), x[:1], x[:0]):
         with pytest.raises(CalibrationError, match="cannot be divided"):
-            search_lags(snn, empty, 2)
+            search_lags(snn, calibration=empty, budget=2)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
     images = torch.rand(4, 1, 8, 8)
     maps = tp.convert(model, tp.Conversion(tp.rules.Maximum()), calibration=images, example_inputs=images)
     with pytest.raises(InputError, match=r"\[N, classes\]"):
-        search_lags(maps, images, 2)
+        search_lags(maps, calibration=images, budget=2)
 
 
 @pytest.mark.data
@@ -217,7 +217,7 @@ def test_late_layers_that_withhold_their_first_spikes(qcfs_resnet20: torch.nn.Mo
 @pytest.mark.parametrize("evaluations", [1, 5, 12])
 def test_few_evaluations_are_enough_for_an_answer(evaluations: int) -> None:
     snn, _, x = branches(64, seed=2)
-    found = search_lags(snn, x, 3, max_lag=2, evaluations=evaluations)
+    found = search_lags(snn, calibration=x, budget=3, max_lag=2, evaluations=evaluations)
     assert 1 <= len(found.trail) <= evaluations
     whole = [trial for trial in found.trail if trial.images == found.images[0]]
     if evaluations == 12:  # five for each way to wait: two tried on a part of the images, then both on all

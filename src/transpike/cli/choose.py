@@ -75,8 +75,8 @@ def choose(
         note(f"{model} has random weights; trained ones come by --weights FILE")
     choice = choose_network(
         found.network,
-        batches,
-        budget,
+        calibration=batches,
+        budget=budget,
         example_inputs=found.try_on(batches[0][0][:4]),
         latency=latency,
         methods=wanted,

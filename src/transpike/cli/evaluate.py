@@ -116,4 +116,4 @@ def _delay(snn: SpikingNetwork, wanted: str, data: Data, images: int) -> int:
         raise ValueError(f"--readout-delay takes a number of steps or auto, not {wanted!r}")
     if wanted != "auto":
         return int(wanted)
-    return readout_delay(snn, calibration_batches(data, images), progress=True)
+    return readout_delay(snn, calibration=calibration_batches(data, images), progress=True)

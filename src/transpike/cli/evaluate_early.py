@@ -57,9 +57,9 @@ def evaluate_early(
     from transpike.cli.words import schedule_for
     from transpike.cli.work import calibration_batches, data_for, device_of
     from transpike.data import loader, test_images
-    from transpike.evaluation.early_exit import choose_confidence
     from transpike.evaluation.early_exit import evaluate_early as evaluate_network
     from transpike.report.early_exit import early_exit_table, steps_used_table
+    from transpike.selection.confidence import choose_confidence
 
     where = device_of(device)
     snn = find_converted(file, factory).to(where)
@@ -70,7 +70,7 @@ def evaluate_early(
     if threshold is None:
         there = len(found.validation)  # type: ignore[arg-type]
         held_back = calibration_batches(found, min(calibration_images, there), held_back=True)
-        chosen = choose_confidence(snn, held_back, steps=steps, schedule=how, coding=coding, progress=True)
+        chosen = choose_confidence(snn, calibration=held_back, steps=steps, schedule=how, coding=coding, progress=True)
         say(
             f"confidence {chosen.confidence:.6g}, chosen on {chosen.samples:,} held-back training images, where "
             f"{100 * chosen.disagreement:.2f} % of the answers differ from T = {steps} at a mean T of "

@@ -84,7 +84,9 @@ def calibration_batches(data: Data, images: int, seed: int = 0, *, held_back: bo
 def search_schedule(snn: SpikingNetwork, data: Data, budget: int) -> LagSearch:
     """Lags of the staggered schedule for ``budget`` pipeline steps, searched on at most 1,024 training images."""
     count = min(_SEARCH_IMAGES, len(data.calibration))  # type: ignore[arg-type]
-    return search_lags(snn, list(loader(random_subset(data.calibration, count))), budget, progress=True)
+    return search_lags(
+        snn, calibration=list(loader(random_subset(data.calibration, count))), budget=budget, progress=True
+    )
 
 
 def device_of(device: Device) -> str:

@@ -45,7 +45,7 @@ def delayed_readout(answer: Tensor, delay: int) -> Tensor:
     return (sums[1:] - sums[start]) / (steps - start).view(column)
 
 
-def readout_delay(snn: SpikingNetwork, calibration: CalibrationData, *, progress: bool = False) -> int:
+def readout_delay(snn: SpikingNetwork, *, calibration: CalibrationData, progress: bool = False) -> int:
     """How many steps the readout should wait: those until a mean drive makes every layer fire, added up and rounded up.
 
     A layer takes ``min_i (theta_i - v_i(0)) / E max(z_i, 0)``; the paper has one threshold per layer, and writes the

@@ -107,9 +107,9 @@ class Choice:
 
 def choose(
     model: nn.Module,
+    *,
     calibration: CalibrationData,
     budget: int,
-    *,
     example_inputs: Inputs | None = None,
     latency: LatencyKind = LatencyKind.ANSWER,
     methods: Iterable[Method] = tuple(METHODS.values()),

@@ -95,9 +95,9 @@ class LagSearch:
 
 def search_lags(
     snn: SpikingNetwork,
-    batches: CalibrationData,
-    budget: int,
     *,
+    calibration: CalibrationData,
+    budget: int,
     max_lag: int = 4,
     evaluations: int = 200,
     doubt: float = 2.0,
@@ -114,7 +114,7 @@ def search_lags(
 
     Args:
         snn: the converted network, a classifier.
-        batches: training images, 512 or more: never those that the accuracy is reported on.
+        calibration: training images, 512 or more: never those that the accuracy is reported on.
         budget: B, at least 1.
         max_lag: largest lag of a site.
         evaluations: bound for the schedules that are run; a run on a part of the images counts as one, too.
@@ -131,12 +131,12 @@ def search_lags(
             "budget, max_lag and evaluations must be at least 1 and doubt not negative, got "
             f"{budget}, {max_lag}, {evaluations} and {doubt}"
         )
-    pieces = _pieces(snn, batches)
+    pieces = _pieces(snn, calibration)
     images = sum(piece[0].shape[0] for piece in pieces)
     if images < 2:
         raise CalibrationError(
             f"{images} image(s) cannot be divided into some that choose and others that confirm",
-            where="batches",
+            where="calibration",
             fix="pass a tensor or batches of training images; a used-up iterator gives none",
         )
     with torch.no_grad(), ProgressBar(f"lags for {budget} steps", evaluations, progress) as bar:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from transpike.errors import InputError
 from transpike.evaluation.offsets.counts import checked_batches, need_counts, wanted_count
+from transpike.kernels import scan
 from transpike.kernels.offset_probe import probe
 from transpike.kernels.reference import fire
 from transpike.network.spiking import SpikingNetwork
@@ -164,9 +165,9 @@ def find_cases(
 
 
 def _trajectory(drive: Tensor, v: Tensor, theta: Tensor) -> Trajectory:
-    potentials, spikes = [float(v)], []
-    for current in drive:
-        v, event = fire(v, current, theta, soft_reset=True)
-        potentials.append(float(v))
-        spikes.append(int(event))
-    return Trajectory(tuple(potentials), tuple(spikes))
+    def step(state: Tensor, current: Tensor) -> tuple[Tensor, Tensor]:
+        state, event = fire(state, current, theta, soft_reset=True)
+        return state, torch.stack([state, event])
+
+    _, rows = scan(step, v, drive)
+    return Trajectory((float(v), *rows[:, 0].tolist()), tuple(rows[:, 1].int().tolist()))
