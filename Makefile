@@ -5,14 +5,24 @@ BIN := $(VENV)/bin
 # Processes for the tests; each one runs torch on its own thread.
 JOBS ?= 2
 SANITIZED := $(CURDIR)/build/sanitize
+OLDEST := .venv-oldest
 
-.PHONY: demo test sanitize lint format docs tables install clean
+.PHONY: demo test test-oldest sanitize lint format docs tables install clean
 
 demo: install
 	$(BIN)/transpike run digits
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+# All tests with the oldest PyTorch that is supported, in an environment of its own.
+test-oldest: $(OLDEST)/.installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(JOBS)
+
+$(OLDEST)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard src/transpike/*/*.py)
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.8.*' 'torchvision==0.23.*' '.[dev]'
+	touch $@
 
 # The compiled kernels in a build of their own that stops at the first wrong address or undefined operation. Its runtime
 # must be there before Python is, and libstdc++ with it, which it wraps for C++ exceptions. The report goes past pytest.
@@ -44,9 +54,12 @@ format: install
 	$(BIN)/ruff format .
 
 # The documentation, warnings as errors; its notebooks are executed.
-docs: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+docs: $(VENV)/.docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
 
 # The tables and the picture in README.md, from results/.
 tables: install
@@ -62,4 +75,4 @@ $(VENV)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/_generated docs/api/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) build dist docs/_build docs/_generated docs/api/generated .mypy_cache .ruff_cache .pytest_cache .hypothesis
