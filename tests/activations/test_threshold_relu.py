@@ -12,7 +12,7 @@ import transpike as tp
 from transpike.testing import record
 
 
-def one_layer(activation: tp.activations.SlipReLU, parts=()) -> tp.SpikingNetwork:
+def one_layer(activation: tp.activations.SlipReLU, *parts) -> tp.SpikingNetwork:
     """One neuron whose drive is the input; theta = 1."""
     model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU()).double()
     nn.init.ones_(model[0].weight)

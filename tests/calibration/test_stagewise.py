@@ -136,7 +136,7 @@ def test_a_spiking_threshold_rule_takes_the_place_of_a_threshold_rule_and_potent
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ValueError, match=r"cannot be made for TwoPasses.*one pass"):
+    with pytest.raises(ValueError, match=r"cannot be made for srp .*one pass"):
         tp.Conversion(corrections=[Spy(2)], schedule=TwoPasses())
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU6(), nn.Linear(4, 2))
     x = torch.randn(5, 3)

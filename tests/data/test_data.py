@@ -73,7 +73,7 @@ def test_missing_data_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Monkey
         load_data("cifar10")
     with pytest.raises(DataError, match="cifar-10-batches-py"):
         load_data("cifar10", tmp_path)
-    with pytest.raises(DataError, match="known: cifar10, cifar100, digits, folder, imagenet"):
+    with pytest.raises(DataError, match="known: digits, cifar10, cifar100, imagenet, folder"):
         load_data("mnist")
     assert set(DATA) == {"digits", "cifar10", "cifar100", "imagenet", "folder"}
 

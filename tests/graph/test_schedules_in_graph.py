@@ -13,7 +13,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.network.backends import Backends
-from transpike.schedules import AccumulateThenFire
+from transpike.schedules import AccumulateThenFire, Latency
 from transpike.testing import dyadic_batch, make_dyadic, record, set_dyadic_thresholds
 
 T = 6
@@ -268,9 +268,9 @@ def test_schedules_that_need_all_steps_refuse_chunks_and_streaming():
 def test_latency_figures():
     snn, _, _ = _network()
     plain = snn.latency(8)
-    assert plain == (8, 8, 8, 8)
+    assert plain == Latency(8, 8, 8, 8)
     lagged = snn.latency(8, Lagged((("relu", 1), ("relu@0", 2), ("relu@1", 4))))
-    assert lagged == (8, 8, 15, 15)  # the first site sends for T + 6 steps and has waited for one
+    assert lagged == Latency(8, 8, 15, 15)  # the first site sends for T + 6 steps and has waited for one
     probing = snn.latency(8, SilenceLosers(4))
     assert probing.claimed_steps == 12
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.runtime.timing import SentSpikes, Timing
-from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Staggered, TwoPasses
+from transpike.schedules import AccumulateThenFire, Latency, OffsetSpike, Plain, Staggered, TwoPasses
 
 
 class Residual(nn.Module):
@@ -35,17 +35,17 @@ def test_lags_of_a_residual_network(snn: tp.SpikingNetwork) -> None:
     lags = {"relu@0": 1, "relu@1": 2, "relu@2": 4}
     assert [site.name for site in snn.sites] == list(lags)
     assert snn.timing(3, Staggered(0, tuple(lags.items()))) == Timing(
-        pass_lengths=(3 + 7,), steps_sent={"relu@0": 3 + 6, "relu@1": 3 + 4, "relu@2": 3}, latency=(3, 3, 10, 10)
+        pass_lengths=(3 + 7,), steps_sent={"relu@0": 3 + 6, "relu@1": 3 + 4, "relu@2": 3}, latency=Latency(3, 3, 10, 10)
     )
 
 
 def test_schedules_without_lags(snn: tp.SpikingNetwork) -> None:
     names = [site.name for site in snn.sites]
-    assert snn.timing(3, Plain()) == Timing((3,), dict.fromkeys(names, 3), (3, 3, 3, 3))
+    assert snn.timing(3, Plain()) == Timing((3,), dict.fromkeys(names, 3), Latency(3, 3, 3, 3))
     probed = {"relu@0": 4, "relu@1": 4, "relu@2": 2}  # what follows must see a whole probe, the answer only T steps
-    assert snn.timing(2, AccumulateThenFire(4)) == Timing((4,), probed, (2, 6, 14, 8))
-    assert snn.timing(6, OffsetSpike(4, iterations=2)) == Timing((6,), dict.fromkeys(names, 6), (6, 14, 30, 14))
-    assert snn.timing(3, TwoPasses(4)) == Timing((4, 3), dict.fromkeys(names, 3), (3, 7, 7, 7))
+    assert snn.timing(2, AccumulateThenFire(4)) == Timing((4,), probed, Latency(2, 6, 14, 8))
+    assert snn.timing(6, OffsetSpike(4, iterations=2)) == Timing((6,), dict.fromkeys(names, 6), Latency(6, 14, 30, 14))
+    assert snn.timing(3, TwoPasses(4)) == Timing((4, 3), dict.fromkeys(names, 3), Latency(3, 7, 7, 7))
     assert snn.latency(3, TwoPasses(4)) == snn.timing(3, TwoPasses(4)).latency
 
 

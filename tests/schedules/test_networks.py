@@ -11,6 +11,7 @@ from transpike.schedules import (
     SCHEDULES,
     AccumulateThenFire,
     ExactPotential,
+    Latency,
     OffsetSpike,
     Plain,
     Residual,
@@ -104,14 +105,16 @@ def test_latency_is_counted_honestly() -> None:
         calibration=torch.rand(4, 3, 32, 32),
         example_inputs=torch.rand(2, 3, 32, 32),
     )
-    assert snn.latency(1, OffsetSpike(4)) == (1, 5, 77, 8)  # the papers say 5; 19 sites wait 4 steps each
-    assert snn.latency(1, OffsetSpike(4, iterations=2)) == (1, 9, 153, 12)
-    assert snn.latency(4, AccumulateThenFire(4)) == (4, 8, 80, 8)
-    assert snn.latency(8, Residual(4)) == (8, 12, 84, 12)
-    assert snn.latency(2, TwoPasses(4)) == (2, 6, 6, 6)
-    assert snn.latency(1, AccumulateThenFire(4)) == (1, 5, 77, 8)  # the next layer accumulates 4 steps for T = 1, too
-    assert snn.latency(2, Staggered(1)) == (2, 2, 21, 21)  # the first layer sends for 20 steps and has waited for one
-    assert snn.latency(8) == (8, 8, 8, 8)
+    assert snn.latency(1, OffsetSpike(4)) == Latency(1, 5, 77, 8)  # the papers say 5: 19 sites wait
+    assert snn.latency(1, OffsetSpike(4, iterations=2)) == Latency(1, 9, 153, 12)
+    assert snn.latency(4, AccumulateThenFire(4)) == Latency(4, 8, 80, 8)
+    assert snn.latency(8, Residual(4)) == Latency(8, 12, 84, 12)
+    assert snn.latency(2, TwoPasses(4)) == Latency(2, 6, 6, 6)
+    assert snn.latency(1, AccumulateThenFire(4)) == Latency(1, 5, 77, 8)  # the next layer accumulates 4
+    assert snn.latency(2, Staggered(1)) == Latency(
+        2, 2, 21, 21
+    )  # the first layer sends for 20 steps and has waited for one
+    assert snn.latency(8) == Latency(8, 8, 8, 8)
 
 
 def test_evaluation_counts_the_spikes_of_both_passes() -> None:

@@ -20,14 +20,20 @@ class NativeKernelWarning(RuntimeWarning):
     """The compiled kernels are missing, so that slower ones are used."""
 
 
+REBUILD = (
+    "install a C++17 compiler, then transpike anew: pip install --no-cache-dir --force-reinstall --no-deps transpike "
+    "(in a checkout: . instead of transpike)"
+)
+"""How to get the compiled kernels: an installation without a compiler has none, and pip keeps what it built."""
+
+
 @cache
 def load() -> tuple[ModuleType | None, str]:
     """The compiled module, or None and the reason why it cannot be used."""
     try:
         return importlib.import_module("transpike.kernels._native"), ""
     except ImportError as error:
-        fix = "install a C++17 compiler, then transpike anew: pip install --no-cache-dir --force-reinstall --no-deps"
-        return None, f"{error}; {fix} transpike (in a checkout: .)"
+        return None, f"{error}; {REBUILD}"
 
 
 @cache

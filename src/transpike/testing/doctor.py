@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib import metadata
@@ -24,18 +24,23 @@ from transpike.serialization.environment import processor_model, usable_cores
 from transpike.testing import TOPOLOGIES, record, set_dyadic_thresholds
 from transpike.zoo import WEIGHTS_VARIABLE
 
-_NEEDED = ("torch", "torchvision", "lightning", "numpy")
-_OPTIONAL = ("spikingjelly", "onnxruntime", "timm")
+_NEEDED = ("torch", "numpy", "safetensors", "typer", "rich")
+_EXTRAS = {
+    "lightning": "transpike[train]",
+    "matplotlib": "transpike[plots]",
+    "torchvision": "transpike[vision]",
+    "scikit-learn": "transpike[vision]",
+    "timm": "timm",
+    "onnxruntime": "onnxruntime",
+    "spikingjelly": "spikingjelly",
+}
 _DATA_SETS = {
     "cifar10": ("cifar-10-batches-py",),
     "cifar100": ("cifar-100-python",),
     "imagenet or folder": ("train",),
 }
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".th")
-_REBUILD = (
-    "install a C++17 compiler (g++), then: pip install --force-reinstall --no-deps --no-binary transpike transpike "
-    "(in a checkout: pip install -e .)"
-)
+_REBUILD = native.REBUILD
 # A multilayer perceptron, a residual network with padded shortcuts, depthwise convolutions.
 _TESTED = ("mlp", "pad_and_slice", "depthwise_relu6")
 _SCHEDULES: tuple[Schedule, ...] = (Plain(), OffsetSpike(4))
@@ -111,7 +116,7 @@ def _version(package: str) -> str | None:
 def _versions() -> Iterator[Finding]:
     yield Finding("versions", "transpike", Status.OK, metadata.version("transpike"))
     yield Finding("versions", "Python", Status.OK, f"{platform.python_version()} ({sys.executable})")
-    yield from _packages("versions", _NEEDED, Status.BROKEN)
+    yield from _packages("versions", dict(zip(_NEEDED, _NEEDED, strict=True)), Status.BROKEN)
 
 
 def _processor() -> Iterator[Finding]:
@@ -126,7 +131,7 @@ def _processor() -> Iterator[Finding]:
 def _kernels() -> Iterator[Finding]:
     module, reason = native.load()
     if module is None:
-        yield Finding("native kernels", "module", Status.BROKEN, f"not loaded: {reason}", _REBUILD)
+        yield Finding("native kernels", "module", Status.ABSENT, f"torch operators run instead: {reason}", _REBUILD)
         return
     yield Finding("native kernels", "module", Status.OK, str(module.__file__))
     try:
@@ -185,14 +190,14 @@ def _weights(folder: Path) -> list[str]:
 
 
 def _optional() -> Iterator[Finding]:
-    yield from _packages("optional packages", _OPTIONAL, Status.ABSENT)
+    yield from _packages("optional packages", _EXTRAS, Status.ABSENT)
 
 
-def _packages(topic: str, packages: Sequence[str], missing: Status) -> Iterator[Finding]:
-    for package in packages:
+def _packages(topic: str, packages: Mapping[str, str], missing: Status) -> Iterator[Finding]:
+    for package, source in packages.items():
         found = _version(package)
         if found is None:
-            yield Finding(topic, package, missing, "not installed", f"pip install {package}")
+            yield Finding(topic, package, missing, "not installed", f"pip install '{source}'")
         else:
             yield Finding(topic, package, Status.OK, found)
 
