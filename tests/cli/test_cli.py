@@ -53,7 +53,7 @@ def test_a_new_rule_is_one_row_of_the_table(tmp_path: Path, networks) -> None:
         "main()\n"
     )
     words = ("convert", "relu.safetensors", "--threshold", "toy:toyness=3", "-o", "snn.safetensors")
-    for arguments, wanted in ((words, "threshold toy (per channel, toyness 3)"), (("convert", "--help"), "toy.")):
+    for arguments, wanted in ((words, "threshold toy (per layer, toyness 3)"), (("convert", "--help"), "toy.")):
         done = subprocess.run(
             [sys.executable, "toy.py", *arguments], capture_output=True, text=True, cwd=tmp_path, check=False
         )
@@ -111,10 +111,10 @@ def test_convert_by_parts(transpike, networks) -> None:
     assert converted(transpike, "relu.safetensors").conversion.threshold == rules.Percentile(99.9, channel)
     for words, parts in (
         (("--threshold", "maximum", "--per", "layer"), (rules.Maximum(),)),
-        (("--threshold", "minimum-mse", "-T", "8"), (rules.MinimumMSE(8, channel),)),
-        (("--threshold", "spike-norm:fraction=0.8:steps=4"), (rules.SpikeNorm(4, 0.8, channel),)),
+        (("--threshold", "minimum-mse", "-T", "8"), (rules.MinimumMSE(8),)),
+        (("--threshold", "spike-norm:fraction=0.8:steps=4:per=channel"), (rules.SpikeNorm(4, 0.8, channel),)),
         (
-            ("--percentile", "99", "--threshold", "percentile", *both, "-T", "2"),
+            ("--per", "channel", "--percentile", "99", "--threshold", "percentile", *both, "-T", "2"),
             (rules.Percentile(99.0, channel), rules.PotentialCorrection(2), rules.BiasCorrection(2)),
         ),
     ):

@@ -22,9 +22,8 @@ def test_all_is_well(transpike, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_native_kernels(transpike, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "load", lambda: (None, "no compiler was found"))
     code, out, err = transpike("doctor")
-    assert (code, err) == (1, "")
+    assert (code, err) == (0, "")
     assert "no compiler was found" in out
-    assert "BROKEN" in out
     assert "fix: install a C++17 compiler" in out
 
 

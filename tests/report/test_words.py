@@ -26,7 +26,7 @@ from transpike.schedules import OffsetSpike, Plain, Staggered, Wait
         (tp.neurons.IF(), "if"),
         (tp.neurons.IF(Reset.HARD), "if (reset hard)"),
         (tp.neurons.Burst(), "burst (gamma 5)"),
-        (tp.rules.Percentile(), "percentile (99.9)"),
+        (tp.rules.Percentile(), "percentile (99.9, per layer)"),
         (tp.rules.MinimumMSE(8, tp.PerChannel()), "minimum-mse (steps 8, per channel)"),
         (tp.activations.QCFS(4), "slip (levels 4, slope 0)"),
         (

@@ -45,7 +45,7 @@ def convert(
         int | None, typer.Option("--steps", "-T", help="T that the parts are made for; most methods need it.")
     ] = None,
     threshold: Threshold = None,
-    per: Annotated[str | None, named("--per", GRANULARITIES, "Of --threshold: one per (default: channel)")] = None,
+    per: Annotated[str | None, named("--per", GRANULARITIES, "Of --threshold: one per (default: layer)")] = None,
     percentile: Annotated[float | None, typer.Option(help="Of --threshold percentile (default: 99.9).")] = None,
     potential: Potential = None,
     correction: Corrections = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
@@ -144,16 +145,18 @@ def _find(name: str, options: Mapping[str, Any], factory: str | None) -> Found:
     home, _, attribute = name.rpartition(":")
     library = home.split(".")[0]
     if library in LIBRARIES and (home == library or (".models" in home and attribute.islower())):
-        network, inputs = LIBRARIES[library](attribute, options)
-        return Found(name, network, inputs, True)
+        network = zoo.build(f"{library}:{attribute}", **options)
+        return Found(name, network, model_info(network).inputs, True)
     return _from_factory(name, _import(home, attribute), attribute, options)
 
 
 def _unknown(name: str) -> ModelError:
     """What may have been meant by a name without a colon."""
-    from torchvision.models import list_models
+    known = list(zoo.ZOO)
+    with contextlib.suppress(ImportError):  # an extra
+        from torchvision.models import list_models
 
-    known = [*zoo.ZOO, *list_models()]
+        known += list_models()
     near = [name] if name in known else difflib.get_close_matches(name, known, 2, 0.75)
     meant = " or ".join(entry if entry in zoo.ZOO else f"torchvision:{entry}" for entry in near)
     return ModelError(
@@ -233,7 +236,7 @@ def _own_mistake(error: BaseException, what: str) -> ModelError:
     return ModelError(
         f"{what}: {type(error).__name__}: {first}",
         where=where,
-        fix="mend that line, or give it what it needs by --option and --input-shape; --debug shows the whole trace",
+        fix="correct that line, or give it what it needs by --option and --input-shape; --debug shows the whole trace",
     )
 
 

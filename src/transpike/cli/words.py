@@ -144,7 +144,7 @@ def read_conversion_words(
         return read_conversion({"method": method, **own}, "--method")
     words: dict[str, Any] = {}
     if threshold is not None:
-        settings = {"per": per or "channel", "percentile": percentile, "steps": steps}
+        settings = {"per": per, "percentile": percentile, "steps": steps}
         words["threshold"] = part_words("threshold", threshold, **settings)
     if potential is not None:
         words["potential"] = part_words("potential", potential, seed=seed)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,20 +14,16 @@ from transpike.errors import CalibrationError
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import (
     BlockCorrection,
-    Correction,
     HalfThreshold,
-    Percentile,
-    PerChannel,
     Population,
     PotentialRule,
     SpikingThresholdRule,
     StageView,
     ThresholdRule,
 )
-from transpike.schedules import AccumulateThenFire, Plain, Schedule
+from transpike.schedules import AccumulateThenFire, Plain
 
-DEFAULT_THRESHOLD = Percentile(99.9, PerChannel())
-"""The rule for plain ReLU sites of a conversion that names none."""
+_PIECE = 100  # samples that are observed at once
 
 
 def apply_conversion(snn: SpikingNetwork, data: CalibrationData | None, *, progress: bool = False) -> None:
@@ -40,8 +34,6 @@ def apply_conversion(snn: SpikingNetwork, data: CalibrationData | None, *, progr
     """
     plain = {site.name for site in snn.sites if not snn.site(site.name).trained}
     conversion = snn.conversion
-    if conversion.threshold is None and any(snn.site(name).ceiling is None for name in plain):
-        conversion = snn.conversion = replace(conversion, threshold=DEFAULT_THRESHOLD)
     threshold, corrections = conversion.threshold, conversion.corrections
     if threshold is not None and not plain:
         raise CalibrationError(
@@ -71,7 +63,11 @@ def apply_conversion(snn: SpikingNetwork, data: CalibrationData | None, *, progr
             )
         else:
             for _ in range(part.rounds):
-                _visit(snn, part, conversion.schedule, data, part.update, progress)
+                visit_stages(
+                    *(snn.network, snn.plan, snn.neuron, data),
+                    *(conversion.schedule, part.steps, part.update),
+                    progress=progress,
+                )
 
 
 def _set_thresholds(
@@ -101,7 +97,7 @@ def _set_thresholds(
                 threshold.update(stage)
                 _set_potential(snn, stage.site, potential)
 
-        _visit(snn, threshold, Plain(), data, update, progress)
+        visit_stages(*(snn.network, snn.plan, snn.neuron, data), Plain(), threshold.steps, update, progress=progress)
 
 
 def _set_potential(snn: SpikingNetwork, name: str, rule: PotentialRule | None) -> None:
@@ -110,12 +106,6 @@ def _set_potential(snn: SpikingNetwork, name: str, rule: PotentialRule | None) -
     if rule is not None:
         assert site.population is not None
         site.set_initial_potential(rule.potential(Population(name, site.population, site.theta)))
-
-
-def _visit(
-    snn: SpikingNetwork, part: Correction, schedule: Schedule, data: CalibrationData, update: Any, progress: bool
-) -> None:
-    visit_stages(*(snn.network, snn.plan, snn.neuron, data), schedule, part.steps, update, progress=progress)
 
 
 def _emitted(snn: SpikingNetwork, part: BlockCorrection, data: CalibrationData, node: str) -> Tensor:
@@ -129,5 +119,6 @@ def _emitted(snn: SpikingNetwork, part: BlockCorrection, data: CalibrationData, 
 
     for index, batch in enumerate(batches_of(data)):
         inputs = checked_inputs(snn.network, batch, index)
-        snn(*inputs, steps=part.steps, observe=observe)
+        for piece in zip(*(torch.split(tensor, _PIECE) for tensor in inputs), strict=True):
+            snn(*piece, steps=part.steps, observe=observe)
     return torch.cat(means)

@@ -41,6 +41,8 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
     Raises:
         ConfigError: an unknown word, or a setting that is not taken, lacks or is refused.
     """
+    if not isinstance(words, Mapping):
+        raise ConfigError(f"a table is expected, not {words!r}", where=where, fix="write [conversion] with its entries")
     if "method" in words:
         return _by_method(words, where)
     unknown = [key for key in words if key not in TABLES]
@@ -51,7 +53,7 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
     made: dict[str, Any] = {}
     for kind, value in words.items():
         if kind == "corrections":
-            entries = [value] if isinstance(value, str | Mapping) else value
+            entries = value if isinstance(value, list | tuple) else [value]
             made[kind] = tuple(read_part(kind, entry, where) for entry in entries)
         else:
             made[kind] = read_part(kind, value, where)
@@ -72,13 +74,15 @@ def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversio
     Raises:
         ConfigError: see `read_conversion`.
     """
+    if not isinstance(words, str | Mapping):
+        raise ConfigError(f"{kind} takes a name or a table, not {words!r}", where=where, fix=f'{kind} = "NAME"')
     settings: dict[str, Any] = {"name": words} if isinstance(words, str) else dict(words)
     name, table = str(settings.pop("name", None)), TABLES[kind]
     if name not in table:
         raise ConfigError(f"{kind} names {name!r}", where=where, fix=known_words(name, table))
     if "per" in settings:
         per = settings.pop("per")
-        if per not in GRANULARITIES:
+        if not isinstance(per, str) or per not in GRANULARITIES:
             raise ConfigError(f"per names {per!r}", where=where, fix=known_words(str(per), GRANULARITIES))
         settings["granularity"] = GRANULARITIES[per]()
     known = signature(table[name]).parameters
@@ -121,7 +125,7 @@ def _by_method(words: Mapping[str, Any], where: str) -> Conversion:
         raise ConfigError(
             f"a method sets everything, but {strange[0]!r} is there, too", where=where, fix="leave it out"
         )
-    if words["method"] not in METHODS:
+    if not isinstance(words["method"], str) or words["method"] not in METHODS:
         name = str(words["method"])
         raise ConfigError(f"method names {name!r}", where=where, fix=known_words(name, METHODS))
     try:

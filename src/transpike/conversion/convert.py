@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
+from typing import cast
 
 from torch import fx, nn
 
@@ -17,7 +19,7 @@ from transpike.graph.prepare import Capture, check_prepared, prepare
 from transpike.graph.site import Site
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import Neuron
-from transpike.rules import Conversion
+from transpike.rules import Conversion, Percentile, PerChannel
 
 
 def convert(
@@ -67,10 +69,22 @@ def convert(
     if unsupported:
         raise ConversionError(unsupported)
     check_prepared(model, prepared)
+    conversion = _with_default(network, plan, conversion)
     _refuse_ceilings(network, plan, conversion.neuron)
     snn = SpikingNetwork(network, plan, conversion, prepared.capture).requires_grad_(False).eval()
     apply_conversion(snn, calibration, progress=progress)
     return snn
+
+
+DEFAULT_THRESHOLD = Percentile(99.9, PerChannel())
+"""The rule for plain ReLU sites of a conversion that names none."""
+
+
+def _with_default(network: fx.GraphModule, plan: Plan, conversion: Conversion) -> Conversion:
+    sites = [cast("Site", network.get_submodule(site.name)) for site in plan.sites]
+    if conversion.threshold is not None or all(site.trained or site.ceiling is not None for site in sites):
+        return conversion
+    return replace(conversion, threshold=DEFAULT_THRESHOLD)
 
 
 def _refuse_ceilings(network: fx.GraphModule, plan: Plan, neuron: Neuron) -> None:

@@ -180,6 +180,8 @@ def parse_recipe(text: str, name: str) -> Recipe:
         trainings = tuple(_training(entry) for entry in raw.pop("train", []))
         steps = raw.pop("steps", None)
         rows = tuple(_row(entry, steps) for entry in raw.pop("row"))
+        if not rows:
+            raise ValueError("there is no row")
         return Recipe(name=name, weights=raw.pop("weights", None), trainings=trainings, rows=rows, **raw)
     except ConfigError as error:
         raise RecipeError(

@@ -20,6 +20,7 @@ from transpike.experiments.networks import make_networks
 from transpike.experiments.recipe import Recipe, RecipeRow, Run
 from transpike.experiments.record import Record, RowResult, RunResult, check_record_path, result_kinds
 from transpike.graph.capture import evaluation_mode
+from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.cache import read_cache, write_cache
 from transpike.serialization.digest import digest, digest_batches
@@ -77,6 +78,7 @@ def run_recipe(
         say=say,
     )
     rows: list[RowResult] = []
+    record = make_record(recipe, rows, finished=not recipe.rows)
     for index, row in enumerate(recipe.rows):
         rows.append(bench.measure(row, networks[row.network], f"{index}"))
         record = make_record(recipe, rows, finished=len(rows) == len(recipe.rows))
@@ -101,6 +103,13 @@ def make_record(recipe: Recipe, rows: Sequence[RowResult], *, finished: bool) ->
         environment=max((run.environment for run in runs), key=lambda found: found.date, default=environment()),
         digest=digest(recipe, [run.digest for run in runs]),
     )
+
+
+class _UnsuitedError(Exception):
+    """A conversion does not fit the network."""
+
+    def __init__(self, cause: CalibrationError | ConversionError | ValueError) -> None:
+        self.cause = cause
 
 
 @dataclass
@@ -147,10 +156,10 @@ class Runner:
                 file = name if len(row.runs) == 1 else f"{name}-T{run.at[-1]}"
                 try:
                     runs.append(self._measure(row, run, network, file))
-                except (CalibrationError, ConversionError, ValueError) as problem:
+                except _UnsuitedError as problem:
                     if not refusals:
-                        raise
-                    refused = reason(problem)
+                        raise problem.cause from None
+                    refused = reason(problem.cause)
                     break
         return RowResult(
             row.label, row.network, row.images, tuple(runs), row.published, row.published_in, refused=refused
@@ -164,7 +173,8 @@ class Runner:
         made = digest("conversion", library_version(), source, run.conversion, seen)
         if isinstance(network, SpikingNetwork):
             made = digest("converted", source, network.capture, network.conversion)
-        key = digest("run", COUNTING_VERSION, library_version(), made, run.at, run.schedule, tested)
+        where = str(self.device or reference_tensor(network).device)
+        key = digest("run", COUNTING_VERSION, library_version(), made, run.at, run.schedule, tested, where)
         file = self._cache(key[:16])
         found = _finished(read_cache(file, key))
         if found is not None:
@@ -208,9 +218,14 @@ class Runner:
         if file is not None and file.is_file() and stored is not None:
             return checkpoint.load(file), stored["seconds"]
         began = time.perf_counter()
-        reference = next(network.parameters())
+        reference = reference_tensor(network)
         example = calibration[0][:4].to(reference.device, reference.dtype)
-        snn = convert(network, run.conversion, calibration=calibration, example_inputs=example, progress=self.progress)
+        try:
+            snn = convert(
+                network, run.conversion, calibration=calibration, example_inputs=example, progress=self.progress
+            )
+        except (CalibrationError, ConversionError, ValueError) as error:
+            raise _UnsuitedError(error) from error
         seconds = time.perf_counter() - began
         if file is not None and made_by is not None:
             made_by.unlink(missing_ok=True)  # it names the file that is replaced
@@ -233,7 +248,7 @@ class Runner:
         """Top-1 accuracy of the source network in percent."""
         if self.device is not None:
             network = copy.deepcopy(network).to(self.device)
-        reference = next(network.parameters())
+        reference = reference_tensor(network)
         hits = count = 0
         with torch.no_grad():
             for inputs, labels in self.tests(images):

@@ -37,7 +37,6 @@ class SpikingNetwork(nn.Module):
         network: the source network as an fx graph, with a `Site` where each activation stood. Calling it computes
             the ANN.
         plan: what every value of that graph is in time, and its sites.
-        conversion: the record that it was converted by: rules, corrections, neuron and schedule.
         capture: how its source became a graph.
     """
 
@@ -45,13 +44,13 @@ class SpikingNetwork(nn.Module):
         super().__init__()
         self.network = network
         self.plan = plan
-        self.conversion = conversion
+        self._conversion = conversion
         self.capture = capture
         for site in plan.sites:
             self.site(site.name).population = site.shape
         self._backends: Backends | None = None
         self.register_load_state_dict_post_hook(_renew)  # type: ignore[no-untyped-call]
-        _renew(self)
+        self._backend_cache()
 
     def forward(
         self,
@@ -71,7 +70,7 @@ class SpikingNetwork(nn.Module):
 
         Args:
             inputs: per argument of the source model a tensor ``[N, *]``, a constant current, or an `Encoding`:
-                `Sequence` of frames ``[T, N, *]``, `Poisson` spikes.
+                `FrameSequence` of frames ``[T, N, *]``, `Poisson` spikes.
             steps: T, the number of time-steps, at least 1.
             schedule: how the sites run in time; None is the schedule that the network was converted for.
             chunk: how many steps every stage runs before the next stage starts; None runs as many as fit into memory.
@@ -115,7 +114,7 @@ class SpikingNetwork(nn.Module):
         """Advances the network by one time-step; the input may differ from step to step.
 
         Operators in front of the first neurons act on each step's input by itself; where that is a max-pooling, frames
-        that differ are better run as a `Sequence`, which pools their running sums.
+        that differ are better run as a `FrameSequence`, which pools their running sums.
 
         Args:
             x: one tensor ``[N, *]``, or a tuple of them for a model with several arguments.
@@ -171,6 +170,11 @@ class SpikingNetwork(nn.Module):
             observe: called with each site's name and clipped activation ``[N, *]``.
         """
         return run_clipped(self.network, inputs, self.neuron.most_events, observe)
+
+    @property
+    def conversion(self) -> Conversion:
+        """The record that it was converted by: rules, corrections, neuron and schedule."""
+        return self._conversion
 
     @property
     def neuron(self) -> Neuron:
@@ -247,7 +251,7 @@ class SpikingNetwork(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        _renew(self)
+        self._backend_cache()
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training flag; the operators stay in evaluation mode, since time is folded into the batch."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.table import Table
 
 from transpike.bench import BenchReport, StageCosts, Sweep
+from transpike.errors import needs_extra
 from transpike.report.layout import plain_table
 from transpike.serialization.json_records import write_atomically
 
@@ -106,7 +107,8 @@ def plot_sweep(found: Sweep, path: Path) -> None:
         found: of `transpike.bench.sweep`.
         path: the picture, ``*.png``, ``*.svg`` or ``*.pdf``.
     """
-    from matplotlib.figure import Figure
+    with needs_extra("plots", "a picture"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 5.4), layout="constrained")
     left, right = figure.subplots(1, 2)

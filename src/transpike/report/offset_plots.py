@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transpike.errors import needs_extra
 from transpike.evaluation.offsets import CaseExample, Offsets, ShiftCase, SiteOffsets, Trajectory
 from transpike.evaluation.report import Report
 from transpike.serialization.json_records import write_atomically
@@ -27,7 +28,8 @@ def plot_offsets(free: Mapping[str, Offsets], constrained: Mapping[str, Offsets]
         path: the picture, ``*.png``, ``*.svg`` or ``*.pdf``.
         title: above the picture.
     """
-    from matplotlib.figure import Figure
+    with needs_extra("plots", "a picture"):
+        from matplotlib.figure import Figure
 
     sites = next(iter(free.values())).sites
     drawn = [label for label in free if _wrong(free[label]) or _wrong(constrained[label])] or list(free)[:1]
@@ -65,7 +67,8 @@ def plot_cases(cases: Mapping[ShiftCase, CaseExample | None], path: Path, title:
         path: the picture.
         title: above the picture.
     """
-    from matplotlib.figure import Figure
+    with needs_extra("plots", "a picture"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 8), layout="constrained")
     grid = figure.subplots(2, 2)
@@ -104,7 +107,8 @@ def plot_convergence(free: Mapping[str, Offsets], path: Path, title: str) -> Non
         path: the picture.
         title: above the picture.
     """
-    from matplotlib.figure import Figure
+    with needs_extra("plots", "a picture"):
+        from matplotlib.figure import Figure
 
     sites = next(iter(free.values())).sites
     figure = Figure(figsize=(_width(sites), 5.2), layout="constrained")
@@ -140,7 +144,8 @@ def plot_influence(reports: Mapping[int, Report], path: Path, title: str) -> Non
         path: the picture.
         title: above the picture.
     """
-    from matplotlib.figure import Figure
+    with needs_extra("plots", "a picture"):
+        from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.5, 5.0), layout="constrained")
     axes = figure.subplots()

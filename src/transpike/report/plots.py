@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transpike.errors import needs_extra
 from transpike.evaluation.report import Report, Row
 from transpike.serialization.json_records import write_atomically
 
@@ -52,7 +53,8 @@ def plot_accuracy(reports: Mapping[str, Report], path: Path, title: str) -> None
 
 
 def _figure(title: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # takes a while to import
+    with needs_extra("plots", "a picture"):
+        from matplotlib.figure import Figure  # takes a while to import
 
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
     axes = figure.subplots()
@@ -66,7 +68,8 @@ def _line(rows: Sequence[Row], steps: list[int]) -> tuple[list[int], list[float]
 
 def _draw(axes: Any, lines: Mapping[str, tuple[list[int], list[float]]], ann: Mapping[str, float]) -> None:
     """Lines with their names at their ends; later ones are thinner, so that equal curves show through each other."""
-    from matplotlib.ticker import MaxNLocator
+    with needs_extra("plots", "a picture"):
+        from matplotlib.ticker import MaxNLocator
 
     labels = []
     for index, (label, (x, y)) in enumerate(lines.items()):

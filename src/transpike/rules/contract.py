@@ -84,7 +84,11 @@ class Part:
 
 
 class ThresholdRule(Part, ABC):
-    """Sets the thresholds of ReLU sites from their pre-activations on calibration data."""
+    """Sets the thresholds of ReLU sites from their pre-activations on calibration data.
+
+    Raises:
+        ValueError: the granularity is neither `PerLayer` nor `PerChannel`.
+    """
 
     granularity: Granularity
 

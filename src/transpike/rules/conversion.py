@@ -9,6 +9,8 @@ from transpike.rules.contract import (
     BlockCorrection,
     Correction,
     Part,
+    PerChannel,
+    PerLayer,
     PotentialRule,
     SpikingThresholdRule,
     ThresholdRule,
@@ -47,6 +49,8 @@ class Conversion:
         _check("potential", self.potential, (PotentialRule, type(None)), "a rule for initial potentials")
         _check("neuron", self.neuron, (Neuron,), "a neuron such as IF()")
         _check("schedule", self.schedule, (Schedule,), "a schedule such as Plain()")
+        granularity = getattr(self.threshold, "granularity", PerLayer())
+        _check("the granularity of thresholds", granularity, (PerLayer, PerChannel), "PerLayer() or PerChannel()")
         for part in self.corrections:
             _check("corrections", part, (Correction, BlockCorrection), "corrections")
             reason = part.unsupported_reason(self.schedule)

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import fx, nn
 
-_META = "transpike.info"
+_META = "transpike_info"
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A built-in network by name.
+    """A network that `transpike.zoo.build` makes.
 
     Attributes:
-        name: its name in the zoo.
+        name: built in, or ``torchvision:NAME`` or ``timm:NAME``.
         options: keyword arguments of its builder.
     """
 
@@ -56,25 +56,15 @@ class ModelInfo:
     inputs: InputSpec | None = None
 
 
-class ZooModule(nn.Module):
-    """Base of the built-in networks: a module with a `info`."""
-
-    info: ModelInfo = ModelInfo()
-
-
 def model_info(model: nn.Module) -> ModelInfo:
     """The info of a network; an empty one for models that have none."""
-    if isinstance(model, fx.GraphModule):
-        found = model.meta.get(_META)
-        return found if isinstance(found, ModelInfo) else ModelInfo()
-    return model.info if isinstance(model, ZooModule) else ModelInfo()
+    found = model.meta.get(_META) if isinstance(model, fx.GraphModule) else vars(model).get(_META)
+    return found if isinstance(found, ModelInfo) else ModelInfo()
 
 
 def set_model_info(model: nn.Module, info: ModelInfo) -> None:
-    """Attaches a info to a graph or a built-in network."""
+    """Attaches the info to a graph or to a network that `transpike.zoo.build` makes."""
     if isinstance(model, fx.GraphModule):
         model.meta[_META] = info
-    elif isinstance(model, ZooModule):
-        model.info = info
     else:
-        raise TypeError(f"a {type(model).__name__} cannot carry a info")
+        vars(model)[_META] = info

@@ -12,7 +12,7 @@ from typing import Any
 def in_words(record: Any, table: Mapping[str, Any] | None = None) -> str:
     """``OffsetSpike(8)`` with the table of schedules is ``cos (probe steps 8)``.
 
-    In brackets stand the first number and what differs from its default.
+    In brackets stand the first number, the granularity and what differs from its default.
 
     Args:
         record: a frozen dataclass.
@@ -25,7 +25,7 @@ def in_words(record: Any, table: Mapping[str, Any] | None = None) -> str:
     for index, field in enumerate(fields):
         value = getattr(record, field.name)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if (index == 0 and number) or value != _default(field):
+        if (index == 0 and number) or field.name == "granularity" or value != _default(field):
             settings.append(_setting("" if field.name == name else _spoken(field.name), value))
     return f"{name} ({', '.join(settings)})" if settings else name
 

@@ -32,9 +32,9 @@ from transpike.rules import (
 from transpike.schedules import SCHEDULES
 from transpike.serialization.container import read_container, write_container
 from transpike.serialization.json_records import from_json, to_json
-from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, ZooModule, model_info, set_model_info
+from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, model_info, set_model_info
 
-FORMAT = 1
+FORMAT = 2
 ModelFactory = nn.Module | Callable[[], nn.Module]
 
 
@@ -183,7 +183,7 @@ def load_network(path: Path | str, *, model: ModelFactory | None = None) -> Spik
         _check_sites(network, contents, path)
         _match_shapes(network, tensors)
     _load_tensors(network, tensors, path)
-    if isinstance(network, SpikingNetwork | fx.GraphModule | ZooModule):
+    if contents.info.source is not None or isinstance(network, SpikingNetwork | fx.GraphModule):
         set_model_info(network.network if isinstance(network, SpikingNetwork) else network, contents.info)
     return network.eval()
 

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from transpike.errors import ModelError, known_words
-from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, ZooModule
+from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, set_model_info
 from transpike.zoo.digits import DigitsResNet
+from transpike.zoo.libraries import DOWNLOADS, LIBRARIES
 from transpike.zoo.resnet import ResNet
 from transpike.zoo.resnet20 import CifarResNet20
 from transpike.zoo.vgg import VGG16
@@ -40,7 +43,7 @@ class ZooEntry:
         about: one line for listings.
     """
 
-    build: Callable[..., ZooModule]
+    build: Callable[..., nn.Module]
     inputs: InputSpec
     about: str
 
@@ -49,7 +52,7 @@ _CIFAR = InputSpec((3, 32, 32), dataset="cifar10")
 _IMAGENET = InputSpec((3, 224, 224), dataset="imagenet")
 
 
-def _preset(cls: Callable[..., ZooModule], **preset: Any) -> Callable[..., ZooModule]:
+def _preset(cls: Callable[..., nn.Module], **preset: Any) -> Callable[..., nn.Module]:
     """The builder of a variant: ``cls`` with other defaults."""
     return lambda **options: cls(**{**preset, **options})
 
@@ -89,22 +92,29 @@ ZOO: Mapping[str, ZooEntry] = {
 }
 
 
-def build(name: str, **options: Any) -> ZooModule:
-    """Builds a network of the zoo with fresh weights.
+def build(name: str, **options: Any) -> nn.Module:
+    """Builds a network with fresh weights.
 
     Args:
-        name: a key of `ZOO`.
-        options: keyword arguments of its builder, kept in its info.
+        name: a key of `ZOO`, ``torchvision:NAME`` or ``timm:NAME``.
+        options: keyword arguments of its builder. They are kept with the network, so that it can be built again, but
+            not those that download weights.
 
     Raises:
         ModelError: unknown name or option.
+        MissingExtraError: torchvision is not installed.
     """
-    if name not in ZOO:
+    library, _, own = name.partition(":")
+    if own and library in LIBRARIES:
+        model, inputs = LIBRARIES[library](own, options)
+    elif name in ZOO:
+        inputs = replace(ZOO[name].inputs)
+        try:
+            model = ZOO[name].build(**options)
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{name} refuses its options: {error}", where=str(options)) from error
+    else:
         raise ModelError(f"there is no built-in network {name!r}", fix=known_words(name, ZOO))
-    entry = ZOO[name]
-    try:
-        model = entry.build(**options)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"{name} refuses its options: {error}", where=str(options)) from error
-    model.info = ModelInfo(ModelSource(name, dict(options)), replace(entry.inputs))
+    kept = {key: value for key, value in options.items() if key not in DOWNLOADS}
+    set_model_info(model, ModelInfo(ModelSource(name, kept), inputs))
     return model

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.serialization.model_info import ZooModule
-
 
 class _Block(nn.Module):
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
@@ -26,7 +24,7 @@ class _Block(nn.Module):
         return self.relu(self.bn2(self.conv2(out)) + self.shortcut(x))  # type: ignore[no-any-return]
 
 
-class DigitsResNet(ZooModule):
+class DigitsResNet(nn.Module):
     """A ResNet-20 in miniature, with 19 sites: deep enough that direct conversion fails at few time-steps.
 
     Args:

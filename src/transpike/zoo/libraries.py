@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from transpike.errors import ModelError
+from transpike.errors import ModelError, needs_extra
 from transpike.serialization.model_info import InputSpec
 
 Built = tuple[nn.Module, InputSpec | None]
@@ -22,7 +22,8 @@ def from_torchvision(name: str, options: Mapping[str, Any]) -> Built:
     Raises:
         ModelError: torchvision has no such network, or it refuses its options.
     """
-    from torchvision import models
+    with needs_extra("vision", "a network of torchvision"):
+        from torchvision import models
 
     name = name.rsplit(".", 1)[-1]
     if name not in models.list_models():
@@ -67,6 +68,9 @@ def from_timm(name: str, options: Mapping[str, Any]) -> Built:
     mean, std = tuple(settings.get("mean", ())), tuple(settings.get("std", ()))
     return model, InputSpec(tuple(settings["input_size"]), mean, std)
 
+
+DOWNLOADS = ("weights", "weights_backbone", "pretrained")
+"""Options that download weights."""
 
 LIBRARIES: Mapping[str, Callable[[str, Mapping[str, Any]], Built]] = {
     "torchvision": from_torchvision,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.serialization.model_info import ZooModule
-
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
@@ -29,7 +27,7 @@ class _BasicBlock(nn.Module):
         return self.relu2(out + self.shortcut(x))  # type: ignore[no-any-return]
 
 
-class ResNet(ZooModule):
+class ResNet(nn.Module):
     """ResNet with basic blocks of 64, 128, 256 and 512 channels.
 
     Args:

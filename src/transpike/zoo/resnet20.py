@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from transpike.serialization.model_info import ZooModule
-
 
 class _PadShortcut(nn.Module):
     """Option A: every second pixel, missing channels filled with zeros on both sides."""
@@ -43,7 +41,7 @@ class _Block(nn.Module):
         return F.relu(out)
 
 
-class CifarResNet20(ZooModule):
+class CifarResNet20(nn.Module):
     """Three stages of three blocks with 16, 32 and 64 channels; 19 convolutions, one linear layer, 19 ReLU calls.
 
     Module names are those of the widely used public definition, so its checkpoints load.

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.serialization.model_info import ZooModule
-
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
-class VGG16(ZooModule):
+class VGG16(nn.Module):
     """Thirteen convolutions with BatchNorm and ReLU, five max-poolings.
 
     Args:

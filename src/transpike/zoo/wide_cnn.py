@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from transpike.serialization.model_info import ZooModule
-
 
 def _convolutions(widths: tuple[int | str, ...]) -> tuple[list[nn.Module], int]:
     """3x3 convolutions with BatchNorm and ReLU; ``"pool"`` is a 2x2 average pooling."""
@@ -20,7 +18,7 @@ def _convolutions(widths: tuple[int | str, ...]) -> tuple[list[nn.Module], int]:
     return layers, channels
 
 
-class _Plain(ZooModule):
+class _Plain(nn.Module):
     def __init__(self, widths: tuple[int | str, ...], hidden: tuple[int, int], classes: int) -> None:
         super().__init__()
         layers, channels = _convolutions(widths)
