@@ -238,7 +238,7 @@ def _divide(
 
 
 def _fit(
-    frame: SpikingNetwork, method: Method, budget: int, latency: LatencyKind, events: Collection[EventKind]
+    frame: SpikingNetwork, method: Method, budget: int, latency: LatencyKind, allowed: Collection[EventKind]
 ) -> tuple[int, int]:
     """Steps to tune for, and T.
 
@@ -246,9 +246,9 @@ def _fit(
         ValueError: the neuron sends what is not allowed, or the budget is too small.
     """
     kind = method(budget).neuron.events
-    if kind not in events:
-        allowed = ", ".join(event.value for event in events)
-        raise ValueError(f"its neurons send {kind.value} events, allowed are: {allowed}")
+    if kind not in allowed:
+        names = ", ".join(each.value for each in allowed)
+        raise ValueError(f"its neurons send {kind.value} events, allowed are: {names}")
     if latency is LatencyKind.ANSWER:
         return budget, budget
     for steps in range(budget, 0, -1):
