@@ -175,7 +175,7 @@ class Backends:
     def _form(self, *key: Any) -> _Form:
         schedule, kernel, number, time_varying = key
         try:
-            found = self._forms.pop(key, None)
+            found = self._forms.get(key)
         except TypeError as error:
             raise ValueError(
                 f"{schedule} is a schedule that cannot be hashed ({error}): make it a frozen dataclass whose fields "
@@ -184,9 +184,9 @@ class Backends:
         if found is None:
             plan = plan_for(self.network, self.plan, self.capture, time_varying) if time_varying else self.plan
             found = _Form(lower(self.network, plan, self.neuron, schedule, kernel, number))
-        self._forms[key] = found  # the one used last stands last
-        if len(self._forms) > _KEPT:
-            del self._forms[next(old for old in self._forms if old != self._own)]
+            self._forms[key] = found
+            if len(self._forms) > _KEPT:
+                del self._forms[next(old for old in self._forms if old != self._own)]
         return found
 
     def unsupported_reason(self, schedule: Schedule) -> str | None:
