@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
@@ -117,7 +118,8 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
         return program_of(model)
     tracer = _Tracer(names, inputs)
     try:
-        graph = tracer.trace(model)
+        with _pooling_by_traced_sizes():
+            graph = tracer.trace(model)
     except Exception as error:  # user code runs here, so anything may come
         where, owner = _failing_line(error, model)
         leaf = (
@@ -134,6 +136,29 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
     gm = Program(model, graph)
     keep_unused_state(gm, model)
     return gm
+
+
+@contextmanager
+def _pooling_by_traced_sizes() -> Iterator[None]:
+    """Average pooling over a size of the graph, ``F.avg_pool2d(x, x.size(3))``: torch 2.8 refuses such sizes itself."""
+    originals = {name: getattr(F, name) for name in ("avg_pool1d", "avg_pool2d", "avg_pool3d")}
+
+    def traced(original: Any) -> Any:
+        def pool(*args: Any, **kwargs: Any) -> Any:
+            for value in (*args, *kwargs.values()):
+                if isinstance(value, fx.Proxy):
+                    return value.tracer.create_proxy("call_function", original, args, kwargs)
+            return original(*args, **kwargs)
+
+        return pool
+
+    for name, original in originals.items():
+        setattr(F, name, traced(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(F, name, original)
 
 
 def _return_named_tuples(graph: fx.Graph) -> None:

@@ -25,7 +25,7 @@ Inputs = Tensor | list[Tensor] | tuple[Tensor, ...]
 
 def inputs_from(inputs: Inputs) -> tuple[Tensor, ...]:
     """The arguments as a tuple."""
-    return tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)
+    return tuple(inputs) if isinstance(inputs, (list, tuple)) else (inputs,)
 
 
 class _NodeError(Exception):

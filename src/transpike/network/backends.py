@@ -75,7 +75,13 @@ class Backends:
         neuron: the neuron model.
         schedule: the network's own, whose lowered form is always kept.
         capture: how its source became a graph.
+
+    Attributes:
+        own: the form lowered for the network's own schedule, found without a look-up, which not every
+            ``torch.compile`` can trace.
     """
+
+    own: Lowered
 
     def __init__(
         self, network: fx.GraphModule, plan: Plan, neuron: Neuron, schedule: Schedule, capture: Capture
@@ -97,7 +103,7 @@ class Backends:
         Its own schedule is lowered ahead: ``torch.compile(snn.step)`` cannot trace the lowering itself.
         """
         self._forms.clear()
-        self.lower(*self._own)
+        self.own = self.lower(*self._own)
 
     def repack(self) -> None:
         """Forgets the packed weights."""

@@ -154,7 +154,8 @@ class SpikingNetwork(nn.Module):
                 f"{schedule} is not streamable: call the network with steps=... instead, or step it under another "
                 "schedule, such as schedule=Plain()"
             )
-        return Stepper(self._backend_cache().lower(schedule))
+        backends = self._backend_cache()
+        return Stepper(backends.own if schedule is self.schedule else backends.lower(schedule))
 
     def ann(self, *inputs: Tensor) -> Any:
         """The source network's answer, computed by the converted graph."""
