@@ -118,6 +118,12 @@ def _about(record: Record) -> str:
     )
 
 
+def instructions(file: Mapping[str, Any]) -> str:
+    """The instruction set of a timing."""
+    name = str(file["instruction_set"])
+    return {"avx512": "AVX-512", "avx2": "AVX2"}.get(name, name)
+
+
 def about(file: Mapping[str, Any]) -> str:
     """The same of a file of another shape: what its ``seed``, ``versions`` and ``environment`` know."""
     here = file["environment"]
@@ -125,7 +131,7 @@ def about(file: Mapping[str, Any]) -> str:
     parts += [here["cpu"]] if "cpu" in here else []
     threads, torch = file.get("threads", here.get("threads")), file.get("torch", here.get("torch"))
     parts += [f"{threads} threads"] if threads else []
-    parts += [{"avx512": "AVX-512", "avx2": "AVX2"}.get(name, name)] if (name := file.get("instruction_set")) else []
+    parts += [instructions(file)] if "instruction_set" in file else []
     versions = {"torch": torch} if torch else file.get("versions", {})
     parts += [f"{name} {version}" for name, version in sorted(versions.items())]
     parts += [f"recorded in commit {here['commit']}, {here['date'][:10]}"]

@@ -30,7 +30,7 @@ from code_tables import (
     schedules,
     thresholds,
 )
-from records import SHORT, found, percent, raw, table
+from records import SHORT, found, instructions, percent, raw, table
 from result_tables import (
     ACCURACY,
     CONVERSIONS,
@@ -87,6 +87,19 @@ def readme_accuracy() -> str:
     return table(head, rows, left=3)
 
 
+def _speed_caption() -> str:
+    """What the ratios are, and on which machine they were measured."""
+    files = [raw(name) for names in SPEED.values() for name in names]
+    machines = {f"{file['environment']['cpu']}, {file['threads']} threads, {instructions(file)}" for file in files}
+    torch = {file["torch"] for file in files}
+    made = dict.fromkeys(f"{file['environment']['commit']} of {file['environment']['date']}" for file in files)
+    return (
+        "Time of the converted network, trained for few spikes, schedule `plain` unless named; the fastest PyTorch form of its ANN (eager, channels last or `torch.compile`, in "
+        f"the same run) is 1. {'; '.join(sorted(machines))}, torch {', '.join(sorted(torch))}; recorded in commits "
+        f"{', '.join(made)}."
+    )
+
+
 def readme_speed() -> str:
     """Speed in one table: ratios to the ANN."""
     rows = []
@@ -103,7 +116,7 @@ def readme_speed() -> str:
             cells = [times.get((batch, *key)) for key in keys] + [times.get((batch, "ANN, ONNX Runtime int8", 0))]
             rows.append((network, batch, f"{ann:.2f} ms", *(f"{cell[1]:.2f}" if cell else "" for cell in cells)))
     head = ("network", "batch", "ANN, PyTorch", "T = 1", "T = 4", "`accumulate`, T = 4", "T = 4, no engine")
-    lines = [table((*head, "SpikingJelly, T = 4", "ANN, int8"), rows)]
+    lines = [_speed_caption(), "", table((*head, "SpikingJelly, T = 4", "ANN, int8"), rows)]
     for network, (name, label) in ACCURACY.items():
         row = next(r for r in raw(name)["rows"] if r["label"] == label)["report"]
         at = {each["steps"]: each["top1"] for each in row["rows"]}
