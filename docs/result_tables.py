@@ -69,8 +69,10 @@ def spikingjelly() -> str:
     file = raw("spikingjelly-resnet20.json")
     steps = (*SHORT, *LONG)
     rows = [(row["label"], *(percent(row["top1"].get(str(t))) for t in steps)) for row in file["rows"]]
+    file.setdefault("environment", file["rows"][-1].get("environment"))
+    ann = f", ANN {file['ann_top1']:.2f} %" if "ann_top1" in file else ""
     note = (
-        f"{file['test_images']:,} test images, ANN {file['ann_top1']:.2f} %, {file['calibration_images']} training "
+        f"{file['test_images']:,} test images{ann}, {file['calibration_images']} training "
         f"images, pipeline latency T. {about(file)} Record: {link('spikingjelly-resnet20.json')}.\n"
     )
     return table(("conversion", *(f"T = {t}" for t in steps)), rows) + "\n" + note
