@@ -110,12 +110,18 @@ def _line(row: RowResult) -> Line:
 
 def _about(record: Record) -> str:
     here = record.environment
+    made = dict.fromkeys(_commit(run.environment.commit) for row in record.rows for run in row.runs)
+    commits = f"commit{'s' if len(made) > 1 else ''} {', '.join(made)}"
     images = f", {record.calibration_images} calibration images" if record.calibration_images else ""
     return (
-        f"Seed {record.seed}{images}; {here.accelerator or here.cpu}, {here.cores} cores, {here.threads} threads; torch "
-        f"{here.torch}, Python {here.python}, transpike {here.transpike}; commit {here.commit[:7]}"
-        f"{' with changes' if '+' in here.commit else ''}, {here.date[:10]}."
+        f"Seed {record.seed}{images}; {here.accelerator or here.cpu}, {here.cores} cores, "
+        f"{here.threads} thread{'s' if here.threads > 1 else ''}; torch "
+        f"{here.torch}, Python {here.python}, transpike {here.transpike}; {commits}, {here.date[:10]}."
     )
+
+
+def _commit(full: str) -> str:
+    return full[:7] + (" with changes" if "+" in full else "")
 
 
 def instructions(file: Mapping[str, Any]) -> str:
