@@ -7,13 +7,11 @@ Concepts are simulated with `transpike.kernels.reference`; curves of accuracy ar
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 
@@ -24,7 +22,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from records import Line, found, raw
+from result_tables import PRETRAINED, SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -225,10 +226,6 @@ def offset(theme: Theme) -> Figure:
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
-def _record(name: str) -> Any:
-    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
-
-
 @dataclass(frozen=True)
 class Curve:
     """Accuracy at pipeline latencies, and where its name stands: nudged by so many points."""
@@ -238,6 +235,14 @@ class Curve:
     top1: list[float]
     nudge: tuple[float, float] = (6, 0)
     align: str = "left"
+
+
+def _curve(
+    lines: list[Line], name: str, nudge: tuple[float, float], align: str = "left", at: tuple[int, ...] = ()
+) -> Curve:
+    """Rows of a record as one curve, at all T or at some."""
+    points = [(line.pipeline[t], line.top1[t]) for line in lines for t in line.top1 if t in at or not at]
+    return Curve(name, [x for x, _ in points], [y for _, y in points], nudge, align)
 
 
 def _draw(axis: Axes, curves: list[Curve], theme: Theme, ann: float) -> None:
@@ -263,16 +268,15 @@ def _draw(axis: Axes, curves: list[Curve], theme: Theme, ann: float) -> None:
 
 def accuracy_latency(theme: Theme) -> Figure:
     """Conversion of the pretrained ResNet-20 without retraining."""
-    trained = {row["label"]: row for row in _record("pretrained-resnet20-all.json")["rows"]}
-    ann = _record("pretrained-resnet20-all.json")["ann_top1"]
+    lines = found(PRETRAINED).of("all")
+    ann = next(iter(lines.values())).ann
 
     def method(name: str, shown: str, nudge: tuple[float, float], align: str = "left") -> Curve:
-        rows = [row for row in _record(f"methods/cifar-resnet20/{name}.json")["rows"] if row["steps"] <= 8]
+        rows = [row for row in raw(f"methods/cifar-resnet20/{name}.json")["rows"] if row["steps"] <= 8]
         return Curve(shown, [r["latency"]["pipeline_steps"] for r in rows], [r["top1"] for r in rows], nudge, align)
 
     def pretrained(label: str, shown: str, nudge: tuple[float, float]) -> Curve:
-        row = trained[label]
-        return Curve(shown, list(row["pipeline_steps"].values())[:1], list(row["top1"].values())[:1], nudge, "right")
+        return _curve([lines[label]], shown, nudge, "right", at=(1,))
 
     curves = [
         method("opi", "99.9 percentile", (6, 0)),
@@ -281,7 +285,7 @@ def accuracy_latency(theme: Theme) -> Figure:
         method("withhold", "one step withheld", (6, 13), "right"),
         method("accumulate", "accumulate, ρ = T = 1, 2, 4, 8", (-70, -42)),
         pretrained(
-            "transpike, layer after layer: the same, thresholds and biases trained, rho = 8",
+            "accumulate, rho = 8, thresholds and biases trained",
             "accumulate, ρ = 8, trained thresholds",
             (20, 13),
         ),
@@ -297,16 +301,15 @@ def accuracy_latency(theme: Theme) -> Figure:
 
 def schedules_latency(theme: Theme) -> Figure:
     """The QCFS network under every schedule."""
-    found = _record("cifar10-resnet20-qcfs-schedules.json")
-    ann = found["plain"]["ann_top1"]
+    lines = found(SCHEDULES).of("0")
+    ann = lines["plain"].ann
 
     def run(names: tuple[str, ...], shown: str, nudge: tuple[float, float], align: str = "left") -> Curve:
-        rows = [row for name in names for row in found[name]["rows"]]
-        return Curve(shown, [r["latency"]["pipeline_steps"] for r in rows], [r["top1"] for r in rows], nudge, align)
+        return _curve([lines[name] for name in names], shown, nudge, align)
 
     curves = [
         run(("plain",), "plain", (6, -8)),
-        run(("staggered:2", "staggered:4"), "staggered, searched lags", (-8, 8), "right"),
+        run(("staggered:budget=2", "staggered:budget=4"), "staggered, searched lags", (-8, 8), "right"),
         run(("srp",), "srp", (6, 0)),
         run(("residual",), "residual", (8, -6)),
         run(("cos",), "cos", (8, 6)),
@@ -322,14 +325,14 @@ def schedules_latency(theme: Theme) -> Figure:
 
 def layer_time(theme: Theme) -> Figure:
     """Time of single layers against the firing rate of their input."""
-    found = _record("engine-layers.json")["layers"]
+    layers = raw("engine-layers.json")["layers"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.6), sharey=True, layout="constrained")
     for axis, key, x, label in (
         (left, "by_rate", "rate", "share of inputs that spike in a step, T = 4"),
         (right, "by_steps", "steps", "T"),
     ):
         groups: dict[tuple[int, int], list[tuple[float, float]]] = {}
-        for row in found[key]:
+        for row in layers[key]:
             groups.setdefault((row["channels"], row["size"]), []).append((row[x], row["ratio"]))
         for number, ((channels, size), points) in enumerate(sorted(groups.items())):
             points.sort()

@@ -59,9 +59,9 @@ def test_the_pages_have_blocks():
     assert sum(len(blocks(page, "python")) for page in PAGES) >= 15
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
-def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
+def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Runs the blocks of a page in a folder, and returns their namespace."""
+    monkeypatch.chdir(folder)
     torch.manual_seed(0)
     namespace: dict[str, Any] = {"__name__": "page"}
     monkeypatch.setitem(sys.modules, "page", ModuleType("page"))  # where dataclasses look their module up
@@ -71,6 +71,38 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
             code = compile("\n" * (block.line - 1) + block.code, str(page), "exec")
             if block.runs:
                 exec(code, namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page, "python")], ids=name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(page, tmp_path, monkeypatch)
+
+
+def test_readme_shows_one_network_in_python_and_in_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    readme = PAGES[0]
+    report = run(readme, tmp_path, monkeypatch)["report"]
+    top1 = [row.top1 for row in report.rows]
+    shown = re.search(r"^# \[([\d., ]+)\] ([\d.]+): top-1", readme.read_text(encoding="utf-8"), re.MULTILINE)
+    assert shown is not None
+    assert top1 == pytest.approx(
+        [float(value) for value in shown[1].split(",")], abs=10
+    )  # another machine, other weights
+    assert report.ann_top1 == pytest.approx(float(shown[2]), abs=3)
+
+    line = next(line for page, line in commands() if page == name(readme) and "digits.safetensors" in line)
+    monkeypatch.setattr(sys, "argv", shlex.split(line, comments=True))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        _program()
+    assert not stop.value.code
+    printed = capsys.readouterr().out
+    rows = {int(found[1]): float(found[2]) for found in re.finditer(r"^ +(\d+) +([\d.]+)  ", printed, re.MULTILINE)}
+    assert set(rows) == {1, 2, 4}
+    assert rows == {t: pytest.approx(top1[t - 1], abs=0.006) for t in rows}
+    assert f"ANN {report.ann_top1:.2f} %" in printed
 
 
 def commands() -> list[tuple[str, str]]:
@@ -87,6 +119,14 @@ def commands() -> list[tuple[str, str]]:
             text = block.code.replace("\\\n", " ")
             found += [(name(page), line.strip()) for line in text.splitlines() if line.strip().startswith("transpike ")]
     return found
+
+
+def _program() -> None:
+    """What ``transpike`` runs; a normal end is an exit, too."""
+    from transpike.cli.main import main
+
+    main()
+    sys.exit(0)
 
 
 def _app() -> Any:

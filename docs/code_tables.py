@@ -1,0 +1,233 @@
+"""Tables made from the library's own tables: methods, rules, schedules, neurons, networks."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from records import about, link, percent, raw, table
+
+
+def first_sentence(made: Any) -> str:
+    """What a docstring begins with, with names as literals."""
+    text = (inspect.getdoc(made) or "").split("\n\n")[0].replace("\n", " ")
+    return re.sub(r"(?<!`)`([^`]+)`(?!`)", r"`\1`", text.replace("``", "`")).replace("|", "\\|")
+
+
+def signature(made: type) -> str:
+    """A class and the fields that it takes, with their defaults."""
+    if not is_dataclass(made):
+        return f"`{made.__name__}`"
+    parts = []
+    for found in inspect.signature(made).parameters.values():
+        default = "" if found.default is found.empty else f"={_short(found.default)}"
+        parts.append(found.name + ("" if "factory" in default else default))
+    return f"`{made.__name__}({', '.join(parts)})`"
+
+
+def _short(value: Any) -> str:
+    return f"{type(value).__name__}.{value.name}" if hasattr(value, "name") and hasattr(value, "value") else repr(value)
+
+
+def _changed(value: Any) -> str:
+    """A record by name, with the fields that are not as by default."""
+    if not is_dataclass(value):
+        return type(value).__name__
+    shown = []
+    for found in fields(value):
+        now = getattr(value, found.name)
+        default = inspect.signature(type(value)).parameters[found.name].default
+        if found.init and now != default and "factory" not in repr(default):
+            shown.append(f"{found.name}={getattr(now, 'value', now)}")
+    return f"{type(value).__name__}({', '.join(shown)})" if shown else type(value).__name__
+
+
+@cache
+def _example() -> Any:
+    """A network with 19 sites on its longest path, as a ResNet-20 has."""
+    import torch
+
+    import transpike as tp
+
+    torch.manual_seed(0)
+    x = torch.rand(8, 1, 8, 8)
+    return tp.convert(tp.zoo.build("digits-resnet", width=2).eval(), calibration=x, example_inputs=x)
+
+
+def methods() -> str:
+    """Published methods: what they are made of and what they need."""
+    from transpike.conversion.methods import METHODS
+
+    rows = []
+    for name, method in METHODS.items():
+        made = method(4)
+        parts = [_name(part) for part in made.parts]
+        neuron, schedule = _changed(made.neuron), _changed(made.schedule)
+        latency = _example().latency(4, made.schedule).pipeline_steps
+        needs = ", ".join(need.value for need in method.needs)
+        rows.append((f"`{name}`", method.paper, ", ".join(parts), neuron, schedule, latency, _yes(method.tuned), needs))
+    head = (
+        "name",
+        "from",
+        "rules and corrections",
+        "neuron",
+        "schedule",
+        "pipeline latency",
+        "made for one T",
+        "needs",
+    )
+    return table(head, rows, left=8)
+
+
+def _name(part: Any) -> str:
+    return type(part).__name__
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _rules(made: Mapping[str, type]) -> str:
+    rows = ((f"`{name}`", signature(cls), first_sentence(cls)) for name, cls in made.items())
+    return table(("name", "class in `tp.rules`", "what it does"), rows, left=3)
+
+
+def thresholds() -> str:
+    """Rules for thresholds."""
+    from transpike.rules import THRESHOLD_RULES
+
+    return _rules(THRESHOLD_RULES)
+
+
+def potentials() -> str:
+    """Rules for initial potentials."""
+    from transpike.rules import POTENTIAL_RULES
+
+    return _rules(POTENTIAL_RULES)
+
+
+def corrections() -> str:
+    """Corrections."""
+    from transpike.rules import CORRECTIONS
+
+    return _rules(CORRECTIONS)
+
+
+def _event_driven(schedule: Any) -> bool:
+    import torch
+
+    with torch.no_grad():
+        return _example().engine.unsupported_reason(schedule) is None
+
+
+def schedules() -> str:
+    """Schedules: whether they stream, run on the engine, and the four latencies on a network with 19 sites."""
+    from transpike.schedules import SCHEDULES
+
+    rows = []
+    for name, cls in SCHEDULES.items():
+        schedule = cls()
+        found = _example().latency(4, schedule)
+        rows.append(
+            (
+                f"`{name}`",
+                signature(cls),
+                first_sentence(cls),
+                _yes(schedule.streamable),
+                _yes(_event_driven(schedule)),
+                *(found.answer_steps, found.claimed_steps, found.pipeline_steps, found.interval),
+            )
+        )
+    head = ("name", "class in `tp.schedules`", "what it does", "streams", "event-driven on a CPU")
+    return table((*head, "answer", "claimed", "pipeline", "interval"), rows, left=5)
+
+
+def neurons() -> str:
+    """Neurons and what they send."""
+    from transpike.neurons import NEURONS
+
+    sends = {"binary": "0, 1", "signed": "-1, 0, 1", "count": "0, 1, 2, ..."}
+    rows = []
+    for name, cls in NEURONS.items():
+        kind = cls().events.value
+        rows.append((f"`{name}`", signature(cls), first_sentence(cls), f"{kind}: {sends.get(kind, '')}"))
+    return table(("name", "class in `tp.neurons`", "what it does", "events of one step"), rows, left=4)
+
+
+def activations() -> str:
+    """Trained activations."""
+    from transpike import activations as namespace
+
+    rows = []
+    for name in sorted(namespace.__all__):
+        cls = getattr(namespace, name)
+        settings = inspect.isclass(cls) and issubclass(cls, namespace.ActivationSettings)
+        function = inspect.isfunction(cls)
+        if function or (settings and not inspect.isabstract(cls)):
+            shown = f"`{name}({', '.join(inspect.signature(cls).parameters)})`" if function else signature(cls)
+            rows.append((shown, first_sentence(cls)))
+    return table(("`tp.activations`", "what it is"), rows, left=2)
+
+
+def networks() -> str:
+    """Built-in networks."""
+    from transpike.zoo import ZOO
+
+    rows = []
+    for name, entry in ZOO.items():
+        shape = " x ".join(str(size) for size in entry.inputs.shape)
+        rows.append((f"`{name}`", shape, entry.inputs.dataset, entry.about))
+    return table(("name", "input", "data", "network"), rows, left=4)
+
+
+def data_sets() -> str:
+    """Data sets by name."""
+    from transpike.data import DATA
+
+    return table(("name", "what it is"), ((f"`{name}`", first_sentence(made)) for name, made in DATA.items()), left=2)
+
+
+def recipes() -> str:
+    """Recipes."""
+    rows = []
+    folder = files("transpike.experiments") / "recipes"
+    for file in sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name):
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
+        rows.append(
+            (f"`{file.name.removesuffix('.toml')}`", found.get("network", ""), found.get("data", ""), found["about"])
+        )
+    return table(("name", "network", "data", "what it does"), rows, left=4)
+
+
+def models() -> str:
+    """Networks of other libraries that convert, from the record."""
+    found = raw("models.json")["rows"]
+    rows = []
+    for row in found:
+        if not row["converts"]:
+            continue
+        rows.append(
+            (
+                f"`{row['network']}`",
+                row["image"],
+                row["sites"],
+                f"{row['neurons']:,}",
+                row["max_poolings"] or "",
+                percent(row["error"]["64"]),
+                percent(row["error"]["256"]),
+            )
+        )
+    head = ("network", "image", "sites", "neurons", "temporal max-poolings", "error in %, T = 64", "T = 256")
+    return table(head, rows) + f"\n{about(raw('models.json'))} Record: {link('models.json')}.\n"
+
+
+def refused_models() -> str:
+    """Networks of other libraries that do not convert, and what is in the way."""
+    rows = ((f"`{r['network']}`", f"`{r['unsupported']}`") for r in raw("models.json")["rows"] if not r["converts"])
+    return table(("network", "unsupported"), rows, left=2)
