@@ -98,7 +98,7 @@ def integrate_fire(
     if v.shape != drive.shape[1:]:
         raise ValueError(f"v must have the shape {tuple(drive.shape[1:])} of one step, got {tuple(v.shape)}")
     sizes = zip(reversed(theta.shape), reversed(v.shape), strict=False)
-    if theta.dim() > v.dim() or any([size not in (1, wanted) for size, wanted in sizes]):
+    if theta.dim() > v.dim() or [size for size, wanted in sizes if size not in (1, wanted)]:
         raise ValueError(f"theta of shape {tuple(theta.shape)} does not broadcast to a step of {tuple(v.shape)}")
     events, v = _integrate_fire(drive, v, theta, soft_reset, surrogate.value, kernel.value)
     return events, v
