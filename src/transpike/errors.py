@@ -45,6 +45,11 @@ def shell_words(fix: str) -> str:
     return re.sub(r"leaf_modules=\[['\"]?(.+?)['\"]?\]", r"--leaf \1", fix)
 
 
+def count(number: int, noun: str) -> str:
+    """A number with its noun: ``1 site``, ``2 sites``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def known_words(word: str, known: Iterable[str]) -> str:
     """What to write instead of an unknown word: the nearest ones, then all."""
     known = list(known)

@@ -30,7 +30,7 @@ from transpike.cli.output import note, out, say
 @compare.command("methods")
 def compare_methods(
     model: Model,
-    methods: Methods = "all",
+    methods: Methods = "untrained",
     dataset: DataName = None,
     data: Root = None,
     steps: Steps = 8,
@@ -50,10 +50,11 @@ def compare_methods(
 
     Examples:
     * `transpike compare methods relu.safetensors --steps 8 -o methods`
+    * `transpike compare methods relu.safetensors --methods all -o methods`
     * `transpike compare methods relu.safetensors --methods opi,cos,accumulate --steps 8 --long-steps 32`
     """
     from transpike.cli.find_model import find_model
-    from transpike.cli.work import calibration_batches, device_of, open_data
+    from transpike.cli.work import calibration_batches, check_classes, device_of, open_data
     from transpike.conversion.methods import find_methods
     from transpike.data import loader, test_images
     from transpike.experiments.compare import TestSet
@@ -67,6 +68,7 @@ def compare_methods(
     name, found = open_data(model_found.inputs, dataset, data, seed=seed)
     calibration = calibration_batches(found, calibration_images, seed)
     model_found.try_on(calibration[0][0][:2])
+    check_classes(model_found.network, found, name)
     if model_found.fresh:
         note(f"{model} has random weights; trained ones come by --weights FILE")
     tests, first = [], 1

@@ -38,7 +38,7 @@ def compare_schedules(
             "staggered:budget=8 has its lags searched on training images for an answer after 8 pipeline steps, and is "
             "shown at that point only.",
         ),
-    ] = "plain,residual,cos,cos:iterations=2,cos:iterations=4,exact,accumulate,staggered,srp",
+    ] = "plain,residual,cos,cos:iterations=2,cos:iterations=4,exact,accumulate,staggered:budget=4,srp",
     dataset: DataName = None,
     data: Root = None,
     steps: Steps = 8,
@@ -87,6 +87,7 @@ def compare_schedules(
         else:
             ready[label] = schedule
     reports = run(snn, ready, tests, at=at, dataset=name, folder=output, progress=True, say=say)
+    say(f"conversion: {snn.conversion}")
     for table in reports:
         out.print(schedules_table(table))
     if output is not None:

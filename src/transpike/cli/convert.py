@@ -66,7 +66,7 @@ def convert(
     seed: Seed = 0,
     factory: Factory = None,
 ) -> None:
-    """Convert a trained network and write it to a file: by a published method, a TOML file, or parts.
+    """Convert a trained network and write it to a file: by a method, a TOML file, or parts.
 
     Without any of these, trained thresholds are taken, and plain ReLU gets the 99.9 percentile per channel. A part is
     NAME or NAME:setting=value, for example spike-norm:fraction=0.8.

@@ -103,7 +103,9 @@ def evaluate(
     if sites:
         out.print(sites_table(report))
     if plot is not None:
-        plot_accuracy({Path(file).name: report}, plot, f"{Path(file).name} on {report.images:,} images of {name}")
+        plot_accuracy(
+            {report.schedule.split(" ")[0]: report}, plot, f"{Path(file).name} on {report.images:,} images of {name}"
+        )
         say(f"written: {plot}")
 
 

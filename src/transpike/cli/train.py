@@ -125,7 +125,8 @@ def train(
         progress=True,
     )
     checkpoint.save(network.cpu(), output, inputs=found.inputs)
-    out.print(training_table(history))
+    output.with_suffix(".ckpt").unlink(missing_ok=True)  # the network is saved: nothing is left to go on from
+    out.print(training_table(history, last=5 if out.is_terminal else None))
     say(f"written: {output}")
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from transpike.cli.options import Device
 from transpike.cli.output import note
 from transpike.data import Data, Preparation, load_data, loader, random_subset
 from transpike.errors import ConfigError, DataError, ModelError
+from transpike.graph.capture import evaluation_mode
 from transpike.network.spiking import SpikingNetwork
 from transpike.selection.lags import LagSearch, search_lags
 from transpike.serialization.model_info import InputSpec, model_info
@@ -27,7 +29,7 @@ def open_data(
     seed: int = 0,
     preparation: Preparation | None = None,
 ) -> tuple[str, Data]:
-    """The data set that the user named, else the network's own, and its name.
+    """The data set that the user named, else the folder of images that ``root`` is, else the network's own; its name.
 
     Args:
         inputs: what the network takes, if anybody knows.
@@ -40,7 +42,9 @@ def open_data(
         ModelError: neither the user nor the network names one.
         DataError: see `load_data`; or its images have another shape than the network's input.
     """
-    name = dataset or (inputs.dataset if inputs is not None else "")
+    own = "" if inputs is None else inputs.dataset
+    inferred = "folder" if root is not None and own != "imagenet" and (root / "train").is_dir() else own
+    name = dataset or inferred
     if not name:
         raise ModelError(
             "the model does not say what data it is for",
@@ -58,11 +62,33 @@ def open_data(
     return name, found
 
 
-def data_for(snn: SpikingNetwork, dataset: str | None, root: Path | None) -> tuple[str, Data]:
-    """The data set of a converted network; see `open_data`."""
+def data_for(snn: SpikingNetwork, dataset: str | None, root: Path | None, *, labelled: bool = True) -> tuple[str, Data]:
+    """The data set of a converted network; see `open_data` and, where the labels matter, `check_classes`."""
     inputs = model_info(snn.network).inputs
     shapes = snn.capture.input_shapes
-    return open_data(inputs or (InputSpec(shapes[0]) if shapes else None), dataset, root)
+    name, found = open_data(inputs or (InputSpec(shapes[0]) if shapes else None), dataset, root)
+    if labelled:
+        check_classes(snn.network, found, name)
+    return name, found
+
+
+def check_classes(network: nn.Module, data: Data, name: str) -> None:
+    """Checks that a network has an output for every class of the data, where the data knows its classes.
+
+    Raises:
+        DataError: it has another number.
+    """
+    parameter = next(network.parameters(), None)
+    example = data.test[0][0].unsqueeze(0)
+    with torch.no_grad(), evaluation_mode(network):
+        logits = network(example if parameter is None else example.to(parameter.device, parameter.dtype))
+    classes = len(data.inputs.classes)
+    if classes and isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] != classes:
+        raise DataError(
+            f"the network has {logits.shape[1]} outputs, the data has {classes} classes",
+            where=f"{name}: {', '.join(data.inputs.classes[:5])}" + (", ..." if classes > 5 else ""),
+            fix="choose the --dataset that the network was trained for, with one folder for each of its classes",
+        )
 
 
 def calibration_batches(data: Data, images: int, seed: int = 0, *, held_back: bool = False) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from transpike.errors import UnsupportedOperator, VerificationError, unsupported_lines
+from transpike.errors import UnsupportedOperator, VerificationError, count, unsupported_lines
 from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs
 from transpike.graph.normalize import ActivationCall
@@ -42,15 +42,15 @@ class Inspection:
     @property
     def title(self) -> str:
         """The verdict in one line."""
-        sites, count = len(self.plan.sites), len(self.unsupported)
+        sites = len(self.plan.sites)
         if self.convertible:
             neurons = sum(site.neurons for site in self.plan.sites)
-            return f"{self.model}: converts, {sites} sites, {neurons:,} neurons, {len(self.folded)} BatchNorm folded"
-        convertible = f", {sites} activations would become neurons" if sites else ""
-        return f"{self.model}: does not convert: {count} operator{'s' if count != 1 else ''}{convertible}"
+            return f"{self.model}: converts, {count(sites, 'site')}, {neurons:,} neurons, {len(self.folded)} BatchNorm folded"
+        convertible = f", {count(sites, 'activation')} would become neurons" if sites else ""
+        return f"{self.model}: does not convert: {count(len(self.unsupported), 'operator')}{convertible}"
 
     def notes(self, *, shell: bool = False) -> list[str]:
-        """What is to be said besides the sites: max-pooling, what stays analogue, and what is in the way and why.
+        """What is to be said besides the sites: max-pooling, what stays analogue, and what is unsupported and why.
 
         Args:
             shell: say what to do in the words of the command line.

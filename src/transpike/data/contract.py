@@ -37,6 +37,11 @@ class Data:
     validation: Dataset[Any]
     test: Dataset[Any]
 
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, part)):,} {part}" for part in ("train", "validation", "test"))
+        shape = "x".join(map(str, self.inputs.shape))
+        return f"{self.inputs.dataset or 'data'}: {sizes} images of {shape}, {len(self.inputs.classes)} classes"
+
 
 def split_indices(labels: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Splits sample indices into a larger and a smaller part with equal class proportions.
