@@ -60,8 +60,7 @@ def compare_schedules(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import parse_numbers, read_schedule
-    from transpike.cli.work import data_for, device_of, search_schedule
-    from transpike.data import loader, test_images
+    from transpike.cli.work import check_run, data_for, device_of, search_schedule, test_batches
     from transpike.experiments.compare import TestSet
     from transpike.experiments.compare import compare_schedules as run
     from transpike.report import plot_latency, schedules_table
@@ -73,11 +72,12 @@ def compare_schedules(
         else read_schedule(label, probe_steps)
         for label in schedules.split(",")
     }
+    check_run(steps, images, dataset)
     where = device_of(device)
     snn = find_converted(file, factory).to(where)
     name, found = data_for(snn, dataset, data)
     runs = [(images, steps)] + ([] if long_steps is None else [(long_images, long_steps)])
-    tests = [TestSet(loader(test_images(found, which), batch_size), tuple(range(1, last + 1))) for which, last in runs]
+    tests = [TestSet(test_batches(found, which, batch_size), tuple(range(1, last + 1))) for which, last in runs]
     ready: dict[str, Schedule] = {}
     at: dict[str, tuple[int, ...]] = {}
     for label, schedule in wanted.items():

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from transpike.cli.options import Device
 from transpike.cli.output import note
-from transpike.data import Data, Preparation, load_data, loader, random_subset
-from transpike.errors import ConfigError, DataError, ModelError
+from transpike.data import DATA, Data, Preparation, load_data, loader, random_subset, test_images
+from transpike.data.contract import check_images_word
+from transpike.errors import ConfigError, DataError, ModelError, known_words
 from transpike.graph.capture import evaluation_mode
 from transpike.network.spiking import SpikingNetwork
 from transpike.selection.lags import LagSearch, search_lags
@@ -89,6 +91,29 @@ def check_classes(network: nn.Module, data: Data, name: str) -> None:
             where=f"{name}: {', '.join(data.inputs.classes[:5])}" + (", ..." if classes > 5 else ""),
             fix="choose the --dataset that the network was trained for, with one folder for each of its classes",
         )
+
+
+def check_run(steps: int, images: str, dataset: str | None) -> None:
+    """Checks what needs no network, before one is loaded.
+
+    Raises:
+        ValueError: steps below 1.
+        DataError: another word for images, or no such data set.
+    """
+    if steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {steps}")
+    check_images_word(images)
+    if dataset is not None and dataset not in DATA:
+        raise DataError(f"there is no data set {dataset!r}", where="--dataset", fix=known_words(dataset, DATA))
+
+
+def test_batches(data: Data, images: str, batch_size: int) -> DataLoader[Any]:
+    """Batches of the test images that a word names."""
+    chosen = test_images(data, images)
+    there = len(chosen)  # type: ignore[arg-type]
+    if images.isdecimal() and int(images) > there:
+        note(f"there are {there:,} test images, fewer than {int(images):,}: all are taken")
+    return loader(chosen, batch_size)
 
 
 def calibration_batches(data: Data, images: int, seed: int = 0, *, held_back: bool = False) -> list[Any]:

@@ -45,7 +45,8 @@ class Inspection:
         sites = len(self.plan.sites)
         if self.convertible:
             neurons = sum(site.neurons for site in self.plan.sites)
-            return f"{self.model}: converts, {count(sites, 'site')}, {neurons:,} neurons, {len(self.folded)} BatchNorm folded"
+            folded = f"{len(self.folded)} BatchNorm folded"
+            return f"{self.model}: converts, {count(sites, 'site')}, {neurons:,} neurons, {folded}"
         convertible = f", {count(sites, 'activation')} would become neurons" if sites else ""
         return f"{self.model}: does not convert: {count(len(self.unsupported), 'operator')}{convertible}"
 
@@ -95,5 +96,5 @@ def inspect(
         try:
             check_prepared(model, prepared)
         except VerificationError as error:
-            unsupported = (UnsupportedOperator("output", type(model).__name__, "(whole model)", error.what, error.fix),)
+            unsupported = (UnsupportedOperator("", type(model).__name__, "(whole model)", error.what, error.fix),)
     return Inspection(type(model).__name__, plan, unsupported, tuple(prepared.folded), tuple(prepared.calls))
