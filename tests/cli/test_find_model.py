@@ -54,6 +54,12 @@ def test_inspect(transpike) -> None:
     assert len(out.splitlines()) < 40
 
 
+def test_inspect_names_a_tailored_network(transpike, networks) -> None:
+    code, out, _ = transpike("inspect", "qcfs.safetensors")
+    assert code == 0
+    assert "digits-resnet: converts, 7 sites" in out
+
+
 def test_libraries_know_their_input(transpike) -> None:
     for name in ("torchvision:resnet18", "torchvision.models:resnet18", "timm:resnet18"):
         code, out, _ = transpike("inspect", name)

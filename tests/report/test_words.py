@@ -95,7 +95,7 @@ def test_what_print_shows() -> None:
         ["3", "93.00", "-4.50", "3,000", "31"],
     ]
     assert str(tp.data.load_data("digits")) == (
-        "digits: 1,198 train, 240 validation, 359 test images of 1x8x8, 10 classes"
+        "digits: 1,199 train, 239 validation, 359 test images of 1x8x8, 10 classes"
     )
 
 
