@@ -70,7 +70,7 @@ def train(
     compile_: Compile = False,
     factory: Factory = None,
 ) -> None:
-    """Train a network; interrupted training goes on from OUTPUT with the ending .ckpt.
+    """Train a network; interrupted training goes on from OUTPUT with the ending .ckpt, which goes when it is done.
 
     Examples:
     * `transpike train digits-resnet -o relu.safetensors`
