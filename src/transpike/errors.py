@@ -45,6 +45,11 @@ def shell_words(fix: str) -> str:
     return re.sub(r"leaf_modules=\[['\"]?(.+?)['\"]?\]", r"--leaf \1", fix)
 
 
+def count(number: int, noun: str) -> str:
+    """A number with its noun: ``1 site``, ``2 sites``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def known_words(word: str, known: Iterable[str]) -> str:
     """What to write instead of an unknown word: the nearest ones, then all."""
     known = list(known)
@@ -124,7 +129,7 @@ class UnsupportedOperator:
     """One operator that does not convert.
 
     Attributes:
-        node: name of the graph node.
+        node: name of the graph node; empty where the whole model is meant.
         operator: what it calls, for example ``torch.nn.GELU`` .
         source: ``file:line`` and the line itself, as far as tracing recorded it.
         reason: why it cannot be converted.
@@ -154,7 +159,7 @@ def unsupported_lines(unsupported: Sequence[UnsupportedOperator], *, shell: bool
     lines = []
     for (operator, reason), members in groups.items():
         first, fix = members[0], members[0].fix
-        name, at = f"{operator} (node {first.node!r})", first.source
+        name, at = f"{operator} (node {first.node!r})" if first.node else operator, first.source
         if len(members) > 1:
             name, at = f"{len(members)} x {operator} (the first is node {first.node!r})", f"{first.source} (the first)"
             fix = fix.replace(f"leave=[{first.node!r}]", f"leave=[{operator.rsplit('.', 1)[-1]!r}]")

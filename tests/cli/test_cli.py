@@ -89,6 +89,7 @@ def test_train(transpike, tmp_path: Path) -> None:
     code, _, err = transpike("train", "relu.safetensors", "--slope", "0.5", "-o", "x.safetensors")
     assert code == 1
     assert "--slope belongs to --activation" in err
+    assert not list(tmp_path.glob("*.ckpt"))  # finished, so there is nothing to go on from
 
 
 def converted(transpike, *words: str) -> tp.SpikingNetwork:
@@ -96,6 +97,8 @@ def converted(transpike, *words: str) -> tp.SpikingNetwork:
     code, out, err = transpike("convert", *words, "--calibration-images", "40", "-o", "made.safetensors")
     assert (code, err) == (0, "")
     assert "7 sites" in out
+    assert max(map(len, out.splitlines())) <= 200
+    assert "next: transpike evaluate made.safetensors" in out
     snn = tp.load("made.safetensors")
     assert f"conversion: {snn.conversion}\n" in out
     assert "=<" not in out
@@ -152,15 +155,15 @@ def test_convert_by_a_method_or_a_file(transpike, networks, tmp_path: Path) -> N
     ("words", "message"),
     [
         (("relu", "--threshold", "spike-norm"), "spike-norm needs steps"),
-        (("relu", "--threshold", "maximum", "-T", "8"), "--steps sets nothing here"),
-        (("relu", "-T", "8"), "--steps sets nothing here"),
+        (("relu", "--threshold", "maximum", "-T", "8"), "steps sets nothing here"),
+        (("relu", "-T", "8"), "steps sets nothing here"),
         (("relu", "--percentile", "99"), "--percentile sets nothing here"),
         (("relu", "--threshold", "percentle"), "did you mean percentile?"),
         (("relu", "--threshold", "percentile:9"), "write percentile:setting=value"),
         (("relu", "--method", "accumulate"), "pass --steps"),
         (("relu", "--method", "acumulate", "-T", "2"), "did you mean accumulate"),
         (("relu", "--method", "cos", "--threshold", "maximum"), "--method sets everything, but --threshold"),
-        (("relu", "--config", "absent.toml"), "the file cannot be read"),
+        (("relu", "--config", "absent.toml"), "there is no such file"),
         (("qcfs", "--neuron", "burst"), "stops at theta"),
         (("qcfs", "--threshold", "maximum"), "leave --threshold out"),
         (("qcfs", "--correction", "bias"), "pass --steps"),
@@ -196,6 +199,42 @@ def test_evaluate(transpike, networks, tmp_path: Path) -> None:
     code, _, err = transpike(*few, "--readout-delay", "soon")
     assert code == 1
     assert "--readout-delay takes a number of steps or auto, not 'soon'" in err
+
+
+def test_wrong_words_are_refused_before_the_network_is_loaded(transpike) -> None:
+    for words, message in (
+        (("--steps", "0"), "--steps must be at least 1, got 0"),
+        (("--images", "some"), "not 'some'"),
+        (("--dataset", "digit"), "did you mean digits"),
+    ):
+        for command in (("evaluate",), ("evaluate-early",), ("compare", "schedules"), ("compare", "methods")):
+            code, _, err = transpike(*command, "absent.safetensors", *words)
+            assert code == 1
+            assert message in err, command
+
+
+def test_more_images_than_there_are(transpike, networks) -> None:
+    code, _, err = transpike("evaluate", "snn.safetensors", "-T", "1", "--images", "1000")
+    assert code == 0
+    assert "359 test images, fewer than 1,000: all are taken" in err
+
+
+def test_methods_side_by_side_are_shown_as_they_finish(transpike, networks) -> None:
+    few = ("compare", "methods", "relu.safetensors", "-T", "1", "--images", "40", "--calibration-images", "40")
+    code, out, err = transpike(*few, "--methods", "opi,percentile")
+    assert (code, err) == (0, "")
+    assert "opi, 1 of 2: T=1 " in out
+    assert "percentile, 2 of 2: T=1 " in out
+
+
+def test_ctrl_c_says_what_goes_on(transpike, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("transpike.cli.find_model.find_model", stop)
+    code, _, err = transpike("inspect", "digits-resnet")
+    assert code == 130
+    assert "goes on when the same command is started again" in err
 
 
 def test_early_exit(transpike, networks) -> None:
@@ -235,6 +274,7 @@ def test_schedules_side_by_side(transpike, networks, tmp_path: Path) -> None:
     assert found == [(label, *test) for label in labels for test in (("0", 2), ("1", 5))]
     assert "40 images" in out
     assert "20 images" in out
+    assert "conversion: threshold" in out
     code, out, err = transpike(*few, "plain,foo")
     assert code == 1
     assert "schedule names 'foo'" in err

@@ -43,7 +43,7 @@ def test_inspect(transpike) -> None:
     code, out, _ = transpike("inspect", "digits-resnet")
     assert code == 0
     assert "19 sites" in out
-    assert "converts" in out
+    assert out.count("converts") == 1
     assert "type: ignore" not in out
     code, out, _ = transpike("inspect", "torchvision.models:efficientnet_b0", "--input-shape", "3,32,32")
     assert code == 1
@@ -52,6 +52,12 @@ def test_inspect(transpike) -> None:
     assert "torchvision/" in out
     assert "--leave SiLU" in out
     assert len(out.splitlines()) < 40
+
+
+def test_inspect_names_a_tailored_network(transpike, networks) -> None:
+    code, out, _ = transpike("inspect", "qcfs.safetensors")
+    assert code == 0
+    assert "digits-resnet: converts, 7 sites" in out
 
 
 def test_libraries_know_their_input(transpike) -> None:
@@ -88,7 +94,10 @@ def test_own_networks(transpike, own: str) -> None:
     assert (code, err) == (0, "")
     code, out, err = transpike("convert", "q.safetensors", *words, "q-snn.safetensors")
     assert (code, err) == (0, "")
-    assert "1 sites" in out
+    assert "1 site, " in out
+    following = next(line for line in out.splitlines() if line.startswith("next: ")).split()[1:]
+    assert following[:3] == ["transpike", "evaluate", "q-snn.safetensors"]
+    assert transpike(*following[1:], "-T", "1", "--images", "10")[0] == 0
 
 
 def test_weights_of_the_users_own(transpike, own: str, tmp_path: Path) -> None:
@@ -98,6 +107,14 @@ def test_weights_of_the_users_own(transpike, own: str, tmp_path: Path) -> None:
     code, _, err = transpike("convert", "state.pth", "-o", "x.safetensors")
     assert code == 1
     assert "pass --weights state.pth" in err
+    torch.save(find_model(f"{own}.py:Net").network, tmp_path / "whole.pt")
+    code, _, err = transpike("inspect", "whole.pt")
+    assert "if it holds a whole pickled model, save model.state_dict() first" in err
+    code, _, err = transpike("inspect", f"{own}.py:Net", "--weights", "whole.pt")
+    assert code == 1
+    assert "a whole pickled model?" in err
+    assert len(err.splitlines()) == 3
+    assert "\x1b" not in err
     words = ("--weights", "state.pth", "--dataset", "digits", "--calibration-images", "5000", "-o", "x.safetensors")
     code, _, err = transpike("convert", f"{own}.py:Net", *words)
     assert code == 0
@@ -115,9 +132,13 @@ def test_own_images(transpike, networks, tmp_path: Path) -> None:
                 pixels = generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
     words = ("--dataset", "folder", "--data", "images")
-    code, _, err = transpike("evaluate", "snn.safetensors", *words, "-T", "1")
+    for only in (words, words[2:]):  # DIR/train says that it is a folder of images
+        code, _, err = transpike("evaluate", "snn.safetensors", *only, "-T", "1")
+        assert code == 1
+        assert "the network knows the classes" in err
+    code, _, err = transpike("evaluate", "snn.safetensors", *words[:2], "-T", "1")
     assert code == 1
-    assert "the network knows the classes" in err
+    assert "pass --data DIR, the folder with train/CLASS/*.jpg" in err
     code, _, err = transpike("convert", "digits-resnet", *words, "-o", "x.safetensors")
     assert code == 1
     assert "the network takes inputs of 1x8x8, folder has 3x8x8" in err
@@ -125,6 +146,12 @@ def test_own_images(transpike, networks, tmp_path: Path) -> None:
     code, _, err = transpike("convert", "cifar-resnet20", *words, *small)
     assert code == 0
     assert "all are taken" in err
+    assert "the network has 10 outputs, the data has 2 classes: enough to calibrate" in err
+    for command in (("evaluate", "x.safetensors", "-T", "1"), ("compare", "schedules", "x.safetensors", "-T", "1")):
+        code, _, err = transpike(*command, *words[2:])
+        assert code == 1, command
+        assert "the network has 10 outputs, the data has 2 classes" in err
+        assert "where: folder: a, b" in err
 
 
 @pytest.mark.parametrize(
@@ -176,6 +203,7 @@ def test_a_users_own_mistake_is_shown_by_its_line(transpike, own: str, tmp_path:
         (f"{own}:Bad", f"{own}.py:8: return x.flatten(1) @ x.no_such_thing"),
         (f"{own}:failing", f"{own}.py:10: raise KeyError"),
         (f"{own}:Nett", "did you mean Net?"),
+        (f"{own}.py", f"write {own}.py:NAME; it has Net, Bad, failing, number"),
         (f"{own}:number", "returned a int"),
         ("broken_import:net", "broken_import.py:2: x = 1 / 0"),
         ("broken_import.py:net", "broken_import.py:2: x = 1 / 0"),

@@ -75,7 +75,7 @@ def few_images() -> Iterator[None]:
 def trained_in(folder: Path, straight: tuple[Record, Path]) -> Path:
     """The folder, with the trained network of a straight run and nothing else."""
     (folder / "cache").mkdir()
-    for name in ("relu.safetensors", "relu.ckpt", "cache/relu.json"):
+    for name in ("relu.safetensors", "cache/relu.json"):
         shutil.copy(straight[1] / name, folder / name)
     return folder
 

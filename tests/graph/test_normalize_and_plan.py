@@ -327,7 +327,7 @@ def test_summary_and_inspection_name_everything():
     for part in ("_Mixed: converts, 2 sites, 8 neurons", "relu@0", "relu@1", "kept analogue: softmax"):
         assert part in text
     snn = _convert(_Mixed(), x, leave=["softmax"])
-    for part in ("2 sites, 8 neurons", "constant", "spikes", "test_normalize_and_plan.py:", "0.5", "softmax"):
+    for part in ("2 sites, 8 neurons", "constant", "spikes", "0.5", "softmax"):
         assert part in snn.summary()
 
 

@@ -508,7 +508,7 @@ def test_no_activation_at_all(model):
             example_inputs=torch.randn(FLAT),
             calibration=torch.randn(FLAT),
         )
-    _assert_names(str(caught.value), "holds no activation", "ReLU6 or SlipReLU", "'output'")
+    _assert_names(str(caught.value), "holds no activation", "ReLU6 or SlipReLU", "the model")
 
 
 # ---- verification --------------------------------------------------------------------------------------------------

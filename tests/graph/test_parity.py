@@ -156,5 +156,5 @@ def test_a_rounding_in_front_of_a_step_is_no_difference():
     assert vars(activation)["forward"] is watched
     with torch.no_grad():
         ann.get_parameter("out.weight").mul_(1.01)
-    with pytest.raises(VerificationError, match="parity"):
+    with pytest.raises(VerificationError, match="difference"):
         snn.verify(x, ann=ann)

@@ -477,7 +477,7 @@ def test_unusable_threshold(theta):
 def test_verify_finds_another_network(mlp):
     snn, (x,) = mlp
     model = ZOO["mlp"].dyadic_model()
-    assert snn.verify(x, ann=model).parity == 0.0
+    assert snn.verify(x, ann=model).difference == 0.0
     with torch.no_grad():
         model[4].bias[0] += 1.0
     with pytest.raises(VerificationError, match="differs from its source"):

@@ -10,8 +10,12 @@ import transpike as tp
 from transpike.calibration import progress
 from transpike.conversion.config import TABLES
 from transpike.errors import ConversionError, known_words, shell_words
+from transpike.evaluation.report import Row
 from transpike.neurons import Reset
-from transpike.schedules import OffsetSpike, Plain, Staggered, Wait
+from transpike.report import training_table
+from transpike.report.plots import _steps_axis
+from transpike.schedules import Latency, OffsetSpike, Plain, Staggered, Wait
+from transpike.training import Epoch
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,37 @@ def test_unsupported_operators_are_grouped() -> None:
     one = str(tp.inspect(nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4), nn.ReLU()), torch.rand(2, 4)))
     assert "does not convert: 1 operator, " in one
     assert "torch.nn.SiLU (node '1')" in one
+
+
+def report(schedule: str, extra: int, steps: tuple[int, ...] = (1, 2, 3)) -> tp.Report:
+    rows = tuple(Row(t, 90.0 + t, 100.0, 1000.0 * t, Latency(t, t, t + extra, t)) for t in steps)
+    return tp.Report(359, 97.5, 100.0, rows, (), 1.0, schedule, "float32", "cpu")
+
+
+def test_what_print_shows() -> None:
+    lines = str(report("cos (probe steps 4)", 28)).splitlines()
+    assert lines[0] == "359 images, ANN 97.50 %, cos (probe steps 4)"
+    assert [line.split() for line in lines[2:]] == [
+        ["1", "91.00", "-6.50", "1,000", "29"],
+        ["2", "92.00", "-5.50", "2,000", "30"],
+        ["3", "93.00", "-4.50", "3,000", "31"],
+    ]
+    assert str(tp.data.load_data("digits")) == (
+        "digits: 1,199 train, 239 validation, 359 test images of 1x8x8, 10 classes"
+    )
+
+
+def test_the_axis_says_what_the_answer_takes() -> None:
+    assert _steps_axis([report("plain", 0)]) == "time-steps T (all layers step together)"
+    assert _steps_axis([report("cos", 28)]).endswith("averaged for the answer; pipeline latency 28 + T")
+    assert _steps_axis([report("plain", 0), report("cos", 28)]).endswith("depends on the schedule")
+
+
+def test_training_tables_say_what_they_leave_out() -> None:
+    history = [Epoch(epoch, 1.0, 50.0, 50.0) for epoch in range(1, 8)]
+    assert training_table(history).row_count == 7
+    shown = training_table(history, last=5)
+    assert (shown.row_count, shown.caption) == (5, "2 earlier epochs not shown")
 
 
 def test_fixes_on_the_command_line() -> None:

@@ -29,7 +29,8 @@ class ProgressBar:
         self.total = total
         self.shown = shown
         self.done = 0
-        self.told = time.monotonic()
+        self.printed = time.monotonic()
+        self.spoke = False
         self.bar: Progress | None = None
         if shown and sys.stderr.isatty():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -58,8 +59,8 @@ class ProgressBar:
         self.done += 1
         if self.bar is not None:
             self.bar.advance(self.task)
-        elif self.shown and time.monotonic() - self.told >= _EVERY:
-            self.told = time.monotonic()
+        elif self.shown and (time.monotonic() - self.printed >= _EVERY or (self.spoke and self.done == self.total)):
+            self.printed, self.spoke = time.monotonic(), True
             print(f"{self.what}: {self.done}" + (f" of {self.total}" if self.total else ""), file=sys.stderr)
 
 

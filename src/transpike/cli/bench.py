@@ -104,5 +104,5 @@ def _network_and_images(
     from transpike.cli.work import data_for
 
     snn = find_converted(file, factory)
-    _, found = data_for(snn, dataset, data)
+    _, found = data_for(snn, dataset, data, labelled=False)
     return snn, torch.stack([found.test[index][0] for index in range(images)])

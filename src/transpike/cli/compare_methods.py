@@ -30,7 +30,7 @@ from transpike.cli.output import note, out, say
 @compare.command("methods")
 def compare_methods(
     model: Model,
-    methods: Methods = "all",
+    methods: Methods = "untrained",
     dataset: DataName = None,
     data: Root = None,
     steps: Steps = 8,
@@ -50,30 +50,30 @@ def compare_methods(
 
     Examples:
     * `transpike compare methods relu.safetensors --steps 8 -o methods`
+    * `transpike compare methods relu.safetensors --methods all -o methods`
     * `transpike compare methods relu.safetensors --methods opi,cos,accumulate --steps 8 --long-steps 32`
     """
     from transpike.cli.find_model import find_model
-    from transpike.cli.work import calibration_batches, device_of, open_data
+    from transpike.cli.work import calibration_batches, check_classes, check_run, device_of, open_data, test_batches
     from transpike.conversion.methods import find_methods
-    from transpike.data import loader, test_images
     from transpike.experiments.compare import TestSet
     from transpike.experiments.compare import compare_methods as run
     from transpike.report import methods_table
 
     wanted, where = find_methods(methods), device_of(device)
-    if steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {steps}")
+    check_run(steps, images, dataset)
     model_found = find_model(model, option=option, factory=factory, weights=weights)
     name, found = open_data(model_found.inputs, dataset, data, seed=seed)
     calibration = calibration_batches(found, calibration_images, seed)
     model_found.try_on(calibration[0][0][:2])
+    check_classes(model_found.network, found, name)
     if model_found.fresh:
         note(f"{model} has random weights; trained ones come by --weights FILE")
     tests, first = [], 1
     for which, last in [(images, steps)] + ([] if long_steps is None else [(long_images, long_steps)]):
         at = tuple(2**k for k in range(last.bit_length()) if first <= 2**k <= last)
         if at:
-            tests.append(TestSet(loader(test_images(found, which), batch_size), at))
+            tests.append(TestSet(test_batches(found, which, batch_size), at))
             first = at[-1] + 1
     results = run(
         *(model_found.network, wanted, calibration, tests),

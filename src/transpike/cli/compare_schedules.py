@@ -38,7 +38,7 @@ def compare_schedules(
             "staggered:budget=8 has its lags searched on training images for an answer after 8 pipeline steps, and is "
             "shown at that point only.",
         ),
-    ] = "plain,residual,cos,cos:iterations=2,cos:iterations=4,exact,accumulate,staggered,srp",
+    ] = "plain,residual,cos,cos:iterations=2,cos:iterations=4,exact,accumulate,staggered:budget=4,srp",
     dataset: DataName = None,
     data: Root = None,
     steps: Steps = 8,
@@ -60,8 +60,7 @@ def compare_schedules(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import parse_numbers, read_schedule
-    from transpike.cli.work import data_for, device_of, search_schedule
-    from transpike.data import loader, test_images
+    from transpike.cli.work import check_run, data_for, device_of, search_schedule, test_batches
     from transpike.experiments.compare import TestSet
     from transpike.experiments.compare import compare_schedules as run
     from transpike.report import plot_latency, schedules_table
@@ -73,11 +72,12 @@ def compare_schedules(
         else read_schedule(label, probe_steps)
         for label in schedules.split(",")
     }
+    check_run(steps, images, dataset)
     where = device_of(device)
     snn = find_converted(file, factory).to(where)
     name, found = data_for(snn, dataset, data)
     runs = [(images, steps)] + ([] if long_steps is None else [(long_images, long_steps)])
-    tests = [TestSet(loader(test_images(found, which), batch_size), tuple(range(1, last + 1))) for which, last in runs]
+    tests = [TestSet(test_batches(found, which, batch_size), tuple(range(1, last + 1))) for which, last in runs]
     ready: dict[str, Schedule] = {}
     at: dict[str, tuple[int, ...]] = {}
     for label, schedule in wanted.items():
@@ -87,6 +87,7 @@ def compare_schedules(
         else:
             ready[label] = schedule
     reports = run(snn, ready, tests, at=at, dataset=name, folder=output, progress=True, say=say)
+    say(f"conversion: {snn.conversion}")
     for table in reports:
         out.print(schedules_table(table))
     if output is not None:

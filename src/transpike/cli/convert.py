@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -66,10 +67,21 @@ def convert(
     seed: Seed = 0,
     factory: Factory = None,
 ) -> None:
-    """Convert a trained network and write it to a file: by a published method, a TOML file, or parts.
+    """Convert a trained network and write it to a file: by a method, a TOML file, or parts.
 
     Without any of these, trained thresholds are taken, and plain ReLU gets the 99.9 percentile per channel. A part is
     NAME or NAME:setting=value, for example spike-norm:fraction=0.8.
+
+    A TOML file for --config:
+
+    ```toml
+    steps = 8  # the default of every part that takes steps, and of probe_steps
+    threshold = "minimum-mse:per=channel"
+    potential = "half"
+    corrections = ["bias"]
+    neuron = "if"
+    schedule = "accumulate"
+    ```
 
     Examples:
     * `transpike convert slip.safetensors -o snn.safetensors`
@@ -80,9 +92,11 @@ def convert(
     """
     from transpike.cli.find_model import find_model
     from transpike.cli.words import read_conversion_words
-    from transpike.cli.work import calibration_batches, check_writable, open_data
+    from transpike.cli.work import calibration_batches, check_classes, check_writable, open_data
     from transpike.conversion.convert import convert as convert_model
+    from transpike.errors import DataError
     from transpike.rules import BlockCorrection
+    from transpike.serialization.model_info import model_info
     from transpike.storage import checkpoint
 
     conversion = read_conversion_words(
@@ -101,14 +115,19 @@ def convert(
     )
     found = find_model(model, option=option, factory=factory, weights=weights, input_shape=input_shape)
     check_writable(output)
-    _, images = open_data(found.inputs, dataset, data, seed=seed)
+    name, images = open_data(found.inputs, dataset, data, seed=seed)
     batches = calibration_batches(images, calibration_images, seed)
     if found.fresh:
         note(f"{model} has random weights; trained ones come by --weights FILE")
+    example = found.try_on(batches[0][0][:4])
+    try:
+        check_classes(found.network, images, name)
+    except DataError as problem:  # calibration needs no labels
+        note(f"{problem.what}: enough to calibrate, but not to evaluate")
     snn = convert_model(
         found.network,
         conversion,
-        example_inputs=found.try_on(batches[0][0][:4]),
+        example_inputs=example,
         calibration=batches,
         leave=leave or (),
         leaf_modules=leaf or (),
@@ -122,3 +141,10 @@ def convert(
     say(snn.summary())
     say(f"conversion: {snn.conversion}")
     say(f"written: {output}")
+    following = ["transpike", "evaluate", str(output)]
+    following += [] if steps is None else ["--steps", str(steps)]
+    following += [] if data is None else ["--data", str(data)]
+    home = factory or (model if ":" in model else None)
+    if home is not None and model_info(snn.network).source is None:
+        following += ["--model", home]
+    say(f"next: {shlex.join(following)}")

@@ -67,19 +67,19 @@ def evaluate(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import schedule_for
-    from transpike.cli.work import data_for, device_of, search_schedule
-    from transpike.data import loader, test_images
+    from transpike.cli.work import check_run, data_for, device_of, search_schedule, test_batches
     from transpike.evaluation.evaluate import evaluate as evaluate_network
     from transpike.report import LATENCY_CAPTION, plot_accuracy, report_table, sites_table
     from transpike.rules import BlockCorrection
 
     where = device_of(device)
+    check_run(steps, images, dataset)
     snn = find_converted(file, factory).to(where)
     how = schedule_for(snn, schedule, probe_steps)
     if budget is not None and schedule != "staggered":
         raise ValueError("--budget searches lags for one answer: use it with --schedule staggered alone")
     name, found = data_for(snn, dataset, data)
-    test = loader(test_images(found, images), batch_size)
+    test = test_batches(found, images, batch_size)
     at = None
     if budget is not None:
         lags = search_schedule(snn, found, budget)
@@ -103,7 +103,8 @@ def evaluate(
     if sites:
         out.print(sites_table(report))
     if plot is not None:
-        plot_accuracy({Path(file).name: report}, plot, f"{Path(file).name} on {report.images:,} images of {name}")
+        title = f"{Path(file).name} on {report.images:,} images of {name}"
+        plot_accuracy({report.schedule.split(" ")[0]: report}, plot, title)
         say(f"written: {plot}")
 
 

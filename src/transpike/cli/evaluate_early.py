@@ -55,18 +55,18 @@ def evaluate_early(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import schedule_for
-    from transpike.cli.work import calibration_batches, data_for, device_of
-    from transpike.data import loader, test_images
+    from transpike.cli.work import calibration_batches, check_run, data_for, device_of, test_batches
     from transpike.evaluation.early_exit import evaluate_early as evaluate_network
     from transpike.report.early_exit import early_exit_table, steps_used_table
     from transpike.selection.confidence import choose_confidence
 
     where = device_of(device)
+    check_run(steps, images, dataset)
     snn = find_converted(file, factory).to(where)
     how = schedule_for(snn, schedule, probe_steps)
     threshold = None if confidence == "auto" else _probability(confidence)
     _, found = data_for(snn, dataset, data)
-    test = loader(test_images(found, images), batch_size)
+    test = test_batches(found, images, batch_size)
     if threshold is None:
         there = len(found.validation)  # type: ignore[arg-type]
         held_back = calibration_batches(found, min(calibration_images, there), held_back=True)

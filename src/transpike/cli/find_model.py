@@ -34,7 +34,7 @@ _FOREIGN = (*sysconfig.get_paths().values(), str(Path(checkpoint.__file__).paren
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedModel:
     """A network by its name.
 
     Attributes:
@@ -64,7 +64,7 @@ class Found:
         return self.try_on(torch.randn(2, *self.inputs.shape, generator=torch.Generator().manual_seed(0)))
 
     def try_on(self, example: Tensor) -> Tensor:
-        """Runs the network once, so that its own mistakes are told as such; returns the example.
+        """Runs the network once, so that its own mistakes are shown as such; returns the example.
 
         Raises:
             ModelError: it fails.
@@ -74,7 +74,7 @@ class Found:
                 self.network(example)
         except Exception as error:  # user code runs here, so anything may come
             shape = ",".join(map(str, example.shape[1:]))
-            raise _own_mistake(error, f"{self.name} fails on an input of shape {shape}") from error
+            raise _user_error(error, f"{self.name} fails on an input of shape {shape}") from error
         return example
 
 
@@ -85,7 +85,7 @@ def find_model(
     factory: str | None = None,
     weights: Path | None = None,
     input_shape: str | None = None,
-) -> Found:
+) -> ResolvedModel:
     """A network from what the options of a command say.
 
     Args:
@@ -123,30 +123,34 @@ def find_converted(file: str, factory: str | None = None) -> SpikingNetwork:
     return network
 
 
-def _find(name: str, options: Mapping[str, Any], factory: str | None) -> Found:
+def _find(name: str, options: Mapping[str, Any], factory: str | None) -> ResolvedModel:
     if name in zoo.ZOO:
         built = zoo.build(name, **options)
-        return Found(name, built, model_info(built).inputs, True)
+        return ResolvedModel(name, built, model_info(built).inputs, True)
     if name.endswith(_STATES):
         raise ModelError(
-            "that is a state_dict, which does not say what network it is of",
+            f"a {Path(name).suffix} file does not say what network it is of",
             where=name,
-            fix=f"name the network, and pass --weights {name}",
+            fix=f"if it holds a state_dict, name the network and pass --weights {name}; if it holds a whole pickled "
+            "model, save model.state_dict() first",
         )
+    if name.endswith(".py"):
+        public = ", ".join(_public(_import(name, "factory"))[:10])
+        raise ModelError("a Python file holds several names", where=name, fix=f"write {name}:NAME; it has {public}")
     if name.endswith(".safetensors") or Path(name).is_file():
         if options:
             raise ModelError("a checkpoint takes no options", where=name, fix="leave --option out")
         base = None if factory is None else lambda: _find(factory, {}, None).network
         loaded = checkpoint.load_network(name, model=base)
         graph = loaded.network if isinstance(loaded, SpikingNetwork) else loaded
-        return Found(name, loaded, model_info(graph).inputs, False)
+        return ResolvedModel(name, loaded, model_info(graph).inputs, False)
     if ":" not in name:
         raise _unknown(name)
     home, _, attribute = name.rpartition(":")
     library = home.split(".")[0]
     if library in LIBRARIES and (home == library or (".models" in home and attribute.islower())):
         network = zoo.build(f"{library}:{attribute}", **options)
-        return Found(name, network, model_info(network).inputs, True)
+        return ResolvedModel(name, network, model_info(network).inputs, True)
     return _from_factory(name, _import(home, attribute), attribute, options)
 
 
@@ -180,12 +184,12 @@ def _import(home: str, attribute: str) -> ModuleType:
         raise
     except ModuleNotFoundError as error:
         if error.name is None or not home.startswith(error.name):
-            raise _own_mistake(error, f"{home} cannot be imported") from error
+            raise _user_error(error, f"{home} cannot be imported") from error
         near = difflib.get_close_matches(home, LIBRARIES, 1, 0.7)
         meant = f"did you mean {near[0]}:{attribute}?" if near else "install it, or write file.py:factory"
         raise ModelError(f"cannot import {home}: {error}", fix=meant) from error
     except Exception as error:  # user code runs here, so anything may come
-        raise _own_mistake(error, f"{home} cannot be imported") from error
+        raise _user_error(error, f"{home} cannot be imported") from error
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -206,23 +210,33 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _from_factory(name: str, module: ModuleType, attribute: str, options: Mapping[str, Any]) -> Found:
+def _from_factory(name: str, module: ModuleType, attribute: str, options: Mapping[str, Any]) -> ResolvedModel:
     factory = vars(module).get(attribute)
     if factory is None:
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ModelError(f"{module.__name__} has no {attribute!r}", where=name, fix=known_words(attribute, public[:20]))
+        fix = known_words(attribute, _public(module)[:20])
+        raise ModelError(f"{module.__name__} has no {attribute!r}", where=name, fix=fix)
     if isinstance(factory, nn.Module):
-        return Found(name, factory, model_info(factory).inputs, False)
+        return ResolvedModel(name, factory, model_info(factory).inputs, False)
     try:
         made = factory(**options)
     except Exception as error:  # user code runs here, so anything may come
-        raise _own_mistake(error, f"{name} fails") from error
+        raise _user_error(error, f"{name} fails") from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned a {type(made).__name__}, not a torch.nn.Module", fix="return the network")
-    return Found(name, made, model_info(made).inputs, True)
+    return ResolvedModel(name, made, model_info(made).inputs, True)
 
 
-def _own_mistake(error: BaseException, what: str) -> ModelError:
+def _public(module: ModuleType) -> list[str]:
+    """Names in a module that may make, or be, a network."""
+    return [
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_")
+        and (isinstance(value, nn.Module) or (callable(value) and str(value.__module__).startswith(module.__name__)))
+    ]
+
+
+def _user_error(error: BaseException, what: str) -> ModelError:
     """One short message that points at the user's own line."""
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     if isinstance(error, SyntaxError) and error.filename:

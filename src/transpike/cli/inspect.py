@@ -21,7 +21,7 @@ def inspect(
     option: Options = None,
     factory: Factory = None,
 ) -> None:
-    """Show what would be converted, before anything is; exit status 1 if something stands in the way.
+    """Show what would be converted, before anything is; exit status 1 if an operator is unsupported.
 
     Examples:
     * `transpike inspect cifar-resnet20`
@@ -48,4 +48,3 @@ def inspect(
         say(line)
     if not found.convertible:
         raise typer.Exit(1)
-    out.print("[bold green]converts[/]")

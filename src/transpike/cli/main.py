@@ -12,6 +12,8 @@ from rich.markup import escape
 
 from transpike.errors import TranspikeError
 
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, which typer sets before anything else can."""
 _HELP = "Trained neural networks become spiking ones that answer after a few time-steps."
 
 
@@ -79,6 +81,9 @@ def main() -> None:
         text = error.shell_message() if isinstance(error, TranspikeError) else str(error)
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; long runs go on from where they were when started again")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != _INTERRUPTED:
+            raise
+        again = "training, and what writes to a folder (-o) or --cache, goes on when the same command is started again"
+        Console(stderr=True, soft_wrap=True).print(f"interrupted; {again}", markup=False)
+        sys.exit(_INTERRUPTED)

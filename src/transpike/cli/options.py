@@ -78,9 +78,14 @@ ScheduleName = Annotated[
 ProbeSteps = Annotated[
     int | None, typer.Option("--probe-steps", help="Of --schedule: rho, steps a layer looks before it fires.")
 ]
-MethodName = Annotated[str | None, named("--method", METHODS, "A published conversion, which sets all parts")]
+MethodName = Annotated[str | None, named("--method", METHODS, "A method by name, which sets all parts")]
 Methods = Annotated[
-    str, typer.Option(help=f"all, or names separated by commas: {', '.join(METHODS)}.", metavar="NAMES")
+    str,
+    typer.Option(
+        metavar="NAMES",
+        help=f"all, untrained (all but {', '.join(name for name in METHODS if METHODS[name].trains)}, which take "
+        f"minutes), or names separated by commas: {', '.join(METHODS)}.",
+    ),
 ]
 
 # Data.

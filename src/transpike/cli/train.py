@@ -70,7 +70,7 @@ def train(
     compile_: Compile = False,
     factory: Factory = None,
 ) -> None:
-    """Train a network; interrupted training goes on from OUTPUT with the ending .ckpt.
+    """Train a network; interrupted training goes on from OUTPUT with the ending .ckpt, which goes when it is done.
 
     Examples:
     * `transpike train digits-resnet -o relu.safetensors`
@@ -125,7 +125,8 @@ def train(
         progress=True,
     )
     checkpoint.save(network.cpu(), output, inputs=found.inputs)
-    out.print(training_table(history))
+    output.with_suffix(".ckpt").unlink(missing_ok=True)  # the network is saved: nothing is left to go on from
+    out.print(training_table(history, last=5 if out.is_terminal else None))
     say(f"written: {output}")
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transpike.conversion.config import read_conversion, read_conversion_file, read_part, takes
-from transpike.conversion.methods import METHODS
+from transpike.conversion.config import part_words, read_conversion, read_conversion_file, read_part, read_value, takes
 from transpike.errors import ConfigError, ModelError
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import Conversion
@@ -24,19 +23,8 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals:
             raise ModelError(f"{pair!r} is no option", fix="write --option name=value")
-        found[key] = _value(text)
+        found[key] = read_value(text)
     return found
-
-
-def _value(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -51,35 +39,14 @@ def parse_numbers(text: str, option: str) -> tuple[int, ...]:
         raise ValueError(f"{option} takes whole numbers separated by commas, not {text!r}") from error
 
 
-def part_words(kind: str, text: str, **given: Any) -> dict[str, Any]:
-    """``cos:iterations=2`` to a table for `read_part`; of ``given``, what that part takes and is not None.
-
-    Raises:
-        ConfigError: a setting without a value.
-    """
-    name, *pairs = text.split(":")
-    wrong = [pair for pair in pairs if "=" not in pair]
-    if wrong:
-        raise ConfigError(
-            f"{wrong[0]!r} is no setting", where=f"--{kind} {text}", fix=f"write {name}:setting=value, joined by colons"
-        )
-    own = {key.replace("-", "_"): value for key, value in parse_options(pairs).items()}
-    fitting = {
-        key: value
-        for key, value in given.items()
-        if value is not None and takes(kind, name, "granularity" if key == "per" else key)
-    }
-    return {"name": name, **fitting, **own}
-
-
 def read_schedule(text: str, probe_steps: int | None = None) -> Schedule:
     """A schedule from ``NAME`` or ``NAME:setting=value``.
 
     Raises:
         ConfigError: an unknown name or setting, or a setting that is refused.
     """
-    words = part_words("schedule", text, probe_steps=probe_steps)
-    schedule: Schedule = read_part("schedule", words, f"--schedule {text}")
+    where = f"--schedule {text}"
+    schedule: Schedule = read_part("schedule", part_words("schedule", text, where, probe_steps=probe_steps), where)
     return schedule
 
 
@@ -139,37 +106,24 @@ def read_conversion_words(
     if config is not None:
         return read_conversion_file(config)
     if method is not None:
-        tuned = method not in METHODS or METHODS[method].tuned
-        own = {} if steps is None and tuned else {"steps": 1 if steps is None else steps}
-        return read_conversion({"method": method, **own}, "--method")
-    words: dict[str, Any] = {}
+        return read_conversion({"method": method, "steps": steps}, "--method")
+    where = "the options of convert"
+    words: dict[str, Any] = {} if steps is None else {"steps": steps}
     if threshold is not None:
-        settings = {"per": per, "percentile": percentile, "steps": steps}
-        words["threshold"] = part_words("threshold", threshold, **settings)
+        words["threshold"] = part_words("threshold", threshold, where, per=per, percentile=percentile)
     if potential is not None:
-        words["potential"] = part_words("potential", potential, seed=seed)
+        words["potential"] = part_words("potential", potential, where, seed=seed)
     if corrections:
-        words["corrections"] = [part_words("corrections", text, steps=steps) for text in corrections]
+        words["corrections"] = corrections
     if neuron is not None:
-        words["neuron"] = part_words("neuron", neuron)
+        words["neuron"] = neuron
     if schedule is not None:
-        rho = steps if probe_steps is None else probe_steps
-        words["schedule"] = part_words("schedule", schedule, probe_steps=rho)
-    conversion = read_conversion(words, "the options of convert")
-    _refuse_idle(words, {"per": per, "percentile": percentile, "steps": steps, "probe_steps": probe_steps})
+        words["schedule"] = part_words("schedule", schedule, where, probe_steps=probe_steps)
+    conversion = read_conversion(words, where)
+    used = {*words.get("threshold", ()), *words.get("schedule", ())}
+    idle = {"per": per, "percentile": percentile, "probe_steps": probe_steps}
+    unused = [f"--{key.replace('_', '-')}" for key, value in idle.items() if value is not None and key not in used]
+    if unused:
+        fix = f"leave {unused[0]} out, or name a --threshold or --schedule that takes it"
+        raise ConfigError(f"{unused[0]} sets nothing here", fix=fix)
     return conversion
-
-
-def _refuse_idle(words: dict[str, Any], options: dict[str, Any]) -> None:
-    """An option that sets nothing was meant otherwise."""
-    tables = [table for entry in words.values() for table in (entry if isinstance(entry, list) else [entry])]
-    used = {key for table in tables for key in table}
-    used |= {"steps"} if "probe_steps" in used and options["probe_steps"] is None else set()
-    idle = [f"--{key.replace('_', '-')}" for key, value in options.items() if value is not None and key not in used]
-    if idle:
-        chosen = ", ".join(table["name"] for table in tables) or "no part at all"
-        raise ConfigError(
-            f"{idle[0]} sets nothing here",
-            where=f"chosen: {chosen}",
-            fix=f"leave {idle[0]} out, or name a --threshold, --correction or --schedule that takes it",
-        )

@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from transpike.cli.options import Device
 from transpike.cli.output import note
-from transpike.data import Data, Preparation, load_data, loader, random_subset
-from transpike.errors import ConfigError, DataError, ModelError
+from transpike.data import DATA, Data, Preparation, load_data, loader, random_subset, test_images
+from transpike.data.contract import check_images_word
+from transpike.errors import ConfigError, DataError, ModelError, known_words
+from transpike.graph.capture import evaluation_mode
 from transpike.network.spiking import SpikingNetwork
 from transpike.selection.lags import LagSearch, search_lags
 from transpike.serialization.model_info import InputSpec, model_info
@@ -27,7 +31,7 @@ def open_data(
     seed: int = 0,
     preparation: Preparation | None = None,
 ) -> tuple[str, Data]:
-    """The data set that the user named, else the network's own, and its name.
+    """The data set that the user named, else the folder of images that ``root`` is, else the network's own; its name.
 
     Args:
         inputs: what the network takes, if anybody knows.
@@ -40,7 +44,9 @@ def open_data(
         ModelError: neither the user nor the network names one.
         DataError: see `load_data`; or its images have another shape than the network's input.
     """
-    name = dataset or (inputs.dataset if inputs is not None else "")
+    own = "" if inputs is None else inputs.dataset
+    inferred = "folder" if root is not None and own != "imagenet" and (root / "train").is_dir() else own
+    name = dataset or inferred
     if not name:
         raise ModelError(
             "the model does not say what data it is for",
@@ -58,11 +64,56 @@ def open_data(
     return name, found
 
 
-def data_for(snn: SpikingNetwork, dataset: str | None, root: Path | None) -> tuple[str, Data]:
-    """The data set of a converted network; see `open_data`."""
+def data_for(snn: SpikingNetwork, dataset: str | None, root: Path | None, *, labelled: bool = True) -> tuple[str, Data]:
+    """The data set of a converted network; see `open_data` and, where the labels matter, `check_classes`."""
     inputs = model_info(snn.network).inputs
     shapes = snn.capture.input_shapes
-    return open_data(inputs or (InputSpec(shapes[0]) if shapes else None), dataset, root)
+    name, found = open_data(inputs or (InputSpec(shapes[0]) if shapes else None), dataset, root)
+    if labelled:
+        check_classes(snn.network, found, name)
+    return name, found
+
+
+def check_classes(network: nn.Module, data: Data, name: str) -> None:
+    """Checks that a network has an output for every class of the data, where the data knows its classes.
+
+    Raises:
+        DataError: it has another number.
+    """
+    parameter = next(network.parameters(), None)
+    example = data.test[0][0].unsqueeze(0)
+    with torch.no_grad(), evaluation_mode(network):
+        logits = network(example if parameter is None else example.to(parameter.device, parameter.dtype))
+    classes = len(data.inputs.classes)
+    if classes and isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[1] != classes:
+        raise DataError(
+            f"the network has {logits.shape[1]} outputs, the data has {classes} classes",
+            where=f"{name}: {', '.join(data.inputs.classes[:5])}" + (", ..." if classes > 5 else ""),
+            fix="choose the --dataset that the network was trained for, with one folder for each of its classes",
+        )
+
+
+def check_run(steps: int, images: str, dataset: str | None) -> None:
+    """Checks what needs no network, before one is loaded.
+
+    Raises:
+        ValueError: steps below 1.
+        DataError: another word for images, or no such data set.
+    """
+    if steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {steps}")
+    check_images_word(images)
+    if dataset is not None and dataset not in DATA:
+        raise DataError(f"there is no data set {dataset!r}", where="--dataset", fix=known_words(dataset, DATA))
+
+
+def test_batches(data: Data, images: str, batch_size: int) -> DataLoader[Any]:
+    """Batches of the test images that a word names."""
+    chosen = test_images(data, images)
+    there = len(chosen)  # type: ignore[arg-type]
+    if images.isdecimal() and int(images) > there:
+        note(f"there are {there:,} test images, fewer than {int(images):,}: all are taken")
+    return loader(chosen, batch_size)
 
 
 def calibration_batches(data: Data, images: int, seed: int = 0, *, held_back: bool = False) -> list[Any]:

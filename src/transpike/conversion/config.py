@@ -29,10 +29,11 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
 
     Either ``method`` and ``steps`` name a row of `transpike.methods`; or ``threshold``, ``potential``, ``neuron`` and
     ``schedule`` each are a name, or a table with ``name`` and settings, and ``corrections`` is a list of these.
-    ``per`` in a table is ``"layer"``, ``"channel"`` or ``"neuron"``::
+    ``per`` in a table is ``"layer"``, ``"channel"`` or ``"neuron"``. A table can be one text,
+    ``"NAME:setting=value:setting=value"``. ``steps`` beside parts is the default of every part that takes ``steps``,
+    and of the schedule's ``probe_steps``::
 
-        {"threshold": {"name": "minimum-mse", "steps": 8, "per": "channel"}, "corrections": [{"name": "bias",
-         "steps": 8}], "schedule": {"name": "accumulate", "probe_steps": 8}}
+        {"steps": 8, "threshold": "minimum-mse:per=channel", "corrections": ["bias"], "schedule": "accumulate"}
 
     Args:
         words: the tables.
@@ -45,18 +46,29 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
         raise ConfigError(f"a table is expected, not {words!r}", where=where, fix="write [conversion] with its entries")
     if "method" in words:
         return _by_method(words, where)
-    unknown = [key for key in words if key not in TABLES]
+    unknown = [key for key in words if key not in TABLES and key != "steps"]
     if unknown:
         raise ConfigError(
             f"there is no {unknown[0]!r}", where=where, fix=known_words(unknown[0], ["method", "steps", *TABLES])
         )
+    steps = words.get("steps")
     made: dict[str, Any] = {}
+    tables: list[dict[str, Any]] = []
     for kind, value in words.items():
-        if kind == "corrections":
-            entries = value if isinstance(value, list | tuple) else [value]
-            made[kind] = tuple(read_part(kind, entry, where) for entry in entries)
-        else:
-            made[kind] = read_part(kind, value, where)
+        if kind == "steps":
+            continue
+        entries = value if kind == "corrections" and isinstance(value, list | tuple) else [value]
+        own = [part_words(kind, entry, where, steps=steps, probe_steps=steps) for entry in entries]
+        parts = [read_part(kind, table, where) for table in own]
+        made[kind] = tuple(parts) if kind == "corrections" else parts[0]
+        tables += own
+    if steps is not None and not any("steps" in table or "probe_steps" in table for table in tables):
+        chosen = ", ".join(table["name"] for table in tables) or "no part at all"
+        raise ConfigError(
+            "steps sets nothing here",
+            where=f"{where}, chosen: {chosen}",
+            fix="leave steps out, or name a threshold, correction or schedule that takes it",
+        )
     try:
         return Conversion(**made)
     except ValueError as error:
@@ -64,19 +76,17 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
 
 
 def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversion") -> Any:
-    """One part from its name, or from a table with ``name`` and settings.
+    """One part from ``NAME`` or ``NAME:setting=value``, or from a table with ``name`` and settings.
 
     Args:
         kind: ``"threshold"``, ``"potential"``, ``"corrections"``, ``"neuron"`` or ``"schedule"``.
-        words: the name or the table.
+        words: the text or the table.
         where: what errors name.
 
     Raises:
         ConfigError: see `read_conversion`.
     """
-    if not isinstance(words, str | Mapping):
-        raise ConfigError(f"{kind} takes a name or a table, not {words!r}", where=where, fix=f'{kind} = "NAME"')
-    settings: dict[str, Any] = {"name": words} if isinstance(words, str) else dict(words)
+    settings = part_words(kind, words, where)
     name, table = str(settings.pop("name", None)), TABLES[kind]
     if name not in table:
         raise ConfigError(f"{kind} names {name!r}", where=where, fix=known_words(name, table))
@@ -101,6 +111,43 @@ def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversio
         raise ConfigError(f"{name} refuses its settings: {error}", where=where) from error
 
 
+def part_words(kind: str, words: str | Mapping[str, Any], where: str = "conversion", **given: Any) -> dict[str, Any]:
+    """The table of a part, of ``NAME:setting=value`` too; what it lacks of ``given``, takes and is not None is added.
+
+    Raises:
+        ConfigError: neither text nor table, or a setting without a value.
+    """
+    if not isinstance(words, str | Mapping):
+        raise ConfigError(f"{kind} takes a name or a table, not {words!r}", where=where, fix=f'{kind} = "NAME"')
+    if isinstance(words, str):
+        name, *pairs = words.split(":")
+        wrong = [pair for pair in pairs if "=" not in pair]
+        if wrong:
+            fix = f"write {name}:setting=value, joined by colons"
+            raise ConfigError(f"{wrong[0]!r} is no setting", where=f"{where}, {kind} {words}", fix=fix)
+        settings = [pair.split("=", 1) for pair in pairs]
+        words = {"name": name, **{key.replace("-", "_"): read_value(text) for key, text in settings}}
+    name = str(words.get("name"))
+    fitting = {
+        key: value
+        for key, value in given.items()
+        if value is not None and takes(kind, name, "granularity" if key == "per" else key)
+    }
+    return {**fitting, **words}
+
+
+def read_value(text: str) -> Any:
+    """A whole number, a float or a boolean if the text is one, else the text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
 def takes(kind: str, name: str, setting: str) -> bool:
     """Whether a part has a setting; False for unknown names."""
     return name in TABLES[kind] and setting in signature(TABLES[kind][name]).parameters
@@ -114,8 +161,11 @@ def read_conversion_file(path: Path) -> Conversion:
     """
     try:
         words = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError("there is no such file", where=str(path), fix="pass a TOML file") from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"the file cannot be read: {error}", where=str(path), fix="pass a TOML file") from error
+        fix = 'pass a TOML file; names need quotes: threshold = "maximum"'
+        raise ConfigError(f"the file cannot be read: {error}", where=str(path), fix=fix) from error
     return read_conversion(words, str(path))
 
 
@@ -129,10 +179,7 @@ def _by_method(words: Mapping[str, Any], where: str) -> Conversion:
         name = str(words["method"])
         raise ConfigError(f"method names {name!r}", where=where, fix=known_words(name, METHODS))
     try:
-        return METHODS[words["method"]](words["steps"])
-    except KeyError as error:
-        raise ConfigError(
-            "a method needs steps", where=where, fix="give steps, the T to convert for", shell_fix="pass --steps"
-        ) from error
+        return METHODS[words["method"]](words.get("steps"))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"steps is refused: {error}", where=where) from error
+        fix = "give steps, the T to convert for"
+        raise ConfigError(str(error), where=where, fix=fix, shell_fix="pass --steps") from error

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from torch import nn
+from torch import fx, nn
 
-from transpike.errors import UnsupportedOperator, VerificationError, unsupported_lines
+from transpike.errors import UnsupportedOperator, VerificationError, count, unsupported_lines
 from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs
 from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import Plan
 from transpike.graph.prepare import Capture, check_prepared, prepare
+from transpike.serialization.model_info import model_info
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Inspection:
     """What a conversion would do, before anything is converted.
 
     Attributes:
-        model: class name of the model.
+        model: class name of the model, or the name of the built-in network that a graph was made from.
         plan: sites, stages and kinds of values.
         unsupported: operators that do not convert; empty if the model converts.
         folded: BatchNorm modules that are folded into the layer in front of them.
@@ -42,15 +43,16 @@ class Inspection:
     @property
     def title(self) -> str:
         """The verdict in one line."""
-        sites, count = len(self.plan.sites), len(self.unsupported)
+        sites = len(self.plan.sites)
         if self.convertible:
             neurons = sum(site.neurons for site in self.plan.sites)
-            return f"{self.model}: converts, {sites} sites, {neurons:,} neurons, {len(self.folded)} BatchNorm folded"
-        convertible = f", {sites} activations would become neurons" if sites else ""
-        return f"{self.model}: does not convert: {count} operator{'s' if count != 1 else ''}{convertible}"
+            folded = f"{len(self.folded)} BatchNorm folded"
+            return f"{self.model}: converts, {count(sites, 'site')}, {neurons:,} neurons, {folded}"
+        convertible = f", {count(sites, 'activation')} would become neurons" if sites else ""
+        return f"{self.model}: does not convert: {count(len(self.unsupported), 'operator')}{convertible}"
 
     def notes(self, *, shell: bool = False) -> list[str]:
-        """What is to be said besides the sites: max-pooling, what stays analogue, and what is in the way and why.
+        """What is to be said besides the sites: max-pooling, what stays analogue, and what is unsupported and why.
 
         Args:
             shell: say what to do in the words of the command line.
@@ -89,11 +91,13 @@ def inspect(
         TraceError: the model cannot be traced at all.
         InputError: the example inputs are unusable.
     """
+    source = model_info(model).source if isinstance(model, fx.GraphModule) else None  # its class says nothing
+    name = type(model).__name__ if source is None else source.name
     prepared = prepare(model, example_inputs, Capture.of(model, leave, leaf_modules, max_pooling))
     plan, unsupported = prepared.planning.plan, prepared.planning.unsupported
     if not unsupported:
         try:
             check_prepared(model, prepared)
         except VerificationError as error:
-            unsupported = (UnsupportedOperator("output", type(model).__name__, "(whole model)", error.what, error.fix),)
-    return Inspection(type(model).__name__, plan, unsupported, tuple(prepared.folded), tuple(prepared.calls))
+            unsupported = (UnsupportedOperator("", name, "(whole model)", error.what, error.fix),)
+    return Inspection(name, plan, unsupported, tuple(prepared.folded), tuple(prepared.calls))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from types import MappingProxyType
 
 from transpike.errors import known_words
 from transpike.neurons import IF, Burst, EventKind, Reset, SignedIF
@@ -34,7 +33,7 @@ from transpike.schedules import AccumulateThenFire, OffsetSpike, Schedule, Stagg
 
 
 class Requirement(Enum):
-    """What a method takes besides the network. None of the catalogue needs labels or trains the whole network."""
+    """What a method takes besides the network. None of the table needs labels or trains the whole network."""
 
     DATA = "data"
     WEIGHTS = "changes weights"
@@ -56,12 +55,16 @@ class Method:
     paper: str
     make: Callable[[int], Conversion]
 
-    def __call__(self, steps: int) -> Conversion:
-        """The conversion for T = ``steps``.
+    def __call__(self, steps: int | None = None) -> Conversion:
+        """The conversion for T = ``steps``, which only a method that is tuned for T needs.
 
         Raises:
+            TypeError: the steps are missing.
             ValueError: steps below 1.
         """
+        if steps is None and self.tuned:
+            raise TypeError(f"{self.name} is tuned for T: pass steps=8, for example")
+        steps = 1 if steps is None else steps
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         return self.make(steps)
@@ -70,6 +73,11 @@ class Method:
     def tuned(self) -> bool:
         """Whether every T wants a conversion of its own."""
         return self(1) != self(2)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains weights or thresholds on the network's answers, which takes minutes."""
+        return any(isinstance(part, BlockReconstruction) for part in self(1).parts)
 
     @property
     def needs(self) -> tuple[Requirement, ...]:
@@ -199,18 +207,43 @@ _TABLE = (
         lambda steps: _quantised(steps, BlockReconstruction(steps)),
     ),
 )
-METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _TABLE})
+
+
+class Methods(Mapping[str, Method]):
+    """Methods by name; printed, it lists the names."""
+
+    def __init__(self, methods: Iterable[Method]) -> None:
+        self._methods = {method.name: method for method in methods}
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in self._methods:
+            raise KeyError(f"there is no method {name!r}; {known_words(str(name), self._methods)}")
+        return self._methods[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+    def __repr__(self) -> str:
+        return ", ".join(self)
+
+
+METHODS = Methods(_TABLE)
 """All methods by name."""
 
 
 def find_methods(names: str) -> list[Method]:
-    """``"all"``, or names separated by commas.
+    """``"all"``, ``"untrained"`` (those that train nothing), or names separated by commas.
 
     Raises:
         ValueError: an unknown name.
     """
     if names == "all":
         return list(METHODS.values())
+    if names == "untrained":
+        return [method for method in METHODS.values() if not method.trains]
     wanted = [name.strip() for name in names.split(",")]
     unknown = [name for name in wanted if name not in METHODS]
     if unknown:

@@ -68,6 +68,11 @@ def load_data(
     if name == "digits":
         return digits(seed=seed)
     folder = root or (Path(os.environ[ROOT_VARIABLE]) if os.environ.get(ROOT_VARIABLE) else None)
+    if folder is None and name == "folder":
+        layout = "the folder with train/CLASS/*.jpg and val/CLASS/*.jpg"
+        raise DataError(
+            "the folder of images is not named", fix=f"pass root=DIR, {layout}", shell_fix=f"pass --data DIR, {layout}"
+        )
     if folder is None:
         raise DataError(
             f"the folder with {name} is not known",

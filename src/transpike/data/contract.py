@@ -37,6 +37,11 @@ class Data:
     validation: Dataset[Any]
     test: Dataset[Any]
 
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, part)):,} {part}" for part in ("train", "validation", "test"))
+        shape = "x".join(map(str, self.inputs.shape))
+        return f"{self.inputs.dataset or 'data'}: {sizes} images of {shape}, {len(self.inputs.classes)} classes"
+
 
 def split_indices(labels: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Splits sample indices into a larger and a smaller part with equal class proportions.
@@ -84,13 +89,22 @@ def test_images(data: Data, images: str) -> Dataset[Any]:
     Raises:
         DataError: another word, or there is no fixed list for this data set.
     """
+    check_images_word(images)
     if images == "all":
         return data.test
     if images == "fixed":
         return Subset(data.test, fixed_test_indices(data.inputs.dataset))
-    if images.isdecimal() and int(images) > 0:
-        return Subset(data.test, range(min(int(images), len(data.test))))  # type: ignore[arg-type]
-    raise DataError(f"images must be 'all', 'fixed' or a number, not {images!r}", fix="for example 500")
+    return Subset(data.test, range(min(int(images), len(data.test))))  # type: ignore[arg-type]
+
+
+def check_images_word(images: str) -> None:
+    """Checks a word for `test_images`.
+
+    Raises:
+        DataError: it is none.
+    """
+    if images not in ("all", "fixed") and not (images.isdecimal() and int(images) > 0):
+        raise DataError(f"images must be 'all', 'fixed' or a number, not {images!r}", fix="for example 500")
 
 
 def augmented_views(batches: Sequence[Tensor], count: int, seed: int = 0) -> list[Tensor]:

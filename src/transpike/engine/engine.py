@@ -55,7 +55,7 @@ class Engine(Layout):
             inputs: the model's arguments, constant currents.
             batch: N.
             steps: S.
-            count: told the spikes of every site.
+            count: called with the spikes of every site.
             seconds: filled with the time of each stage by site, torch operators before it included, and of `READOUT`.
             rows: of the answer that are wanted, at most S; None is all.
             memory: bytes that spike maps may take, and twice what one site's numbers may; samples run in parts.
@@ -76,7 +76,7 @@ class Engine(Layout):
         if max(self.samples.values(), default=1) > 1:
             size = batch
 
-        def run(part: Sequence[Tensor], samples: int, told: Count | None) -> Any:
-            return self.execution.run(part, samples, steps, read, self.rule, told, seconds)
+        def run(part: Sequence[Tensor], samples: int, counter: Count | None) -> Any:
+            return self.execution.run(part, samples, steps, read, self.rule, counter, seconds)
 
         return run_in_parts(run, inputs, batch, size, count)

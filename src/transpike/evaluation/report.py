@@ -87,6 +87,18 @@ class Report:
                 return row
         raise KeyError(f"no row for T = {steps}; rows: {[row.steps for row in self.rows]}")
 
+    def __str__(self) -> str:
+        lines = [
+            f"{self.images:,} images, ANN {self.ann_top1:.2f} %, {self.schedule}",
+            f"{'T':>5} {'top-1 %':>8} {'to ANN':>8} {'events/image':>14} {'pipeline':>9}",
+        ]
+        for row in self.rows:
+            if row.steps & (row.steps - 1) == 0 or row is self.rows[-1]:
+                behind, events = row.top1 - self.ann_top1, f"{row.events:,.0f}"
+                pipeline = row.latency.pipeline_steps
+                lines.append(f"{row.steps:>5} {row.top1:>8.2f} {behind:>+8.2f} {events:>14} {pipeline:>9}")
+        return "\n".join(lines)
+
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values."""
         record: dict[str, Any] = to_json(self)

@@ -204,7 +204,10 @@ def _measure(bench: Runner, wanted: Sequence[RecipeRow], model: nn.Module, plan:
         check_record_path(result)
     rows: list[RowResult] = []
     for index, row in enumerate(wanted):
-        rows.append(bench.measure(row, model, f"{index}", refusals=not isinstance(model, SpikingNetwork)))
+        found = bench.measure(row, model, f"{index}", refusals=not isinstance(model, SpikingNetwork))
+        rows.append(found)
+        reached = [f"T={at.steps} {at.top1:.2f} %" for run in found.runs for at in run.report.rows]
+        bench.say(f"{row.label}, {index + 1} of {len(wanted)}: {found.refused or ', '.join(reached[-4:])}")
         if result is not None:
             write_json(result, to_json(make_record(plan, rows, finished=len(rows) == len(wanted))))
     return rows

@@ -93,6 +93,7 @@ def make_networks(
                 progress=progress,
             )
             checkpoint.save(network.cpu(), file)
+            state.unlink(missing_ok=True)
             say(f"{training.name}: validation {history[-1].validation_accuracy:.2f} %")
         networks[training.name] = checkpoint.load_ann(file)  # even if it was just trained: a resumed run has this one
     return networks

@@ -18,11 +18,11 @@ class Verification(NamedTuple):
     """How far the network's graph is from its source, on given data, relative to the largest output.
 
     Attributes:
-        parity: difference between the source network and the graph that was converted.
+        difference: difference between the source network and the graph that was converted.
         batch: difference between samples run together and one by one.
     """
 
-    parity: float
+    difference: float
     batch: float
 
 
@@ -94,11 +94,11 @@ def verify(
         source = together if ann is None else tensors_in(ann(*inputs))
     alone = [torch.cat(rows) for rows in zip(*single, strict=True)]
     of_batch = largest(map(relative_difference, alone, together))
-    parity = largest(map(relative_difference, source, together))
-    result = Verification(parity, of_batch)
+    difference = largest(map(relative_difference, source, together))
+    result = Verification(difference, of_batch)
     if not largest(result) <= tolerance:
         raise VerificationError(
-            f"the converted graph differs from its source: parity {parity:.3g}, batch {of_batch:.3g} "
+            f"the converted graph differs from its source: difference {difference:.3g}, batch {of_batch:.3g} "
             f"(relative to the largest output, tolerance {tolerance:g})",
             fix="put the model into evaluation mode; look for randomness or statistics of the batch in it",
         )

@@ -164,8 +164,8 @@ class _Planner:
         if not sites and not self.unsupported:
             self.unsupported.append(
                 UnsupportedOperator(
-                    "output",
-                    type(self.gm).__name__,
+                    "",
+                    "the model",
                     "(whole model)",
                     "it holds no activation that can become neurons",
                     "convert a network with ReLU, ReLU6 or SlipReLU activations",

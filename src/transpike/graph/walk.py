@@ -18,7 +18,7 @@ class NodeVisitor(fx.Interpreter):
     Args:
         gm: the graph.
         on_site: computes a module of ``kind`` in its place, from its name, itself and its arguments.
-        on_node: told every node and its value, once it is computed.
+        on_node: called with every node and its value, once it is computed.
         kind: the modules that ``on_site`` computes.
 
     Attributes:

@@ -34,7 +34,7 @@ _Key = tuple[Schedule, KernelPreference, int, frozenset[str]]
 
 Backend = Callable[[Sequence[Tensor], Mapping[str, Tensor], int, Count | None], Any]
 """Gives the answer ``[S, N, *]``, at least the rows asked for: called with constant arguments ``[N, *]``, frames
-``[S, N, *]`` of the others by name, N, and what is told the spikes of every site."""
+``[S, N, *]`` of the others by name, N, and what is called with the spikes of every site."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Call:
         kernel: which kernel runs the neurons.
         chunk: steps that every stage runs before the next stage starts; None is what fits into memory.
         memory: bytes for the currents of one site.
-        observe: told the drive and events of every site.
+        observe: called with the drive and events of every site.
     """
 
     schedule: Schedule

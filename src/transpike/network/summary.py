@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from transpike.engine.layout import StageReport
+from transpike.errors import count
 from transpike.graph.plan import Plan
 from transpike.graph.site import Site
 
@@ -14,7 +15,7 @@ from transpike.graph.site import Site
 def summary(
     plan: Plan, sites: Mapping[str, Site], neuron: str, stages: Mapping[str, StageReport], reason: str | None
 ) -> str:
-    """A table of the sites: population, drive, thresholds, initial potentials, biases, source line; how stages run.
+    """A table of the sites: population, drive, thresholds, initial potentials, biases; how stages run.
 
     Args:
         plan: the plan of the network.
@@ -23,9 +24,9 @@ def summary(
         stages: how each stage runs on a CPU, if any runs event by event.
         reason: why none does; else None.
     """
-    head = f"{'site':<28} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} {'bias/theta':<18} source"
+    head = f"{'site':<28} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} bias/theta"
     lines = [
-        f"{len(plan.sites)} sites, {sum(site.neurons for site in plan.sites):,} neurons, {neuron}",
+        f"{count(len(plan.sites), 'site')}, {sum(site.neurons for site in plan.sites):,} neurons, {neuron}",
         head,
         "-" * len(head),
     ]
@@ -35,9 +36,7 @@ def summary(
         drive = "constant" if site.constant_drive else "spikes"
         shape = "x".join(str(size) for size in site.shape)
         bias = _range(module.bias / module.theta)
-        lines.append(
-            f"{site.name:<28} {shape:<16} {drive:<9} {_range(module.theta):<22} {ratio:<14} {bias:<18} {site.source}"
-        )
+        lines.append(f"{site.name:<28} {shape:<16} {drive:<9} {_range(module.theta):<22} {ratio:<14} {bias}")
     if reason is not None:
         lines.append(f"runs dense: {reason}")
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,17 @@ def plot_accuracy(reports: Mapping[str, Report], path: Path, title: str) -> None
     accuracies = {label: report.ann_top1 for label, report in reports.items()}
     same = len(set(accuracies.values())) == 1
     _draw(axes, lines, {"ANN": next(iter(accuracies.values()))} if same else accuracies)
-    axes.set_xlabel("time-steps T (all layers step together)" + ("" if same else "; dashed: the ANN"))
+    axes.set_xlabel(_steps_axis(reports.values()) + ("" if same else "; dashed: the ANN"))
     _save(figure, path)
+
+
+def _steps_axis(reports: Iterable[Report]) -> str:
+    """What T counts, and what the answer takes besides."""
+    waits = {row.latency.pipeline_steps - row.steps for report in reports for row in report.rows}
+    if waits == {0}:
+        return "time-steps T (all layers step together)"
+    latency = f"{waits.pop()} + T" if len(waits) == 1 else "depends on the schedule"
+    return f"time-steps T averaged for the answer; pipeline latency {latency}"
 
 
 def _figure(title: str) -> tuple[Any, Any]:
@@ -92,7 +101,8 @@ def _draw(axes: Any, lines: Mapping[str, tuple[list[int], list[float]]], ann: Ma
     ticks = [2**k for k in range((2 * last).bit_length()) if first <= 2**k <= last] or [first]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.yaxis.set_major_locator(MaxNLocator(8))
+    levels = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(low - margin, high + margin)
+    axes.set_yticks([level for level in levels if max(0, low - margin) <= level <= min(100, high + margin)])
     axes.set_ylabel("top-1 accuracy in %")
     axes.grid(alpha=0.3)
     _label_ends(axes, labels, low - margin, high + margin)

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from transpike.conversion.inspect import Inspection
+from transpike.errors import count
 from transpike.evaluation.report import Report
 from transpike.report.layout import plain_table, text_table
 from transpike.training import Epoch
@@ -83,11 +84,14 @@ def schedules_table(reports: Mapping[str, Report]) -> Table:
     return table
 
 
-def training_table(history: Sequence[Epoch]) -> Table:
-    """Loss and accuracy of the last epochs; where spikes were penalised, what they will cost."""
+def training_table(history: Sequence[Epoch], last: int | None = None) -> Table:
+    """Loss and accuracy of all epochs or the ``last`` ones; where spikes were penalised, what they will cost."""
     penalised = any(epoch.operations is not None for epoch in history)
     table = plain_table("training", "epoch", "loss", "train %", "validation %", *["operations %"] * penalised)
-    for epoch in history[-5:]:
+    left_out = 0 if last is None else max(0, len(history) - last)
+    if left_out:
+        table.caption = f"{count(left_out, 'earlier epoch')} not shown"
+    for epoch in history[left_out:]:
         row = [f"{epoch.loss:.4f}", f"{epoch.train_accuracy:.2f}", f"{epoch.validation_accuracy:.2f}"]
         row += [] if epoch.operations is None else [f"{100 * epoch.operations:.1f}"]
         table.add_row(str(epoch.epoch), *row)

@@ -29,7 +29,7 @@ class DenseRun:
         device: where the network is.
         size: samples that run at once; others follow.
         chunk: steps that every stage runs before the next stage starts.
-        observe: told the drive and events of every site.
+        observe: called with the drive and events of every site.
     """
 
     passes: Sequence[Lowered]
@@ -47,13 +47,13 @@ class DenseRun:
             constant: the arguments that are the same at every step, ``[N, *]``.
             frames: the others by name, ``[S, N, *]``.
             batch: N.
-            count: told the spikes of every site.
+            count: called with the spikes of every site.
         """
         by_sample = [*constant, *(values.transpose(0, 1) for values in frames.values())]
 
-        def run(part: Sequence[Tensor], samples: int, told: Count | None) -> Any:
+        def run(part: Sequence[Tensor], samples: int, counter: Count | None) -> Any:
             varying = [values.transpose(0, 1) for values in part[len(constant) :]]
-            return self._run_passes(part[: len(constant)], varying, samples, told)
+            return self._run_passes(part[: len(constant)], varying, samples, counter)
 
         return run_in_parts(run, by_sample, batch, self.size, count)
 
@@ -107,24 +107,24 @@ def run_in_parts(
     """Runs some samples after the others; answers and counts are those of one run of all of them.
 
     Args:
-        run: gives the answer ``[S, M, *]`` for M samples, and tells the spikes of every site.
+        run: gives the answer ``[S, M, *]`` for M samples, and calls the counter with the spikes of every site.
         inputs: ``[N, *]``.
         batch: N.
         size: the largest M.
-        count: told the spikes of every site, all samples together.
+        count: called with the spikes of every site, all samples together.
     """
     if size >= batch:
         return run(inputs, batch, count)
-    told: list[list[tuple[str, Tensor]]] = []
+    counted: list[list[tuple[str, Tensor]]] = []
     answers = []
     for begin in range(0, batch, size):
         calls: list[tuple[str, Tensor]] = []
         part = [tensor[begin : begin + size] for tensor in inputs]
         samples = min(size, batch - begin)
         answers.append(run(part, samples, None if count is None else lambda *call, to=calls: to.append(call)))
-        told.append(calls)
+        counted.append(calls)
     if count is not None:
-        for same in zip(*told, strict=True):  # the sites come in one order
+        for same in zip(*counted, strict=True):  # the sites come in one order
             count(same[0][0], torch.stack([spikes for _, spikes in same]).sum(0))
     return _concatenate(answers, 1)
 

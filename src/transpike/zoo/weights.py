@@ -34,11 +34,17 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # its text is long, with escape codes, and about torch.load
+        raise CheckpointError(
+            "the file is damaged, or holds more than tensors: a whole pickled model?",
+            where=str(path),
+            fix="save model.state_dict() alone",
+        ) from error
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError) as error:
         raise CheckpointError(
             f"the file is damaged, or holds more than tensors: {error}",
             where=str(path),
-            fix="save the model's state_dict alone",
+            fix="save model.state_dict() alone",
         ) from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
