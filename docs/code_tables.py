@@ -228,6 +228,6 @@ def models() -> str:
 
 
 def refused_models() -> str:
-    """Networks of other libraries that do not convert, and what is in the way."""
+    """Networks of other libraries that do not convert, and the operators that are unsupported."""
     rows = ((f"`{r['network']}`", f"`{r['unsupported']}`") for r in raw("models.json")["rows"] if not r["converts"])
     return table(("network", "unsupported"), rows, left=2)
