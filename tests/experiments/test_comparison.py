@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,13 @@ def data(count: int, seed: int) -> DataLoader:
 
 
 CALIBRATION = [images for images, _ in data(30, 1)]
+
+
+def only_runs(said: list[str]) -> Callable[[str], None]:
+    """Keeps the lines that announce a run, and not those with its numbers."""
+    return lambda line: said.append(line) if ", T = " in line else None
+
+
 TESTS = [TestSet(data(20, 2), (1, 2)), TestSet(data(10, 3), (4,))]
 
 
@@ -57,7 +65,9 @@ def test_an_interrupted_run_goes_on(tmp_path: Path):
     def run(tests: list[TestSet], calibration=CALIBRATION, model=None) -> list[MethodResult]:
         conversions.clear()
         methods = [METHODS["percentile"], METHODS["minimum-mse"]]
-        return compare_methods(model or network(), methods, calibration, tests, folder=tmp_path, say=conversions.append)
+        return compare_methods(
+            model or network(), methods, calibration, tests, folder=tmp_path, say=only_runs(conversions)
+        )
 
     run(TESTS[:1])
     assert conversions == ["percentile, T = 1, 2", "minimum-mse, T = 1", "minimum-mse, T = 2"]
@@ -124,14 +134,14 @@ def test_schedules_of_one_network(tmp_path: Path):
     snn = convert(network(), conversion, calibration=CALIBRATION, example_inputs=CALIBRATION[0])
     schedules = {"plain": Plain(), "cos": OffsetSpike(2)}
     said: list[str] = []
-    first, second = compare_schedules(snn, schedules, TESTS, folder=tmp_path, say=said.append)
+    first, second = compare_schedules(snn, schedules, TESTS, folder=tmp_path, say=only_runs(said))
     assert len(said) == 4
     for label, schedule in schedules.items():
         for test, reports in zip(TESTS, (first, second), strict=True):
             expected = evaluate(snn, test.batches, steps=test.at[-1], at=test.at, schedule=schedule)
             assert (reports[label].rows, reports[label].ann_top1) == (expected.rows, expected.ann_top1)
     said.clear()
-    assert compare_schedules(snn, schedules, TESTS, folder=tmp_path, say=said.append) == [first, second]
+    assert compare_schedules(snn, schedules, TESTS, folder=tmp_path, say=only_runs(said)) == [first, second]
     assert said == []
     stored = json.loads((tmp_path / "result.json").read_text())
     assert {row["runs"][0]["schedule"]["kind"] for row in stored["rows"]} == {"Plain", "OffsetSpike"}
