@@ -122,7 +122,8 @@ def test_weights_of_the_users_own(transpike, own: str, tmp_path: Path) -> None:
     assert "fewer than 5,000: all are taken" in err
 
 
-def test_own_images(transpike, networks, tmp_path: Path) -> None:
+def test_own_images(transpike, networks, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("TRANSPIKE_DATA", raising=False)
     generator = np.random.default_rng(0)
     for part in ("train", "val"):
         for label in "ab":

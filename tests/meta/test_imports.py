@@ -222,3 +222,9 @@ def test_importing_transpike_is_light():
 def test_public_names_are_listed_once_and_exist():
     assert len(transpike.__all__) == len(set(transpike.__all__))
     assert all(getattr(transpike, name) is not None for name in transpike.__all__)
+
+
+def test_test_files_have_names_of_their_own():
+    """Pytest takes two files of one name in folders without ``__init__.py`` for the same module."""
+    names = [path.name for path in Path(__file__).parents[1].rglob("test_*.py")]
+    assert len(names) == len(set(names))
