@@ -5,6 +5,7 @@ Run: python benchmarks/models.py (about ten minutes on two cores). The page `Net
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 import warnings
@@ -78,6 +79,7 @@ def row(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()  # --help must not start the work
     rows = []
     for name in MODELS:
         begin = time.perf_counter()

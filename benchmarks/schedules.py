@@ -44,15 +44,15 @@ def main() -> None:
         *(Plain(), Residual(rho), OffsetSpike(rho), OffsetSpike(rho, iterations=4)),
         *(ExactPotential(rho), AccumulateThenFire(rho)),
     ]
-    times: dict[str, list[float]] = {repr(schedule): [] for schedule in schedules}
+    times: dict[str, list[float]] = {str(schedule): [] for schedule in schedules}
     for schedule in schedules:
         gate(snn, x, schedule, options.steps)
     for _ in range(options.repeats):  # interleaved, so that a slow moment hits all of them
         for schedule in schedules:
             begin = time.perf_counter()
             snn(x, steps=options.steps, schedule=schedule)
-            times[repr(schedule)].append(time.perf_counter() - begin)
-    plain = min(times[repr(Plain())])
+            times[str(schedule)].append(time.perf_counter() - begin)
+    plain = min(times[str(Plain())])
     print(f"batch {options.batch}, T = {options.steps}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, found in times.items():
         print(f"{min(found) / plain:6.2f} x plain   {name}")

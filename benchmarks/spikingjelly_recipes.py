@@ -1,6 +1,6 @@
 """SpikingJelly's two training-free recipes for ReLU networks, on the pretrained CIFAR-10 ResNet-20.
 
-    TRANSPIKE_PRETRAINED=FOLDER python benchmarks/spikingjelly.py [--data FOLDER] [--images N|fixed|all] [--output FILE]
+    TRANSPIKE_PRETRAINED=FOLDER python benchmarks/spikingjelly_recipes.py [--images N|fixed|all] [--output FILE]
 
 Weights, unlabelled training images and test images are those of ``transpike run cifar10-resnet20-pretrained``, whose
 row of the same percentile method is the control: both must nearly agree. SpikingJelly runs as its examples do: one step
