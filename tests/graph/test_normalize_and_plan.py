@@ -256,7 +256,7 @@ def test_kinds_stages_and_readouts():
     }
     assert plan.readouts == ("c",)
     assert plan.analogue == ("softmax",)
-    assert plan.batch_sizes == {"size"}
+    assert plan.grows == {"size": True}
     assert [site.name for site in plan.sites] == ["relu@0", "relu@1"]
     assert [site.constant_drive for site in plan.sites] == [True, False]
     assert [site.shape for site in plan.sites] == [(4,), (4,)]

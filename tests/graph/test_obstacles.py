@@ -257,7 +257,7 @@ OBSTACLES = [
     (MovesTheBatch, FLAT, "view", "batch must stay the first dimension", "keep the batch"),
     (MergesTheBatch, SEQUENCE, "view", "batch must stay the first dimension", "keep the batch"),
     (ShapeFromBatchSize, FLAT, "view", "batch must stay the first dimension", "keep the batch"),
-    (ShapeFromTheInputsBatchSize, FLAT, "reshape", "shape with the batch size", "flatten(1)"),
+    (ShapeFromTheInputsBatchSize, FLAT, "reshape", "batch must stay the first dimension", "keep the batch"),
     (BatchNorm1dWithoutStatistics, FLAT, "no_statistics_1d", "neither linear nor", "leave=['no_statistics_1d']"),
     (BatchNorm2dWithoutStatistics, IMAGE, "no_statistics_2d", "not linear in time", "linear in time"),
     (PoolWithIndices, IMAGE, "pool", "not linear in time", "linear in time"),

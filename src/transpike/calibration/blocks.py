@@ -8,7 +8,7 @@ that form has gradients.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from transpike.calibration.sweep import CalibrationData, batches_of, checked_inp
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
+from transpike.graph.sizes import Grows, at_steps
 from transpike.graph.walk import NodeVisitor, site_of
 from transpike.rules.contract import BlockView, Layer
 
@@ -86,7 +87,7 @@ def visit_blocks(
     uses = Counter(id(parameter) for module in called for parameter in module.parameters())
     names = list(network.graph.find_nodes(op="placeholder"))
     constants = _constants(network, plan, batches[0])
-    per_batch = {node for node in constants if node.name in plan.batch_sizes}
+    per_batch = {node: plan.grows[node.name] for node in constants if node.name in plan.grows}
     entry: fx.Node | None = None
     source: Any = inputs
     spiking: Any = inputs
@@ -133,7 +134,7 @@ class _Block:
         nodes: tuple[fx.Node, ...],
         entries: Collection[fx.Node],
         constants: dict[fx.Node, Any],
-        per_batch: Collection[fx.Node],
+        per_batch: Mapping[fx.Node, Grows],
         steps: int,
     ) -> None:
         self.interpreter = fx.Interpreter(network)
@@ -165,7 +166,8 @@ class _Block:
         return self._run(inputs, activate)
 
     def _run(self, inputs: tuple[Tensor, ...], activate: Callable[[Site, Tensor], Tensor]) -> Tensor:
-        env: dict[fx.Node, Any] = dict(self.constants) | dict.fromkeys(self.per_batch, inputs[0].shape[0])
+        env: dict[fx.Node, Any] = dict(self.constants)
+        env |= {node: at_steps(env[node], grows, inputs[0], 1) for node, grows in self.per_batch.items()}
         env.update(zip(self.entries, inputs, strict=False))
         for node in self.nodes:
             if node in env:

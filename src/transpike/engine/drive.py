@@ -94,6 +94,8 @@ class DriveBuilder:
     def _read(self, node: fx.Node) -> LinearDrive:
         if node.name not in self.shapes:
             raise NotEventDrivenError("a sum with a number")
+        if node.name in self.plan.read:
+            raise NotEventDrivenError("a constant made with a size of a spiking value")
         if self.plan.kinds[node.name] is not Kind.SEQUENCE:
             return LinearDrive((), None, (node,), map_shape(self.shapes[node.name]))
         if node.op == "call_module":

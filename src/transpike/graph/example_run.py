@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from transpike.errors import InputError
 from transpike.graph.capture import source_of
@@ -159,16 +160,16 @@ def probing_batch(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(rows)
 
 
-def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tuple[int, ...] | None]:
-    """Shape of every tensor-valued node on these inputs; None for other values.
+def examples_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
+    """Value of every node on these inputs; tensors have their shape, type and device, and no memory of their own.
 
     Raises:
         InputError: an operator fails on them.
     """
-    shapes: dict[fx.Node, tuple[int, ...] | None] = {}
+    examples: dict[fx.Node, Any] = {}
 
     def keep(node: fx.Node, value: Any) -> None:
-        shapes[node] = tuple(value.shape) if isinstance(value, Tensor) else None
+        examples[node] = pytree.tree_map_only(Tensor, lambda each: each.new_empty(()).expand(each.shape), value)
 
     try:
         with torch.no_grad():
@@ -180,20 +181,21 @@ def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tup
             where=f"node {error.node.name!r} at {source_of(error.node)}",
             fix="pass example_inputs of the shape, dtype and device that the model takes",
         ) from error
-    return shapes
+    return examples
 
 
-def sizes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
-    """Value of every node that gives a whole number or a shape on these inputs, up to one that fails on them."""
-    sizes: dict[fx.Node, Any] = {}
+def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tuple[int, ...] | None]:
+    """Shape of every tensor-valued node on these inputs; None for other values.
 
-    def keep(node: fx.Node, value: Any) -> None:
-        if isinstance(value, int | torch.Size):
-            sizes[node] = value
+    Raises:
+        InputError: an operator fails on them.
+    """
+    return {node: tensor_shape(value) for node, value in examples_of(gm, inputs).items()}
 
-    with suppress(_NodeError), torch.no_grad():
-        _record(gm, keep, inputs)
-    return sizes
+
+def tensor_shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of a tensor; None for other values."""
+    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def batch_violations(

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from transpike.errors import UnsupportedOperator
 from transpike.graph.capture import source_of
-from transpike.graph.example_run import ROWS, batch_violations, shapes_of, sizes_of
+from transpike.graph.example_run import batch_violations, examples_of, tensor_shape
 from transpike.graph.normalize import ActivationCall, modules_of
 from transpike.graph.operators import (
     DIVISIONS,
@@ -23,6 +23,7 @@ from transpike.graph.operators import (
     operator_name,
     role_of,
 )
+from transpike.graph.sizes import Grows, SymbolicSizes, contains
 from transpike.graph.walk import site_of
 
 
@@ -38,6 +39,10 @@ class Kind(Enum):
     STATIC = "static"
     SEQUENCE = "sequence"
     MEAN = "mean"
+
+
+_IN_TIME = (Kind.SEQUENCE, Kind.MEAN)
+_BATCHED = (Kind.STATIC, *_IN_TIME)
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,8 @@ class Plan:
         readouts: values that are averaged over time: the answers, or what feeds operators kept behind them.
         pools: max-pooling nodes that act on sequences.
         analogue: operators kept as they are by ``leave``.
-        batch_sizes: numbers that are the batch size of the input; on folded sequences they mean another number.
-        body_sizes: numbers and shapes read from sequences.
+        grows: numbers and shapes that are multiples of the batch size, or which of their entries are.
+        read: values that do not change in time and need a size of one that does.
     """
 
     kinds: Mapping[str, Kind]
@@ -88,8 +93,12 @@ class Plan:
     readouts: tuple[str, ...]
     pools: tuple[str, ...]
     analogue: tuple[str, ...]
-    batch_sizes: frozenset[str]
-    body_sizes: frozenset[str]
+    grows: Mapping[str, Grows]
+    read: frozenset[str]
+
+    def in_time(self, node: str) -> bool:
+        """Whether a value is computed with the sequences, and not before them."""
+        return self.kinds[node] in _IN_TIME or node in self.read
 
 
 @dataclass(frozen=True)
@@ -143,18 +152,19 @@ class _Planner:
         self.readouts: dict[fx.Node, None] = {}
         self.pools: list[fx.Node] = []
         self.analogue: list[str] = []
-        self.body_sizes: set[fx.Node] = set()
-        self.shapes = shapes_of(gm, inputs)
+        self.read: set[fx.Node] = set()
+        self.examples = examples_of(gm, inputs)
+        self.shapes = {node: tensor_shape(value) for node, value in self.examples.items()}
+        self.sizes = SymbolicSizes(gm, self.examples, lambda node: self.kinds.get(node) in _BATCHED)
         self.before_site = _ancestors_of_sites(gm, self.modules)
 
     def run(self) -> Planning:
         for node in self.gm.graph.nodes:
-            self.kinds[node] = self._classify(node)
-        batch_sizes = self._check_sizes()
-        batched = {
-            node: kind in (Kind.STATIC, Kind.SEQUENCE, Kind.MEAN) and node.op != "output"
-            for node, kind in self.kinds.items()
-        }
+            self.kinds[node] = kind = self._classify(node)
+            if kind not in _IN_TIME and any(self.kinds[n] in _IN_TIME or n in self.read for n in node.all_input_nodes):
+                self.read.add(node)
+        grows = self._check_sizes()
+        batched = {node: kind in _BATCHED and node.op != "output" for node, kind in self.kinds.items()}
         refused = {operator.node for operator in self.unsupported}
         for node, reason in batch_violations(self.gm, self.inputs, batched):
             if leave_name(node) in refused:
@@ -177,8 +187,8 @@ class _Planner:
             readouts=tuple(node.name for node in self.readouts),
             pools=tuple(node.name for node in self.pools),
             analogue=tuple(dict.fromkeys(self.analogue)),
-            batch_sizes=frozenset(batch_sizes),
-            body_sizes=frozenset(node.name for node in self.body_sizes),
+            grows=grows,
+            read=frozenset(node.name for node in self.read),
         )
         return Planning(plan, tuple(self.unsupported))
 
@@ -199,13 +209,11 @@ class _Planner:
             return Kind.SIZE  # an object around the answers: `_read_out` refuses it
         sources = {self.kinds[source] for source in node.all_input_nodes}
         role = role_of(node, self.modules)
-        if role is Role.SIZE or (sources <= {Kind.CONSTANT, Kind.SIZE} and self.shapes[node] is None):
-            if sources & {Kind.SEQUENCE, Kind.MEAN} or self.body_sizes.intersection(node.all_input_nodes):
-                self.body_sizes.add(node)
-            return Kind.SIZE
-        if sources <= {Kind.CONSTANT, Kind.SIZE}:
-            made_per_sample = Kind.SIZE in sources and (self.shapes[node] or (0,))[0] == ROWS
-            return Kind.STATIC if made_per_sample else Kind.CONSTANT
+        constant = sources <= {Kind.CONSTANT, Kind.SIZE}
+        if role is Role.SIZE or constant:
+            if role is Role.SIZE or self.shapes[node] is None:
+                return Kind.SIZE
+            return self._classify_constant(node) if Kind.SIZE in sources else Kind.CONSTANT
         if self._is_site(node):
             return Kind.SEQUENCE
         if Kind.MEAN in sources:
@@ -248,27 +256,28 @@ class _Planner:
         self._refuse(node, reason)
         return Kind.SEQUENCE
 
-    def _check_sizes(self) -> set[str]:
-        """Finds the numbers that are the batch size; refuses those that only depend on it and meet a sequence.
+    def _classify_constant(self, node: fx.Node) -> Kind:
+        """A tensor made of numbers and constants: one per sample if it holds the batch."""
+        grows = self.sizes.grows(node)
+        first, others = (grows[:1], grows[1:]) if isinstance(grows, tuple) else ((grows,), ())
+        if contains(first, None) or contains(others, True) or contains(others, None):
+            self._refuse(node, "it makes a tensor that holds the batch size elsewhere than in its first dimension")
+        return Kind.STATIC if contains(first, True) else Kind.CONSTANT
 
-        The executor folds time into the batch, so a sequence has another batch size than the input.
+    def _check_sizes(self) -> dict[str, Grows]:
+        """Finds the sizes that are multiples of the batch size; refuses those that depend on it in another way.
+
+        Time is folded into the batch, so such sizes are others for a sequence.
         """
-        many = sizes_of(self.gm, self.inputs)
-        one = sizes_of(self.gm, [tensor[-1:] for tensor in self.inputs])
-        batch_sizes = {node for node, size in many.items() if size == ROWS and one.get(node) == 1}
+        sizes = {node: self.sizes.grows(node) for node, kind in self.kinds.items() if kind is Kind.SIZE}
         for node, kind in self.kinds.items():
-            if kind not in (Kind.SEQUENCE, Kind.MEAN) or node.op == "output":
-                continue
-            for source in node.all_input_nodes:
-                if self.kinds[source] is not Kind.SIZE or source in self.body_sizes or source in batch_sizes:
-                    continue
-                if source in one and many.get(source) != one[source]:
-                    self._refuse(
-                        node,
-                        "it computes a shape with the batch size of the input",
-                        "read the size from the tensor itself, or use -1, flatten(1) or unflatten",
-                    )
-        return {node.name for node in batch_sizes}
+            if kind in _IN_TIME and any(contains(sizes.get(source, False), None) for source in node.all_input_nodes):
+                self._refuse(
+                    node,
+                    "it needs a number that depends on the batch size and is no multiple of it",
+                    "read the size from the tensor itself, or use -1, flatten(1) or unflatten",
+                )
+        return {node.name: grows for node, grows in sizes.items() if contains(grows, True)}
 
     def _left(self, node: fx.Node) -> bool:
         path = leave_name(node)

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Plan
 from transpike.graph.site import Site
+from transpike.graph.sizes import at_steps
 from transpike.graph.walk import site_of
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
@@ -193,7 +194,7 @@ class _Lowering:
         return self.plan.kinds[node.name]
 
     def in_body(self, node: fx.Node) -> bool:
-        return self.kind(node) in (Kind.SEQUENCE, Kind.MEAN) or node.name in self.plan.body_sizes
+        return self.plan.in_time(node.name)
 
     def run(self) -> Lowered:
         nodes = list(self.gm.graph.nodes)
@@ -277,6 +278,8 @@ class _Lowering:
 
     def _operands(self, node: fx.Node) -> dict[fx.Node, fx.Node]:
         """The body's values for a node's inputs, brought to one number of steps."""
+        if node.name in self.plan.read:
+            return {source: self._one_step(source) for source in node.all_input_nodes}
         mean = self.kind(node) is Kind.MEAN
         found: dict[fx.Node, fx.Node] = {}
         in_time: list[fx.Node] = []
@@ -292,9 +295,17 @@ class _Lowering:
                 found[source] = self.body.call_function(operator.getitem, (joined, index))
         sequences = [source for source, hold in zip(in_time, held, strict=True) if not hold]
         for source in node.all_input_nodes:
-            if source.name in self.plan.batch_sizes and sequences:
-                found[source] = self.body.call_method("size", (found[sequences[0]], 0))
+            if source.name in self.plan.grows:
+                size = (found[source], self.plan.grows[source.name], found[sequences[0]], self.batch)
+                found[source] = self.body.call_function(at_steps, size)
         return found
+
+    def _one_step(self, source: fx.Node) -> fx.Node:
+        """A value as in the ANN, of which sizes are read."""
+        value = self.env[source]
+        if self.kind(source) not in (Kind.SEQUENCE, Kind.MEAN):
+            return value
+        return self.body.call_function(operator.getitem, (value, slice(None, self.batch)))
 
     def _answer(self, source: fx.Node) -> fx.Node:
         kind = self.kind(source)
