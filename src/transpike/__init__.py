@@ -18,6 +18,7 @@ from transpike.conversion.convert import convert
 from transpike.conversion.inspect import Inspection, inspect
 from transpike.conversion.methods import METHODS as methods
 from transpike.conversion.tailor import tailor
+from transpike.evaluation.causes import error_causes
 from transpike.evaluation.delayed_readout import delayed_readout, readout_delay
 from transpike.evaluation.early_exit import answer_early, evaluate_early
 from transpike.evaluation.evaluate import evaluate
@@ -54,6 +55,7 @@ __all__ = [
     "data",
     "delayed_readout",
     "describe",
+    "error_causes",
     "errors",
     "evaluate",
     "evaluate_early",

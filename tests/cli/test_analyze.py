@@ -1,4 +1,4 @@
-"""``transpike analyze offset`` as a user runs it, and the tables and pictures it makes."""
+"""``transpike analyze`` as a user runs it, and the tables and pictures it makes."""
 
 from __future__ import annotations
 
@@ -53,6 +53,25 @@ def test_the_feed_is_the_callers_choice(transpike, checkpoint: str, tmp_path: Pa
         assert transpike("analyze", "offset", checkpoint, "--feed", word, *few)[0] == 0
         record = json.loads((tmp_path / "found" / "offset.json").read_text())
         assert record["settings"]["feed"]["kind"] == kind
+
+
+def test_error(transpike, checkpoint: str, tmp_path: Path) -> None:
+    words = ("-T", "2", "--images", "30", "--batch-size", "20", "-w", "0.25", "-o", "found")
+    code, out, err = transpike("analyze", "error", checkpoint, *words)
+    assert (code, err) == (0, "")
+    for part in ("stages.0.relu@1", "unevenness", "w = 0.25", "same answer as the ANN", "of its activation"):
+        assert part in out
+    record = json.loads((tmp_path / "found" / "error.json").read_text())
+    assert (record["steps"], record["images"], record["schedule"]) == (2, 30, "plain")
+    first = record["sites"][0]
+    assert first["inherited"]["size"] == 0
+    assert (tmp_path / "found" / "causes.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = transpike("analyze", "error", checkpoint, "--schedule", "cos", "-T", "2", "--images", "10")
+    assert code == 0
+    assert "cos" in out
+    code, _, err = transpike("analyze", "error", checkpoint, "--schedule", "cso")
+    assert code == 1
+    assert "did you mean 'cos'" in err
 
 
 @pytest.mark.parametrize(

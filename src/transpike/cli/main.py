@@ -46,7 +46,8 @@ def _compare() -> None:
 def _analyze() -> None:
     """Look into a converted network: where its answers differ from the ANN's, and why.
 
-    Example:
+    Examples:
+    * `transpike analyze error snn.safetensors`
     * `transpike analyze offset snn.safetensors`
     """
 

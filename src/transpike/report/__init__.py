@@ -1,5 +1,7 @@
 """Tables for the terminal and plots for people."""
 
+from transpike.report.error_plots import plot_causes
+from transpike.report.error_tables import causes_table, error_advice, objective_table
 from transpike.report.methods import choice_table, methods_table
 from transpike.report.offset_plots import plot_cases, plot_convergence, plot_influence, plot_offsets
 from transpike.report.offset_tables import (
@@ -25,16 +27,20 @@ from transpike.report.tables import (
 __all__ = [
     "LATENCY_CAPTION",
     "cases_table",
+    "causes_table",
     "choice_table",
     "comparison_table",
     "convergence_table",
+    "error_advice",
     "influence_table",
     "inspection_table",
     "methods_table",
     "models_table",
+    "objective_table",
     "offsets_table",
     "plot_accuracy",
     "plot_cases",
+    "plot_causes",
     "plot_convergence",
     "plot_influence",
     "plot_latency",

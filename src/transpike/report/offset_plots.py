@@ -53,7 +53,7 @@ def plot_offsets(free: Mapping[str, Offsets], constrained: Mapping[str, Offsets]
     figure.supylabel("% of neurons: too many spikes (down), too few (up)", fontsize=9)
     figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=10)
     figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize=8)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def plot_cases(cases: Mapping[ShiftCase, CaseExample | None], path: Path, title: str) -> None:
@@ -96,7 +96,7 @@ def plot_cases(cases: Mapping[ShiftCase, CaseExample | None], path: Path, title:
         axes.set_title(f"{heading}\n{offsets}\n{place}", fontsize=9)
     lines = "\n".join(textwrap.wrap(title, 90))
     figure.suptitle(f"{lines}\ndashed: the threshold; triangle: a spike", fontsize=10)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def plot_convergence(free: Mapping[str, Offsets], path: Path, title: str) -> None:
@@ -133,7 +133,7 @@ def plot_convergence(free: Mapping[str, Offsets], path: Path, title: str) -> Non
         _name_sites(axes, sites)
     figure.suptitle("\n".join(textwrap.wrap(title, 90)), fontsize=10)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def plot_influence(reports: Mapping[int, Report], path: Path, title: str) -> None:
@@ -165,7 +165,7 @@ def plot_influence(reports: Mapping[int, Report], path: Path, title: str) -> Non
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     axes.set_title("\n".join(textwrap.wrap(title, 80)), fontsize=10)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _width(sites: Sequence[SiteOffsets]) -> float:
@@ -221,5 +221,6 @@ def _name_sites(axes: Any, sites: Sequence[SiteOffsets]) -> None:
         axes.set_xlabel("site, numbered from 0 in execution order")
 
 
-def _write(figure: Any, path: Path) -> None:
+def write_figure(figure: Any, path: Path) -> None:
+    """Writes a Matplotlib figure in the format that the file's name ends in."""
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150, format=path.suffix.lstrip(".")))

@@ -1,0 +1,79 @@
+"""Tables of the causes of error."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from transpike.evaluation.causes import CAUSES, ErrorCauses
+from transpike.report.layout import plain_table
+
+_WORST = 3
+"""Sites with advice."""
+_NEGLIGIBLE = 0.01
+"""Of the mean activation: no advice about less."""
+
+_ADVICE = {
+    "clipping": "its threshold is low: a higher percentile, the maximum, or one threshold per channel",
+    "quantisation": "its steps are coarse: more time-steps, thresholds per channel or of least error (minimum-mse), "
+    "v(0) of half a threshold, or a bias correction",
+    "unevenness": "its input comes unevenly: a schedule that looks before it sends (cos, accumulate), or a lag "
+    "(staggered)",
+}
+
+
+def causes_table(causes: ErrorCauses) -> Table:
+    """Every site: its error in percent of its mean activation, and the share of each cause in the squared error."""
+    table = plain_table(
+        f"error by cause, T = {causes.steps}, {causes.schedule}, {causes.images:,} images; error, and what conversion "
+        "adds here (own): % of the mean ReLU value; causes: % of the squared error",
+        *("site", "error", "own"),
+        *CAUSES,
+        *("full %", "silent %"),
+    )
+    table.columns[0].no_wrap = True
+    for site in causes.sites:
+        shares = [f"{100 * site.cause(name).share:.0f}" for name in CAUSES]
+        table.add_row(
+            site.site,
+            *(_percent(value, site.scale) for value in (site.error, site.own)),
+            *shares,
+            f"{100 * site.saturated:.1f}",
+            f"{100 * site.silent:.1f}",
+        )
+    return table
+
+
+def objective_table(causes: ErrorCauses, weight: float) -> Table:
+    """The unified objective of SlipReLU of every site and of the answer: ``w E|ReLU - ANN| + (1 - w) E|ANN - SNN|``."""
+    table = plain_table(
+        f"unified objective, w = {weight:g}",
+        *("site", "E|ReLU - ANN|", "E|ANN - SNN|", "objective"),
+    )
+    for site in causes.sites:
+        halves = (site.deviation.size, site.conversion, site.objective(weight))
+        table.add_row(site.site, *(f"{value:.4g}" for value in halves))
+    whole = (causes.deviation, causes.conversion, causes.objective(weight))
+    table.add_row("answer", *(f"{value:.4g}" for value in whole))
+    return table
+
+
+def error_advice(causes: ErrorCauses) -> list[str]:
+    """What to change first: a line for each of the sites where conversion adds the most error."""
+    lines = []
+    if causes.deviation > causes.conversion:
+        lines.append(
+            "the answers of the trained network are further from the ReLU network's than from the spiking network's: "
+            "more levels or a larger slope come closer to ReLU"
+        )
+    for site in causes.worst[:_WORST]:
+        name = max(_ADVICE, key=lambda cause: site.cause(cause).size)
+        size = site.cause(name).size
+        if size > _NEGLIGIBLE * site.scale:
+            lines.append(f"{site.site}: {name} of {_percent(size, site.scale)} % of its activation; {_ADVICE[name]}")
+    return lines
+
+
+def _percent(value: float, scale: float) -> str:
+    if not scale:
+        return "-"
+    return f"{100 * value / scale:.3g}"
