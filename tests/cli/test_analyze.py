@@ -71,7 +71,7 @@ def test_error(transpike, checkpoint: str, tmp_path: Path) -> None:
     assert "cos" in out
     code, _, err = transpike("analyze", "error", checkpoint, "--schedule", "cso")
     assert code == 1
-    assert "did you mean 'cos'" in err
+    assert "did you mean" in err
 
 
 @pytest.mark.parametrize(
