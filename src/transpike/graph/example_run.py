@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -165,10 +165,26 @@ def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tup
     Raises:
         InputError: an operator fails on them.
     """
-    shapes: dict[fx.Node, tuple[int, ...] | None] = {}
+    return {node: None if spec is None else spec.shape for node, spec in specs_of(gm, inputs).items()}
+
+
+class Spec(NamedTuple):
+    """Shape and type of a tensor."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def specs_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Spec | None]:
+    """Shape and type of every tensor-valued node on these inputs; None for other values.
+
+    Raises:
+        InputError: an operator fails on them.
+    """
+    specs: dict[fx.Node, Spec | None] = {}
 
     def keep(node: fx.Node, value: Any) -> None:
-        shapes[node] = tuple(value.shape) if isinstance(value, Tensor) else None
+        specs[node] = Spec(tuple(value.shape), value.dtype) if isinstance(value, Tensor) else None
 
     try:
         with torch.no_grad():
@@ -180,7 +196,7 @@ def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tup
             where=f"node {error.node.name!r} at {source_of(error.node)}",
             fix="pass example_inputs of the shape, dtype and device that the model takes",
         ) from error
-    return shapes
+    return specs
 
 
 def sizes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
@@ -240,6 +256,8 @@ def batch_violations(
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
+    if a.dtype.is_complex:
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     if not a.dtype.is_floating_point:
         return torch.equal(a, b)
     scale = float(a.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if a.numel() else 0.0

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 
 from torch import Tensor, fx, nn
 
-from transpike.errors import UnsupportedOperator
+from transpike.errors import InputError, UnsupportedOperator
 from transpike.graph.capture import source_of
-from transpike.graph.example_run import ROWS, batch_violations, shapes_of, sizes_of
+from transpike.graph.example_run import ROWS, Spec, batch_violations, sizes_of, specs_of
+from transpike.graph.linear_operators import Change
 from transpike.graph.normalize import ActivationCall, modules_of
 from transpike.graph.operators import (
-    DIVISIONS,
     MaxPooling,
     Role,
     advice,
-    argument,
+    change_of,
     is_activation_like,
     leave_name,
     operator_name,
     role_of,
+    takes_batch_statistics,
 )
 from transpike.graph.walk import site_of
 
@@ -78,7 +80,8 @@ class Plan:
         sites: the populations in execution order.
         readouts: values that are averaged over time: the answers, or what feeds operators kept behind them.
         pools: max-pooling nodes that act on sequences.
-        analogue: operators kept as they are by ``leave``.
+        analogue: operators that are not linear in time and stay as they are: in front of the first neurons, where no
+            spikes arrive, and behind the last ones, where they act on the running mean.
         batch_sizes: numbers that are the batch size of the input; on folded sequences they mean another number.
         body_sizes: numbers and shapes read from sequences.
     """
@@ -114,7 +117,7 @@ def make_plan(
         gm: normalised graph with a `Site` at every activation call.
         inputs: the probing batch.
         calls: what the sites were in the source.
-        leave: names of operators to keep as they are.
+        leave: names of activations that are kept as they are.
         max_pooling: how max-pooling runs in time.
         time_varying: names of the arguments that differ from step to step; the others are constant.
     """
@@ -144,7 +147,11 @@ class _Planner:
         self.pools: list[fx.Node] = []
         self.analogue: list[str] = []
         self.body_sizes: set[fx.Node] = set()
-        self.shapes = shapes_of(gm, inputs)
+        self.still: set[fx.Node] = set()  # computed on sequences, and the same at every step
+        self.specs = specs_of(gm, inputs)
+        self.shapes = {node: None if spec is None else spec.shape for node, spec in self.specs.items()}
+        self.specs_for_one: dict[fx.Node, Spec | None] | None = None
+        self.holds_sites = any(self._is_site(node) for node in gm.graph.nodes)
         self.before_site = _ancestors_of_sites(gm, self.modules)
 
     def run(self) -> Planning:
@@ -204,49 +211,86 @@ class _Planner:
                 self.body_sizes.add(node)
             return Kind.SIZE
         if sources <= {Kind.CONSTANT, Kind.SIZE}:
+            if any(
+                self.kinds[source] is Kind.CONSTANT for source in self.body_sizes.intersection(node.all_input_nodes)
+            ):
+                self.body_sizes.add(node)
+                return Kind.CONSTANT
             made_per_sample = Kind.SIZE in sources and (self.shapes[node] or (0,))[0] == ROWS
             return Kind.STATIC if made_per_sample else Kind.CONSTANT
         if self._is_site(node):
             return Kind.SEQUENCE
+        if takes_batch_statistics(node, self.modules):
+            self._refuse(node, "it takes its statistics from the batch", "train it with track_running_stats=True")
+            return max(sources, key=list(Kind).index)
         if Kind.MEAN in sources:
-            for source in node.all_input_nodes:
-                if self.kinds[source] is Kind.SEQUENCE:
-                    self.readouts[source] = None
-            return Kind.MEAN
+            moving = [source for source in node.all_input_nodes if self.kinds[source] in (Kind.SEQUENCE, Kind.MEAN)]
+            return self._behind(node, named=self._change(node, moving).reason is not None)
         if Kind.SEQUENCE in sources:
             return self._classify_on_sequence(node, role)
-        if role is Role.OTHER and not self._left(node):
-            reason = "it is an activation that neurons cannot stand for"
-            if not is_activation_like(node, self.modules):
-                reason = "it is neither linear nor an activation that neurons can stand for"
-            self._refuse(node, reason)
+        constants = self.body_sizes.intersection(node.all_input_nodes)
+        if any(self.kinds[source] is Kind.CONSTANT for source in constants):
+            reason = "it joins a value in front of the neurons with a constant made of a spiking one"
+            self._refuse(node, reason, "make the constant of the value in front of the neurons")
+        if self._change(node, ()).reason is not None and role is not Role.MAX_POOL:
+            if not self.holds_sites and not self._left(node):
+                reason = "it is an activation that neurons cannot stand for"
+                if not is_activation_like(node, self.modules):
+                    reason = "it is neither linear nor an activation that neurons can stand for"
+                self._refuse(node, reason)
+            self.analogue.append(leave_name(node))
         return Kind.STATIC
 
     def _classify_on_sequence(self, node: fx.Node, role: Role) -> Kind:
         sequences = [source for source in node.all_input_nodes if self.kinds[source] is Kind.SEQUENCE]
-        if role is Role.LINEAR:
-            return Kind.SEQUENCE
+        moving = [source for source in sequences if source not in self.still]
+        change = self._change(node, moving)
+        if change.still or not moving:
+            return self._still(node)
         if role is Role.MAX_POOL:
             if self.max_pooling is MaxPooling.RUNNING:
                 self.pools.append(node)
-            return Kind.SEQUENCE
-        if role is Role.PRODUCT:
-            factors = list(node.args) + list(node.kwargs.values())
-            spiking = [f for f in factors if isinstance(f, fx.Node) and self.kinds[f] is Kind.SEQUENCE]
-            inverse = node.target in DIVISIONS and argument(node, 1, "other") in sequences
-            if len(spiking) == 1 and not inverse:
-                return Kind.SEQUENCE
-            reason = "it divides by a spiking signal" if inverse else "both factors change from step to step"
-        elif self._left(node):
+        elif change.reason is not None:
             if node not in self.before_site:
-                for source in sequences:
-                    self.readouts[source] = None
-                return Kind.MEAN
-            reason = "it is listed in leave, but spikes arrive at it and further neurons follow"
-        else:
-            reason = "spikes arrive at it, and it is not linear in time"
-        self._refuse(node, reason)
+                return self._behind(node, named=True)
+            reason = change.reason
+            if self._left(node):
+                reason = "it is listed in leave, but spikes arrive at it and further neurons follow"
+            elif role is Role.OTHER:
+                reason = "spikes arrive at it, and it is not linear in time"
+            self._refuse(node, reason)
         return Kind.SEQUENCE
+
+    def _change(self, node: fx.Node, moving: Collection[fx.Node]) -> Change:
+        spec = self.specs[node]
+        return change_of(node, self.modules, moving, None if spec is None else spec.dtype)
+
+    def _behind(self, node: fx.Node, *, named: bool) -> Kind:
+        """An operator on running means; ``named`` if it is not linear."""
+        for source in node.all_input_nodes:
+            if self.kinds[source] is Kind.SEQUENCE:
+                self.readouts[source] = None
+        if named:
+            self.analogue.append(leave_name(node))
+        return Kind.MEAN
+
+    def _still(self, node: fx.Node) -> Kind:
+        """A value that is computed on sequences, for their shape or type, and does not change."""
+        self.still.add(node)
+        shape = self.shapes[node]
+        if shape is None or (shape[:1] == (ROWS,) and self._for_one(node)[:1] == (1,)):
+            return Kind.SEQUENCE  # a row for every sample
+        self.body_sizes.add(node)
+        return Kind.CONSTANT
+
+    def _for_one(self, node: fx.Node) -> tuple[int, ...]:
+        """The shape of a value for a single sample; none if the model fails on it."""
+        if self.specs_for_one is None:
+            self.specs_for_one = {}
+            with suppress(InputError):
+                self.specs_for_one = specs_of(self.gm, [tensor[-1:] for tensor in self.inputs])
+        spec = self.specs_for_one.get(node)
+        return () if spec is None else spec.shape
 
     def _check_sizes(self) -> set[str]:
         """Finds the numbers that are the batch size; refuses those that only depend on it and meet a sequence.
@@ -273,10 +317,7 @@ class _Planner:
     def _left(self, node: fx.Node) -> bool:
         path = leave_name(node)
         names = {node.name, path, path.split("@")[0], operator_name(node, self.modules).rsplit(".", 1)[-1]}
-        if not names & self.leave:
-            return False
-        self.analogue.append(path)
-        return True
+        return bool(names & self.leave)
 
     def _read_out(self, output: fx.Node) -> None:
         for source in output.all_input_nodes:
