@@ -227,7 +227,7 @@ class DriveBuilder:
         if pool.ceil_mode or pool.divisor_override or any(pair(pool.padding)):
             raise NotEventDrivenError("average pooling with ceil_mode, divisor_override or padding")
         kernel = pair(pool.kernel_size)
-        stride = pair(pool.stride) if pool.stride != () else kernel  # what torch takes an empty stride for
+        stride = kernel if not pool.stride else pair(pool.stride)  # as torch does for an empty stride
         return _pool(before.pure("pooling"), kernel, stride, self._out(node))
 
     def _linear(self, before: LinearDrive, module: nn.Linear) -> LinearDrive:

@@ -116,7 +116,7 @@ _IN_THE_FIRST = (
     "fft fft2 fftn ifft ifft2 ifftn rfft rfft2 rfftn irfft irfft2 irfftn hfft ihfft fftshift ifftshift"
 )
 
-ROWS: Mapping[str, str] = {
+TABLE: Mapping[str, str] = {
     **dict.fromkeys(_IN_THE_FIRST.split(), "input"),
     **dict.fromkeys(["add", "sub", "subtract", "rsub"], "input, other"),
     **dict.fromkeys(["mul", "multiply", "matmul", "inner", "kron", "dot", "vdot"], "input, other -> input other"),
@@ -167,7 +167,7 @@ HOMES = (torch, F, torch.linalg, torch.fft)
 """Where functions are."""
 
 OPERATORS: Mapping[Any, str] = {
-    **dict.fromkeys([operator.add, operator.sub, operator.concat], "input, other"),
+    **dict.fromkeys([operator.add, operator.sub], "input, other"),
     **dict.fromkeys([operator.mul, operator.matmul], "input, other -> input other"),
     **dict.fromkeys([operator.truediv, operator.neg, operator.pos, operator.getitem], "input"),
 }
@@ -178,10 +178,10 @@ ATTRIBUTES = frozenset(["T", "mT", "H", "mH", "real", "imag", "data"])
 
 def _by_target() -> dict[Any, Form]:
     found = {target: Form.of(text) for target, text in OPERATORS.items()}
-    for name, text in ROWS.items():
+    for name, text in TABLE.items():
         functions = (getattr(home, name, None) for home in HOMES)
         found.update({function: Form.of(text) for function in functions if callable(function)})
-        if hasattr(Tensor, name):
+        if callable(getattr(Tensor, name, None)):
             found[name] = Form.of(_OWN_METHODS.get(name, text))
     return found
 

@@ -159,7 +159,7 @@ class _Planner:
             self.kinds[node] = self._classify(node)
         batch_sizes = self._check_sizes()
         batched = {
-            node: kind in (Kind.STATIC, Kind.SEQUENCE, Kind.MEAN) and node.op != "output"
+            node: kind in (Kind.STATIC, Kind.SEQUENCE, Kind.MEAN) and node.op != "output" and not self._inner(node)
             for node, kind in self.kinds.items()
         }
         refused = {operator.node for operator in self.unsupported}
@@ -260,6 +260,19 @@ class _Planner:
                 reason = "spikes arrive at it, and it is not linear in time"
             self._refuse(node, reason)
         return Kind.SEQUENCE
+
+    def _inner(self, node: fx.Node) -> bool:
+        """One of several results, such as the state of a recurrent layer, whose batch may be another dimension.
+
+        What is made of it alone is checked instead.
+        """
+        if self.kinds[node] is Kind.SEQUENCE or all(self.shapes[source] is not None for source in node.all_input_nodes):
+            return False
+        timeless = (Kind.CONSTANT, Kind.SIZE)
+        return all(
+            user.op != "output" and sum(self.kinds[source] not in timeless for source in user.all_input_nodes) == 1
+            for user in node.users
+        )
 
     def _change(self, node: fx.Node, moving: Collection[fx.Node]) -> Change:
         spec = self.specs[node]
