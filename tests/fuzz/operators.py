@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import operator
 import random
@@ -13,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -808,6 +809,10 @@ class Net(nn.Module):
 
     def __init__(self, call: Call, moving: list[Signal], dtype: torch.dtype, end: str) -> None:
         super().__init__()
+        made = call([signal.value for signal in call.signals])
+        self.several = 0 if isinstance(made, Tensor) else len(made)
+        self.layer = None if call.module is None else copy.deepcopy(call.module).to(dtype)
+        call = replace(call, module=self.layer)  # a module is traced where it is registered
         self.call, self.moving, self.end = call, [signal in moving for signal in call.signals], end
         sizes = [signal.value[0].numel() for signal in call.signals]
         generator = torch.Generator().manual_seed(0)
@@ -816,7 +821,6 @@ class Net(nn.Module):
         )
         self.shapes = [signal.value.shape[1:] for signal in call.signals]
         self.dtype = dtype
-        self.layer = call.module  # a module is traced where it is registered
         self.gain = nn.Parameter(torch.full((), 0.5, dtype=dtype))
 
     def signals(self, x: Tensor) -> list[Any]:
@@ -849,12 +853,6 @@ class Net(nn.Module):
             made = made[self.several - 1]
         return made
 
-    @property
-    def several(self) -> int:
-        """How many results the call has; 0 for one tensor."""
-        made = self.call([signal.value for signal in self.call.signals])
-        return 0 if isinstance(made, Tensor) else len(made)
-
 
 def check_network(name: str, seed: int) -> str:
     """Converts a network with the call and compares it with what the values of the call say; returns what was done.
@@ -871,6 +869,8 @@ def check_network(name: str, seed: int) -> str:
         return "not valid"
     if any(signal.value.is_complex() for signal in signals) or not result.dtype.is_floating_point:
         return "no numbers"
+    if name.rsplit(".", 1)[-1] in ("relu", "amax", "max_pool2d", "reciprocal"):
+        return "neurons, pooling, or infinite"
     moving = [signal for signal in signals if d.coin()] or [signals[0]]
     reason, separable = call.verdict(moving), is_separable(call)
     where = f"{name}, seed {seed}, signals {[signals.index(signal) for signal in moving]} moving"

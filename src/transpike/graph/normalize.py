@@ -15,6 +15,7 @@ from torch import fx, nn
 from transpike.activations import TrainedActivation
 from transpike.errors import ConversionError, UnsupportedOperator
 from transpike.graph.capture import source_of
+from transpike.graph.linear_operators import form_of
 from transpike.graph.operators import (
     DROPOUT_FUNCTIONS,
     MAX_POOL_FUNCTIONS,
@@ -211,7 +212,9 @@ def _depend_on_input(gm: fx.GraphModule) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in gm.graph.nodes:
         if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
-            found.add(node)
+            form = form_of(node)
+            if form is None or not form.changes(node, found).still:  # not only the shape of something that varies
+                found.add(node)
     return found
 
 

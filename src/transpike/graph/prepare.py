@@ -34,7 +34,7 @@ class Capture:
     """How a model is captured as a graph, so that the same graph can be made of it again.
 
     Attributes:
-        leave: operators that stay as they are, by module path, node name or class name.
+        leave: activations that stay as they are, by module path, node name or class name.
         leaf_modules: names of submodules that are not traced into.
         max_pooling: how max-pooling runs in time.
         input_shapes: of one sample of each input.
