@@ -75,9 +75,9 @@ def test_unsupported_operators_are_grouped() -> None:
         tp.convert(model, example_inputs=torch.rand(2, 4))
     assert str(caught.value).count("torch.nn.SiLU") == 1
     assert len(caught.value.unsupported) == 3
-    one = str(tp.inspect(nn.Sequential(nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 4), nn.ReLU()), torch.rand(2, 4)))
+    one = str(tp.inspect(nn.Sequential(*model[:5], nn.ReLU()), torch.rand(2, 4)))
     assert "does not convert: 1 operator, " in one
-    assert "torch.nn.SiLU (node '1')" in one
+    assert "torch.nn.SiLU (node '3')" in one
 
 
 def report(schedule: str, extra: int, steps: tuple[int, ...] = (1, 2, 3)) -> tp.Report:

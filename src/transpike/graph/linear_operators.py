@@ -99,7 +99,7 @@ _IN_THE_FIRST = (
     "unsqueeze expand broadcast_to contiguous clone detach positive atleast_1d atleast_2d atleast_3d "
     # pieces and repetitions
     "narrow narrow_copy select chunk split split_with_sizes tensor_split hsplit vsplit dsplit unbind index_select "
-    "gather take_along_dim diagonal diag diag_embed diagflat tril triu unfold repeat tile repeat_interleave flip "
+    "gather take_along_dim diagonal diag_embed tril triu unfold repeat tile repeat_interleave flip "
     "fliplr flipud roll rot90 "
     # sums, signs and factors
     "mean sum cumsum neg negative deg2rad rad2deg div divide true_divide "

@@ -94,7 +94,9 @@ _SIZE_METHODS = frozenset(
         *("is_contiguous", "is_floating_point", "is_complex"),
     ]
 )
-_SIZE_FUNCTIONS: frozenset[Any] = frozenset([torch.numel, torch.is_floating_point, torch.is_complex, torch.is_tensor])
+_SIZE_FUNCTIONS: frozenset[Any] = frozenset(
+    (torch.numel, torch.is_floating_point, torch.is_complex, torch.is_tensor)  # a tuple: their types differ
+)
 _SIZE_ATTRIBUTES = frozenset(
     ["shape", "ndim", "device", "dtype", "layout", "is_cuda", "requires_grad", "itemsize", "nbytes"]
 )
