@@ -40,8 +40,7 @@ class TranspikeError(Exception):
 
 
 def shell_words(fix: str) -> str:
-    """A fix in the words of the command line: ``leave=['a']`` is ``--leave a``."""
-    fix = re.sub(r"leave=\[['\"]?(.+?)['\"]?\]", r"--leave \1", fix)
+    """A fix in the words of the command line: ``leaf_modules=['a']`` is ``--leaf a``."""
     return re.sub(r"leaf_modules=\[['\"]?(.+?)['\"]?\]", r"--leaf \1", fix)
 
 
@@ -162,7 +161,6 @@ def unsupported_lines(unsupported: Sequence[UnsupportedOperator], *, shell: bool
         name, at = f"{operator} (node {first.node!r})" if first.node else operator, first.source
         if len(members) > 1:
             name, at = f"{len(members)} x {operator} (the first is node {first.node!r})", f"{first.source} (the first)"
-            fix = fix.replace(f"leave=[{first.node!r}]", f"leave=[{operator.rsplit('.', 1)[-1]!r}]")
         fix = shell_words(fix) if shell else fix
         lines.append(f"{name}\n    at:  {at}\n    why: {reason}\n    fix: {fix}")
     return lines

@@ -104,7 +104,7 @@ def test_tailored_trained_and_converted(topology):
     ann(*(2.0 * x for x in inputs))  # larger than before
     ann.eval()
     share = 1 / (1 + math.exp(-2.0))
-    snn = tp.convert(ann, example_inputs=inputs, leave=topology.leave)
+    snn = tp.convert(ann, example_inputs=inputs)
     for name, module in zip(topology.sites, modules, strict=True):
         site = snn.site(name)
         assert float(site.theta) == pytest.approx(share * float(module.maximum), rel=1e-12)
@@ -112,9 +112,7 @@ def test_tailored_trained_and_converted(topology):
         assert site.trained
     assert float(modules[0].maximum) > starts[topology.sites[0]] > 0
     torch.testing.assert_close(snn.ann(*inputs), ann(*inputs), rtol=1e-10, atol=1e-12)
-    tp_half = tp.convert(
-        ann, tp.Conversion(potential=tp.rules.HalfThreshold()), example_inputs=inputs, leave=topology.leave
-    )
+    tp_half = tp.convert(ann, tp.Conversion(potential=tp.rules.HalfThreshold()), example_inputs=inputs)
     assert_converges(tp_half, *inputs, largest_error=0.03, steps=(64, 256))
 
 

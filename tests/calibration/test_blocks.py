@@ -28,7 +28,7 @@ def blocks_of(snn: tp.SpikingNetwork, data) -> list[BlockView]:
 def test_blocks_give_what_the_source_and_the_layer_after_layer_network_give(topology):
     inputs = topology.dyadic_inputs(3)
     model = topology.dyadic_model()
-    snn = tp.convert(model, tp.Conversion(Maximum()), example_inputs=inputs, calibration=[inputs], leave=topology.leave)
+    snn = tp.convert(model, tp.Conversion(Maximum()), example_inputs=inputs, calibration=[inputs])
     set_dyadic_thresholds(snn)
     first = snn.site(snn.sites[0].name)
     first.set_bias(first.theta.max() / 4)

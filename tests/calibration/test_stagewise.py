@@ -46,7 +46,7 @@ def convert(topology: Topology, parts: list[Any], schedule: Schedule | None = No
     inputs = topology.random_inputs(5)
     data = [inputs, tuple(x[:1] for x in inputs)]
     conversion = tp.Conversion.of(Maximum(), *parts, schedule=schedule)
-    snn = tp.convert(topology.model(), conversion, example_inputs=inputs, calibration=data, leave=topology.leave)
+    snn = tp.convert(topology.model(), conversion, example_inputs=inputs, calibration=data)
     return snn, inputs
 
 

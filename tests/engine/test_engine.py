@@ -68,7 +68,7 @@ def assert_engine_is_the_reference(
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
 def test_every_topology_runs_like_the_reference(topology, schedule: Schedule) -> None:
     inputs = topology.dyadic_inputs(3)
-    snn = convert(topology.dyadic_model(), *inputs, leave=topology.leave)
+    snn = convert(topology.dyadic_model(), *inputs)
     assert_engine_is_the_reference(snn, *inputs, steps=5, schedule=schedule)
     snn.engine.dense = list(snn.engine.report(schedule))[1::2]  # every second stage by torch operators
     assert not any(snn.engine.report(schedule)[name].events for name in snn.engine.dense)
@@ -467,4 +467,4 @@ def test_samples_run_in_parts_that_fit_into_memory(monkeypatch: pytest.MonkeyPat
     assert_engine_is_the_reference(snn, x, steps=4)
     topology = next(topology for topology in TOPOLOGIES if len(topology.inputs) > 1)
     inputs = topology.dyadic_inputs(3)
-    assert_engine_is_the_reference(convert(topology.dyadic_model(), *inputs, leave=topology.leave), *inputs, steps=3)
+    assert_engine_is_the_reference(convert(topology.dyadic_model(), *inputs), *inputs, steps=3)

@@ -230,7 +230,7 @@ def test_exact_counts_in_every_topology(topology: Topology) -> None:
     """
     inputs = topology.random_inputs(3)
     ann = tp.tailor(topology.model(), tp.activations.QCFS(4, theta_init=1.0)).eval()
-    snn = tp.convert(ann, example_inputs=inputs, leave=topology.leave)
+    snn = tp.convert(ann, example_inputs=inputs)
     found = offset_spikes(snn, [inputs], {"accumulate": AccumulateThenFire(4), "plain": Plain()})
     assert tuple(site.site for site in found["plain"].sites) == topology.sites
     assert all(site.exact == 1 and site.right_inputs == 1 for site in found["accumulate"].sites)

@@ -26,9 +26,7 @@ each_topology = pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
 
 
 def _convert(topology: Topology, model, inputs, *parts) -> tp.SpikingNetwork:
-    return tp.convert(
-        model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs], leave=topology.leave
-    )
+    return tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs])
 
 
 @cache
@@ -61,7 +59,7 @@ def test_fixtures_are_dyadic(topology):
 
 @each_topology
 def test_sites_are_exactly_those_listed(topology):
-    found = tp.inspect(topology.model(), topology.random_inputs(2), leave=topology.leave)
+    found = tp.inspect(topology.model(), topology.random_inputs(2))
     assert found.convertible, str(found)
     assert tuple(site.name for site in found.plan.sites) == topology.sites
     assert all("networks.py:" in site.source for site in found.plan.sites if "@" in site.name)
@@ -206,7 +204,7 @@ def test_answer_tends_to_that_of_the_ann(topology):
 def test_numbers_that_stand_on_the_steps_of_a_staircase(topology):
     """Dyadic drives hit the steps exactly, where the smallest rounding changes the ANN's value by a whole level."""
     ann = make_dyadic(tp.tailor(topology.model(), tp.activations.QCFS(4, theta_init=1.0))).eval()
-    snn = tp.convert(ann, example_inputs=topology.dyadic_inputs(3), leave=topology.leave)
+    snn = tp.convert(ann, example_inputs=topology.dyadic_inputs(3))
     assert tuple(site.name for site in snn.sites) == topology.sites
 
 
@@ -225,7 +223,7 @@ def test_tailoring(topology):
     inputs = topology.random_inputs(3)
     assert list(again.state_dict()) == list(tailored.state_dict())
     assert_same_answer(again(*inputs), tailored(*inputs))
-    snn = tp.convert(tailored, example_inputs=inputs, leave=topology.leave)
+    snn = tp.convert(tailored, example_inputs=inputs)
     assert tuple(site.name for site in snn.sites) == topology.sites
     for name in topology.sites:
         assert float(snn.site(name).theta) == 2.0

@@ -33,9 +33,7 @@ TWO = [topology for topology in TOPOLOGIES if topology.name == "two_inputs_two_o
 def spiking(topology, batch=5):
     inputs = topology.dyadic_inputs(batch)
     conversion = tp.Conversion(tp.rules.Maximum())
-    snn = tp.convert(
-        topology.dyadic_model(), conversion, calibration=[inputs], example_inputs=inputs, leave=topology.leave
-    )
+    snn = tp.convert(topology.dyadic_model(), conversion, calibration=[inputs], example_inputs=inputs)
     return set_dyadic_thresholds(snn), inputs
 
 

@@ -35,7 +35,6 @@ def _spiking(topology, batch=3):
         tp.Conversion(tp.rules.Maximum(tp.PerChannel())),
         example_inputs=inputs,
         calibration=[inputs],
-        leave=topology.leave,
     )
     return set_dyadic_thresholds(snn), inputs
 

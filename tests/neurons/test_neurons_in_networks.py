@@ -45,7 +45,6 @@ def spiking(topology: Topology, neuron: Neuron, batch: int = 4):
         tp.Conversion.of(*parts, neuron=neuron),
         calibration=[inputs],
         example_inputs=inputs,
-        leave=topology.leave,
     )
     for plan in snn.sites:
         site = snn.site(plan.name)
@@ -121,7 +120,6 @@ def test_the_error_falls_as_one_over_t(topology, neuron):
         tp.Conversion(tp.rules.Maximum(), neuron=neuron),
         calibration=[inputs],
         example_inputs=inputs,
-        leave=topology.leave,
     )
     for plan in snn.sites:
         site = snn.site(plan.name)

@@ -89,7 +89,7 @@ def test_only_the_last_populations_change_and_none_gets_worse(topology, granular
     inputs = topology.random_inputs(12)
     before, after = Seen(T), Seen(T)
     parts = [tp.rules.Maximum(granularity), tp.rules.HalfThreshold()]
-    options = {"example_inputs": inputs, "calibration": [inputs], "leave": topology.leave}
+    options = {"example_inputs": inputs, "calibration": [inputs]}
     plain = tp.convert(topology.model(), tp.Conversion.of(*parts, before, schedule=schedule), **options)
     corrected = tp.Conversion.of(*parts, tp.rules.AnswerThresholds(T), after, schedule=schedule)
     snn = tp.convert(topology.model(), corrected, **options)

@@ -20,7 +20,7 @@ RESIDUAL = next(topology for topology in TOPOLOGIES if topology.name == "pad_and
 
 def convert(topology, parts, inputs, schedule=None):
     conversion = tp.Conversion.of(*parts, schedule=schedule)
-    return tp.convert(topology.model(), conversion, example_inputs=inputs, calibration=[inputs], leave=topology.leave)
+    return tp.convert(topology.model(), conversion, example_inputs=inputs, calibration=[inputs])
 
 
 class Watched(BlockReconstruction):
@@ -100,7 +100,6 @@ def test_where_all_layers_step_together_blocks_see_the_mean_of_the_spikes_that_c
         tp.Conversion.of(*RULES, Look(4)),
         example_inputs=inputs,
         calibration=halves,
-        leave=topology.leave,
     )
     assert snn.schedule == Plain()
     nodes = {site.name: site.node for site in snn.sites}

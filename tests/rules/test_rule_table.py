@@ -44,7 +44,7 @@ def test_converts_every_topology(topology: Topology, parts: tuple[Part, ...]):
     inputs = topology.random_inputs(6)
     data = [inputs, tuple(x[:2] for x in inputs)]
     model = topology.model()
-    snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=data, leave=topology.leave)
+    snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=data)
     for planned in snn.sites:
         site = snn.site(planned.name)
         assert bool((site.theta > 0).all())

@@ -16,7 +16,7 @@ def test_selected_samples_go_on_as_if_nothing_had_happened(topology):
     inputs = topology.dyadic_inputs(4)
     parts = [tp.rules.Maximum(tp.PerChannel())]
     model = topology.dyadic_model()
-    snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs], leave=topology.leave)
+    snn = tp.convert(model, tp.Conversion.of(*parts), example_inputs=inputs, calibration=[inputs])
     set_dyadic_thresholds(snn)
     whole = snn(*inputs, steps=4)
     state = None

@@ -39,7 +39,6 @@ def spiking(topology, batch=3):
         tp.Conversion(tp.rules.Maximum()),
         calibration=[inputs],
         example_inputs=inputs,
-        leave=topology.leave,
     )
     return set_dyadic_thresholds(snn), inputs
 
@@ -68,7 +67,7 @@ def test_runs_are_consistent(topology, schedule: Schedule) -> None:
 def test_accumulate_then_fire_equals_the_qcfs_network(levels: int) -> None:
     """Exactly, site by site, on dyadic numbers; networks without average pooling by odd factors."""
     for topology in TOPOLOGIES:
-        if not topology.tailorable or topology.leave:
+        if not topology.tailorable:
             continue
         inputs = topology.dyadic_inputs(3, dtype=torch.float64)
         ann = tp.tailor(topology.dyadic_model(dtype=torch.float64), tp.activations.QCFS(levels, theta_init=2.0)).eval()

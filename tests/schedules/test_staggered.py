@@ -56,7 +56,6 @@ def test_withheld_spikes_on_every_topology(topology) -> None:
         tp.Conversion(tp.rules.Maximum()),
         calibration=[inputs],
         example_inputs=inputs,
-        leave=topology.leave,
     )
     set_dyadic_thresholds(snn)
     schedule = Staggered(0, tuple((site.name, 1 + i % 2) for i, site in enumerate(snn.sites)), Wait.WITHHOLD)

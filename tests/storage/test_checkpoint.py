@@ -70,7 +70,6 @@ def test_every_topology_with_its_own_model(topology: Topology, tmp_path: Path) -
         tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()),
         calibration=[inputs],
         example_inputs=inputs,
-        leave=topology.leave,
     )
     tp.save(snn, tmp_path / "n.safetensors")
     for given in (topology.build, topology.model(seed=1).train()):  # other weights, which must not matter

@@ -52,7 +52,7 @@ InputShape = Annotated[
     typer.Option(help="One sample without the batch, for example 3,224,224 (default: what MODEL is known for)."),
 ]
 Leave = Annotated[
-    list[str] | None, typer.Option(help="Operator to keep as it is (path, node or class name); repeatable.")
+    list[str] | None, typer.Option(help="Activation to keep as it is (path, node or class name); repeatable.")
 ]
 Leaf = Annotated[list[str] | None, typer.Option("--leaf", help="Submodule (path) not to trace into; repeatable.")]
 Pooling = Annotated[

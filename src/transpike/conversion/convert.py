@@ -45,8 +45,9 @@ def convert(
             ``Conversion()``. Published ones are in `transpike.methods`: ``methods["accumulate"](steps=4)``.
         example_inputs: a small batch ``[N, *]``, or a list of them; real data finds more mistakes.
         calibration: unlabelled training inputs for threshold rules and corrections: a tensor or batches.
-        leave: operators to keep as they are, by module path, node name or class name. Legal where no spikes arrive,
-            and behind the last activation, where they act on the running mean.
+        leave: activations to keep as they are although they could become neurons, by module path, node name or class
+            name, at the same places as operators that are not linear: where no spikes arrive, and behind the last
+            neurons, where they act on the running mean. Those operators are kept without being listed.
         leaf_modules: submodules, by name or type, that are not traced into.
         max_pooling: how max-pooling runs in time; only the default converges to the source network.
         progress: show a progress bar.

@@ -83,7 +83,7 @@ def inspect(
     Args:
         model: the trained network; it is not changed.
         example_inputs: a small batch ``[N, *]``, or a tuple of them for a model with several arguments.
-        leave: operators to keep as they are, see `convert`.
+        leave: activations to keep as they are, see `convert`.
         leaf_modules: submodules, by name or type, that are not traced into.
         max_pooling: how max-pooling is to run in time.
 

@@ -86,9 +86,19 @@ class DriveBuilder:
         return value
 
     def value(self, node: fx.Node) -> LinearDrive:
-        """A node's value as terms."""
+        """A node's value as terms.
+
+        Raises:
+            NotEventDrivenError: it has another form, or arguments that are not understood: torch takes many.
+        """
         if node not in self.found:
-            self.found[node] = self._read(node)
+            try:
+                self.found[node] = self._read(node)
+            except NotEventDrivenError:
+                raise
+            except Exception as error:
+                name, text = operator_name(node, self.modules), f"{type(error).__name__}: {error}"
+                raise NotEventDrivenError(f"{name} has arguments that are not understood ({text})") from error
         return self.found[node]
 
     def _read(self, node: fx.Node) -> LinearDrive:
@@ -113,9 +123,8 @@ class DriveBuilder:
         if node.target is F.pad:
             return self._pad_channels(node)
         if node.target is F.avg_pool2d:
-            arguments: dict[str, Any] = {key: value for key, value in node.kwargs.items() if key != "input"}
-            numbers = [self._number(value) for value in node.args[1:]]
-            pool = nn.AvgPool2d(*numbers, **{key: self._number(value) for key, value in arguments.items()})
+            keywords = {key: self._number(value) for key, value in node.kwargs.items()}
+            pool = nn.AvgPool2d(*(self._number(value) for value in node.args[1:]), **keywords)
             return self._average(node, self.value(node.all_input_nodes[0]), pool)
         if node.target in (torch.mean, "mean"):
             return self._mean(node)
@@ -141,20 +150,24 @@ class DriveBuilder:
         raise NotEventDrivenError(f"{type(module).__name__} has no event-driven form")
 
     def _number(self, value: Any) -> Any:
-        """An argument; ``x.size(3)``, ``x.size()[3]`` and ``x.shape[3]`` are known numbers."""
+        """An argument, with the numbers that are computed from shapes of samples, as ``x.shape[3] // 2``."""
+        if isinstance(value, list | tuple):
+            return tuple(self._number(each) for each in value)
+        if isinstance(value, slice):
+            return slice(*(self._number(each) for each in (value.start, value.stop, value.step)))
         if not isinstance(value, fx.Node):
             return value
+        found = None
         source = next(iter(value.all_input_nodes), None)
-        if source is not None and value.target is operator.getitem:
-            whole = source.args[1:] == (("shape",) if source.target is getattr else ())
-            source = source.all_input_nodes[0] if whole and source.target in ("size", getattr) else None
-        elif value.target != "size":
-            source = None
-        shape = () if source is None else self.shapes.get(source.name, ())
-        axis = value.args[1] if len(value.args) == 2 else None
-        if isinstance(axis, int) and axis in range(1 - len(shape), len(shape)) and axis != 0:  # 0 counts the samples
-            return shape[axis]
-        raise NotEventDrivenError("an argument that is computed on the way")
+        if value.target in ("size", getattr) and source is not None:
+            shape = (None, *self.shapes[source.name][1:])  # the first counts the samples
+            axis = argument(value, 1, "dim")
+            found = shape if axis in (None, "shape") else shape[self._number(axis)]
+        elif value.target in _ARITHMETIC and (source is None or source.name not in self.shapes):
+            found = _ARITHMETIC[value.target](*(self._number(each) for each in value.args))
+        if found is None:
+            raise NotEventDrivenError("an argument that is computed on the way")
+        return found
 
     def _is_image(self, node: fx.Node) -> bool:
         return len(self.shapes[node.name]) == 4
@@ -167,8 +180,8 @@ class DriveBuilder:
             raise NotEventDrivenError("a convolution with padding that is not a number of zeros")
         value = before.pure("a convolution")
         weight, groups = module.weight.detach(), module.groups
-        kernel, stride, padding = _pair(module.kernel_size), _pair(module.stride), _pair(module.padding)
-        dilation = _pair(module.dilation)
+        kernel, stride, padding = pair(module.kernel_size), pair(module.stride), pair(module.padding)
+        dilation = pair(module.dilation)
         rows, columns = (
             (value.shape[1 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
         )
@@ -213,9 +226,11 @@ class DriveBuilder:
     def _average(self, node: fx.Node, before: LinearDrive, pool: nn.AvgPool2d) -> LinearDrive:
         if not self._is_image(node.all_input_nodes[0]):
             raise NotEventDrivenError("average pooling of a tensor without a batch of images")
-        if pool.ceil_mode or pool.divisor_override or any(_pair(pool.padding)):
+        if pool.ceil_mode or pool.divisor_override or any(pair(pool.padding)):
             raise NotEventDrivenError("average pooling with ceil_mode, divisor_override or padding")
-        return _pool(before.pure("pooling"), _pair(pool.kernel_size), _pair(pool.stride), self._out(node))
+        kernel = pair(pool.kernel_size)
+        stride = kernel if not pool.stride else pair(pool.stride)  # as torch does for an empty stride
+        return _pool(before.pure("pooling"), kernel, stride, self._out(node))
 
     def _linear(self, before: LinearDrive, module: nn.Linear) -> LinearDrive:
         value = before.pure("a linear layer")
@@ -258,7 +273,7 @@ class DriveBuilder:
     def _pad_channels(self, node: fx.Node) -> LinearDrive:
         """Zero channels in front and behind, as in parameter-free shortcuts."""
         value = self.value(node.all_input_nodes[0]).pure("padding")
-        amounts = argument(node, 1, "pad")
+        amounts = self._number(argument(node, 1, "pad"))
         plain = argument(node, 2, "mode", "constant") == "constant" and argument(node, 3, "value") in (None, 0, 0.0)
         if not self._is_image(node) or not plain or len(amounts) != 6 or any(amounts[:4]) or min(amounts[4:]) < 0:
             raise NotEventDrivenError("padding of space, or with other values than zero")
@@ -296,8 +311,9 @@ def map_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (channels, math.prod(shape[2:-1]), columns)
 
 
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+def pair(value: Any) -> tuple[int, int]:
+    """A number for rows and columns, or one for each; torch takes a list of one number for both."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
 def _ungroup(weight: Tensor, groups: int) -> Tensor:
@@ -336,6 +352,18 @@ def _check_padding(term: Source, axis: int, size: int, length: int, padding: int
         raise NotEventDrivenError("the padding of a convolution would see pixels that the pooling before it drops")
 
 
+_ARITHMETIC: Mapping[Any, Callable[..., Any]] = {
+    each: each
+    for each in (
+        operator.getitem,
+        operator.add,
+        operator.sub,
+        operator.mul,
+        operator.floordiv,
+        operator.mod,
+        operator.neg,
+    )
+}
 _SUMS: set[Callable[..., Any] | str] = {operator.add, torch.add, "add"}
 _RESHAPES: set[Callable[..., Any] | str] = {torch.flatten, torch.reshape, "flatten", "view", "reshape", "contiguous"}
 _RESHAPES |= {torch.clone, "clone", F.dropout, torch.squeeze, "squeeze"}

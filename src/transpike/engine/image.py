@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from transpike.engine.drive import LinearDrive
+from transpike.engine.drive import LinearDrive, pair
 
 _MOST_TAPS = 64
 """Values of a window, up to which the kernel is as fast as a convolution of torch, which needs a call of its own."""
@@ -81,7 +81,7 @@ def image_source(layer: nn.Module, shape: tuple[int, ...]) -> ImageSource | None
         return None
     if isinstance(layer.padding, str) or layer.weight[0].numel() > _MOST_TAPS:
         return None
-    rows, columns = zip(layer.stride, layer.padding, layer.dilation, strict=True)
+    rows, columns = zip(*(pair(numbers) for numbers in (layer.stride, layer.padding, layer.dilation)), strict=True)
     if max(*rows, *columns) > _MOST_MOVE:
         return None
     return ImageSource(shape, layer.weight, (*rows, *columns))

@@ -242,6 +242,8 @@ def batch_violations(
 
 
 def _close(a: Tensor, b: Tensor) -> bool:
+    if a.dtype.is_complex:
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     if not a.dtype.is_floating_point:
         return torch.equal(a, b)
     scale = float(a.nan_to_num(0.0, 0.0, 0.0).abs().amax()) if a.numel() else 0.0

@@ -15,12 +15,14 @@ from torch import fx, nn
 from transpike.activations import TrainedActivation
 from transpike.errors import ConversionError, UnsupportedOperator
 from transpike.graph.capture import source_of
+from transpike.graph.linear_operators import form_of
 from transpike.graph.operators import (
     DROPOUT_FUNCTIONS,
     MAX_POOL_FUNCTIONS,
     MAXIMUM_CALLS,
     FixedBatchNorm,
     GlobalMaxPool,
+    activation_operand,
     argument,
     is_a,
     match_activation,
@@ -198,7 +200,7 @@ def replace_activations(
                 taken[path] += 1
             taken[path] += 1
         found.append(ActivationCall(name, operator_name(node, modules), source_of(node)))
-        call_module(gm, node, name, make(name, activation), node.args[0])
+        call_module(gm, node, name, make(name, activation), activation_operand(node))
     for target in {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}:
         module = modules.get(target)
         if getattr(module, "inplace", False) is True:
@@ -210,7 +212,9 @@ def _depend_on_input(gm: fx.GraphModule) -> set[fx.Node]:
     found: set[fx.Node] = set()
     for node in gm.graph.nodes:
         if node.op == "placeholder" or any(source in found for source in node.all_input_nodes):
-            found.add(node)
+            form = form_of(node)
+            if form is None or not form.changes(node, found).still:  # not only the shape of something that varies
+                found.add(node)
     return found
 
 
@@ -230,6 +234,11 @@ def modularize(gm: fx.GraphModule) -> None:
             module = _pool_module(node)
         elif node.target in MAXIMUM_CALLS and argument(node, 1, "dim") is not None:
             module = GlobalMaxPool(argument(node, 1, "dim"), argument(node, 2, "keepdim", False))
+        elif _only_maximum(node):
+            module = GlobalMaxPool(argument(node, 1, "dim"), argument(node, 2, "keepdim", False))
+            for user in list(node.users):
+                user.replace_all_uses_with(node)
+                gm.graph.erase_node(user)
         else:
             continue
         path = _join(_owner(node), type(module).__name__.lower())
@@ -237,23 +246,48 @@ def modularize(gm: fx.GraphModule) -> None:
         taken[path] += 1
 
 
+def _only_maximum(node: fx.Node) -> bool:
+    """Whether this is a maximum over one dimension whose values are read, but not their places."""
+    values = [user for user in node.users if user.args[1:] in ((0,), ("values",))]
+    unread = [user for user in node.users if user.args[1:] in ((1,), ("indices",)) and not user.users]
+    dim = isinstance(argument(node, 1, "dim"), int)
+    return node.target in (torch.max, "max") and dim and bool(values) and len(values) + len(unread) == len(node.users)
+
+
 def modularize_batchnorm(gm: fx.GraphModule) -> None:
-    """Turns functional BatchNorm with stored statistics, traced in evaluation mode, into modules that can be folded."""
+    """Turns functional BatchNorm with stored statistics, traced in evaluation mode, into modules that can be folded.
+
+    InstanceNorm with stored statistics computes the same.
+    """
     taken: Counter[str] = Counter()
+    modules = modules_of(gm)
     for node in list(gm.graph.nodes):
+        own = modules[str(node.target)] if node.op == "call_module" else None
+        if is_a(own, nn.modules.instancenorm._InstanceNorm) and own is not None and own.running_mean is not None:
+            call_module(gm, node, str(node.target), _fixed_norm(own.state_dict(), own.eps), node.args[0])
+            continue
         if node.op != "call_function" or node.target is not F.batch_norm or argument(node, 5, "training", False):
             continue
         names = ("running_mean", "running_var", "weight", "bias")
         tensors = {name: _stored(gm, argument(node, index, name)) for index, name in enumerate(names, start=1)}
         if tensors["running_mean"] is None or tensors["running_var"] is None:
             continue
-        norm = FixedBatchNorm(len(tensors["running_mean"]), eps=argument(node, 7, "eps", 1e-5))
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                getattr(norm, name).data.copy_(tensor)
+        norm = _fixed_norm(tensors, argument(node, 7, "eps", 1e-5))
         path = _join(_owner(node), "batch_norm")
-        call_module(gm, node, f"{path}@{taken[path]}", norm.to(tensors["running_mean"]), node.args[0])
+        call_module(gm, node, f"{path}@{taken[path]}", norm, node.args[0])
         taken[path] += 1
+
+
+def _fixed_norm(tensors: Mapping[str, torch.Tensor | None], eps: Any) -> FixedBatchNorm:
+    """A BatchNorm with these statistics, weights and biases, by name; some weights and biases may be missing."""
+    mean = tensors["running_mean"]
+    assert mean is not None
+    norm = FixedBatchNorm(len(mean), eps=eps).to(mean)
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        tensor = tensors.get(name)
+        if tensor is not None:
+            getattr(norm, name).data.copy_(tensor)
+    return norm
 
 
 def _stored(gm: fx.GraphModule, node: Any) -> torch.Tensor | None:

@@ -1,13 +1,9 @@
-"""What each operator does to a sequence of spikes: the table that decides what may stand where.
-
-An operator is *linear in time* when applying it to every step and averaging is the same as averaging and applying it
-once; biases and padding with constants are allowed, since the mean of a constant is that constant.
-"""
+"""What each operator is to a sequence of spikes, and which calls are activations that become neurons."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Any
 
@@ -15,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from transpike.graph.linear_operators import BILINEAR, INPUT, LINEAR_MODULES, Change, Form, form_of
+
 
 class Role(Enum):
     """What an operator is to the conversion."""
 
-    LINEAR = "linear in time"
-    PRODUCT = "product: linear in time if one factor is constant in time"
-    ACTIVATION = "becomes a population of neurons"
+    LINEAR = "linear in time, if the arguments are that change"
     MAX_POOL = "temporal operator"
     SIZE = "reads a shape"
     OTHER = "not linear in time"
@@ -82,29 +78,6 @@ class FixedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 _KEEP_CHANNELS_LAST = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.Identity)
-_LINEAR_MODULES: tuple[type[nn.Module], ...] = (
-    nn.modules.conv._ConvNd,
-    nn.Linear,
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.dropout._DropoutNd,
-    nn.modules.padding._ConstantPadNd,
-    nn.modules.padding._ReflectionPadNd,
-    nn.modules.padding._ReplicationPadNd,
-    nn.modules.padding._CircularPadNd,
-    nn.Identity,
-    nn.Flatten,
-    nn.Unflatten,
-    nn.Fold,
-    nn.Unfold,
-    nn.Upsample,
-    nn.PixelShuffle,
-    nn.PixelUnshuffle,
-    nn.ChannelShuffle,
-    GlobalAveragePool,
-)
-
 
 MAXIMUM_CALLS = {torch.amax, "amax"}
 """Calls that `GlobalMaxPool` stands for."""
@@ -114,65 +87,19 @@ MAX_POOL_MODULES: tuple[type[nn.Module], ...] = (
     nn.modules.pooling._MaxPoolNd,
     nn.modules.pooling._AdaptiveMaxPoolNd,
 )
-_LINEAR_FUNCTIONS = {
-    *(operator.add, operator.sub, operator.neg, operator.getitem, operator.pos),
-    *(torch.add, torch.sub, torch.neg, torch.cat, torch.concat, torch.concatenate, torch.stack),
-    *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear),
-    *(torch.conv1d, torch.conv2d, torch.conv3d),
-    *(F.avg_pool1d, F.avg_pool2d, F.avg_pool3d),
-    *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
-    *(F.pad, F.interpolate, F.upsample, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle),
-    *(F.fold, F.unfold, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
-    *(torch.flatten, torch.unflatten, torch.reshape, torch.permute, torch.transpose, torch.swapaxes),
-    *(torch.squeeze, torch.unsqueeze, torch.narrow, torch.select, torch.chunk, torch.split, torch.flip),
-    *(torch.roll, torch.mean, torch.sum, torch.clone, torch.tile, torch.index_select, torch.movedim),
-}
-_LINEAR_METHODS = frozenset(
+DIVISIONS = {operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "divide", "true_divide"}
+_SIZE_METHODS = frozenset(
     [
-        "add",
-        "sub",
-        "neg",
-        "view",
-        "reshape",
-        "flatten",
-        "unflatten",
-        "permute",
-        "transpose",
-        "swapaxes",
-        "movedim",
-        "contiguous",
-        "squeeze",
-        "unsqueeze",
-        "narrow",
-        "select",
-        "chunk",
-        "split",
-        "flip",
-        "roll",
-        "mean",
-        "sum",
-        "clone",
-        "expand",
-        "expand_as",
-        "view_as",
-        "repeat",
-        "tile",
-        "to",
-        "float",
-        "double",
-        "half",
-        "type_as",
-        "index_select",
+        *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "get_device"),
+        *("is_contiguous", "is_floating_point", "is_complex"),
     ]
 )
-_PRODUCT_FUNCTIONS = {
-    *(operator.mul, operator.truediv, operator.matmul),
-    *(torch.mul, torch.multiply, torch.div, torch.divide, torch.matmul, torch.bmm),
-}
-_PRODUCT_METHODS = frozenset(["mul", "multiply", "div", "divide", "matmul", "bmm"])
-DIVISIONS = {operator.truediv, torch.div, torch.divide, "div", "divide"}
-_SIZE_METHODS = frozenset(["size", "dim", "ndimension", "numel"])
-_SIZE_ATTRIBUTES = frozenset(["shape", "ndim", "device", "dtype"])
+_SIZE_FUNCTIONS: frozenset[Any] = frozenset(
+    (torch.numel, torch.is_floating_point, torch.is_complex, torch.is_tensor)  # a tuple: their types differ
+)
+_SIZE_ATTRIBUTES = frozenset(
+    ["shape", "ndim", "device", "dtype", "layout", "is_cuda", "requires_grad", "itemsize", "nbytes"]
+)
 
 MAX_POOL_FUNCTIONS: Mapping[Any, type[nn.Module]] = {
     F.max_pool1d: nn.MaxPool1d,
@@ -211,18 +138,17 @@ def is_a(module: nn.Module | None, classes: type[nn.Module] | tuple[type[nn.Modu
 
 _ADVICE: Mapping[str, str] = {
     "norm": "LayerNorm, GroupNorm and InstanceNorm divide by a statistic of the spikes; train with BatchNorm instead",
-    "softmax": "a softmax behind the last activation may stay: leave=[{name!r}] applies it to the running mean of the "
-    "answer; inside the network (attention) it cannot be converted",
+    "softmax": "behind the last activation a softmax acts on the running mean of the answer; inside the network "
+    "(attention) it cannot be converted",
     "attention": "attention multiplies and normalises activations; only convolutional and fully connected networks "
     "convert",
-    "recurrent": "recurrent layers are not converted; keep them in front of the spiking part with leave=[{name!r}] "
-    "if their input does not spike",
-    "activation": "train the network with ReLU, ReLU6 or a SlipReLU activation at this place, then convert; or, where "
-    "no spikes arrive, keep it with leave=[{name!r}]",
+    "recurrent": "recurrent layers are not converted; they may stand in front of the first activation, where no spikes "
+    "arrive, or behind the last",
+    "activation": "train the network with ReLU, ReLU6 or a SlipReLU activation at this place, then convert",
     "product": "a product of two spiking signals (a gate) is not linear in time; train the network without it",
     "inplace": "write the line without changing a tensor in place",
-    "other": "replace it by operators that are linear in time, or keep it with leave=[{name!r}] where no spikes "
-    "arrive (before the first activation) or behind the last activation",
+    "other": "replace it by operators that are linear in time; any operator may stand in front of the first "
+    "activation, where no spikes arrive, or behind the last",
 }
 
 
@@ -239,11 +165,11 @@ def advice(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
         key = "recurrent"
     elif is_activation_like(node, modules):
         key = "activation"
-    elif role_of(node, modules) is Role.PRODUCT:
+    elif node.target in DIVISIONS or ((form := _form(node, modules)) is not None and form.product):
         key = "product"
     else:
         key = "other"
-    return _ADVICE[key].format(name=leave_name(node))
+    return _ADVICE[key]
 
 
 _ACTIVATION_WORDS = [
@@ -308,32 +234,61 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
 def role_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> Role:
     """Looks a call up in the table; ``match_activation`` has priority and is asked elsewhere."""
     target = node.target
-    if node.kwargs.get("rounding_mode") is not None:
-        return Role.OTHER  # a division that rounds
     if node.op == "call_module":
         module = modules[str(target)]
         if is_a(module, MAX_POOL_MODULES):
             return Role.OTHER if getattr(module, "return_indices", False) else Role.MAX_POOL
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-            return Role.OTHER  # statistics of the batch
-        if is_a(module, _LINEAR_MODULES) and not isinstance(module, nn.modules.instancenorm._InstanceNorm):
-            return Role.LINEAR
-        return Role.OTHER
-    if node.op == "call_method":
-        if target in _SIZE_METHODS:
-            return Role.SIZE
-        if target in _LINEAR_METHODS:
-            return Role.LINEAR
-        return Role.PRODUCT if target in _PRODUCT_METHODS else Role.OTHER
-    if target is getattr:
-        return Role.SIZE if node.args[1] in _SIZE_ATTRIBUTES else Role.OTHER
-    if target in _LINEAR_FUNCTIONS:
-        return Role.LINEAR
-    return Role.PRODUCT if target in _PRODUCT_FUNCTIONS else Role.OTHER
+    elif target in _SIZE_METHODS | _SIZE_FUNCTIONS or (target is getattr and node.args[1] in _SIZE_ATTRIBUTES):
+        return Role.SIZE
+    return Role.OTHER if _form(node, modules) is None else Role.LINEAR
+
+
+def change_of(
+    node: fx.Node, modules: Mapping[str, nn.Module], moving: Collection[fx.Node], dtype: torch.dtype | None
+) -> Change:
+    """What becomes of the result of an operator in time.
+
+    Args:
+        node: the call.
+        modules: of its graph.
+        moving: the values that differ from step to step.
+        dtype: of the result; None if that is no tensor.
+    """
+    form = _form(node, modules)
+    if form is None:
+        return Change(reason="it is not linear in time")
+    if node.target in DIVISIONS and argument(node, 1, "other") in moving:
+        return Change(reason="it divides by a signal that changes from step to step")
+    change = form.changes(node, moving)
+    if not change.still and dtype is not None and not (dtype.is_floating_point or dtype.is_complex):
+        return Change(reason=f"it rounds to {dtype}, which is not linear in time")
+    return change
+
+
+def takes_batch_statistics(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether this is a BatchNorm without stored statistics."""
+    if node.op != "call_module":
+        return node.target is F.batch_norm and bool(argument(node, 5, "training", False))
+    module = modules[str(node.target)]
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None
+
+
+def _form(node: fx.Node, modules: Mapping[str, nn.Module]) -> Form | None:
+    if node.op != "call_module":
+        return form_of(node)
+    module = modules[str(node.target)]
+    if takes_batch_statistics(node, modules):
+        return None
+    if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+        return None  # statistics of the sample; `modularize_batchnorm` replaces those with stored ones
+    if is_a(module, nn.Bilinear):
+        return BILINEAR
+    return INPUT if is_a(module, (*LINEAR_MODULES, GlobalAveragePool)) else None
 
 
 _RELU_FUNCTIONS = {F.relu, F.relu_, torch.relu, torch.relu_}
 _CLAMP_FUNCTIONS = {torch.clamp, torch.clip, "clamp", "clip", "clamp_", "clip_"}
+_MAXIMUM_FUNCTIONS = {torch.maximum, torch.max, torch.fmax, "maximum", "max", "fmax"}
 _CLAMP_MIN_FUNCTIONS = {torch.clamp_min, "clamp_min", "clamp_min_"}
 
 
@@ -365,9 +320,37 @@ def match_activation(node: fx.Node, modules: Mapping[str, nn.Module]) -> nn.Modu
         return _clipped(argument(node, 1, "min"), argument(node, 2, "max"))
     if target in _CLAMP_MIN_FUNCTIONS:
         return _clipped(argument(node, 1, "min"), None)
+    if target in _MAXIMUM_FUNCTIONS and activation_operand(node) is not None:
+        return nn.ReLU()
     if target in (F.threshold, torch.threshold):
         return nn.ReLU() if argument(node, 1, "threshold") == 0 and argument(node, 2, "value") == 0 else None
     return None
+
+
+def activation_operand(node: fx.Node) -> fx.Node | None:
+    """What the activation that stands at a node acts on: the first argument, or the one that is compared with zero."""
+    first = node.args[0] if node.args else None
+    if node.target not in _MAXIMUM_FUNCTIONS:
+        return first if isinstance(first, fx.Node) else None
+    second = argument(node, 1, "other")
+    for value, other in ((first, second), (second, first)):
+        if isinstance(value, fx.Node) and _is_zero(other, value):
+            return value
+    return None
+
+
+def _is_zero(value: Any, beside: fx.Node) -> bool:
+    """Whether a value is a zero that takes the shape of the value beside it."""
+    if not isinstance(value, fx.Node):
+        return False
+    if value.op == "get_attr" and value.graph.owning_module is not None:
+        path, _, name = str(value.target).rpartition(".")
+        found = getattr(value.graph.owning_module.get_submodule(path), name)
+        zero = isinstance(found, Tensor) and not isinstance(found, nn.Parameter) and found.numel() == 1
+        return zero and found.dim() <= 1 and float(found) == 0
+    if value.target is torch.zeros_like:
+        return value.args == (beside,)
+    return value.target in (torch.zeros, "new_zeros") and value.args[-1] in ((), [], 1, (1,), [1])
 
 
 def _clipped(low: Any, high: Any) -> nn.Module | None:

@@ -11,17 +11,18 @@ from torch import Tensor, fx, nn
 from transpike.errors import UnsupportedOperator
 from transpike.graph.capture import source_of
 from transpike.graph.example_run import batch_violations, examples_of, tensor_shape
+from transpike.graph.linear_operators import Change
 from transpike.graph.normalize import ActivationCall, modules_of
 from transpike.graph.operators import (
-    DIVISIONS,
     MaxPooling,
     Role,
     advice,
-    argument,
+    change_of,
     is_activation_like,
     leave_name,
     operator_name,
     role_of,
+    takes_batch_statistics,
 )
 from transpike.graph.sizes import Grows, SymbolicSizes, contains
 from transpike.graph.walk import site_of
@@ -83,7 +84,8 @@ class Plan:
         sites: the populations in execution order.
         readouts: values that are averaged over time: the answers, or what feeds operators kept behind them.
         pools: max-pooling nodes that act on sequences.
-        analogue: operators kept as they are by ``leave``.
+        analogue: operators that are not linear in time and stay as they are: in front of the first neurons, where no
+            spikes arrive, and behind the last ones, where they act on the running mean.
         grows: numbers and shapes that are multiples of the batch size, or which of their entries are.
         read: values that do not change in time and need a size of one that does.
     """
@@ -123,7 +125,7 @@ def make_plan(
         gm: normalised graph with a `Site` at every activation call.
         inputs: the probing batch.
         calls: what the sites were in the source.
-        leave: names of operators to keep as they are.
+        leave: names of activations that are kept as they are.
         max_pooling: how max-pooling runs in time.
         time_varying: names of the arguments that differ from step to step; the others are constant.
     """
@@ -156,6 +158,7 @@ class _Planner:
         self.examples = examples_of(gm, inputs)
         self.shapes = {node: tensor_shape(value) for node, value in self.examples.items()}
         self.sizes = SymbolicSizes(gm, self.examples, lambda node: self.kinds.get(node) in _BATCHED)
+        self.holds_sites = any(self._is_site(node) for node in gm.graph.nodes)
         self.before_site = _ancestors_of_sites(gm, self.modules)
 
     def run(self) -> Planning:
@@ -164,7 +167,10 @@ class _Planner:
             if kind not in _IN_TIME and any(self.kinds[n] in _IN_TIME or n in self.read for n in node.all_input_nodes):
                 self.read.add(node)
         grows = self._check_sizes()
-        batched = {node: kind in _BATCHED and node.op != "output" for node, kind in self.kinds.items()}
+        batched = {
+            node: kind in _BATCHED and node.op != "output" and not self._inner(node)
+            for node, kind in self.kinds.items()
+        }
         refused = {operator.node for operator in self.unsupported}
         for node, reason in batch_violations(self.gm, self.inputs, batched):
             if leave_name(node) in refused:
@@ -216,44 +222,40 @@ class _Planner:
             return self._classify_constant(node) if Kind.SIZE in sources else Kind.CONSTANT
         if self._is_site(node):
             return Kind.SEQUENCE
+        if takes_batch_statistics(node, self.modules):
+            self._refuse(node, "it takes its statistics from the batch", "train it with track_running_stats=True")
+            return max(sources, key=list(Kind).index)
         if Kind.MEAN in sources:
-            for source in node.all_input_nodes:
-                if self.kinds[source] is Kind.SEQUENCE:
-                    self.readouts[source] = None
-            return Kind.MEAN
+            moving = [source for source in node.all_input_nodes if self.kinds[source] in (Kind.SEQUENCE, Kind.MEAN)]
+            return self._behind(node, named=self._change(node, moving).reason is not None)
         if Kind.SEQUENCE in sources:
             return self._classify_on_sequence(node, role)
-        if role is Role.OTHER and not self._left(node):
-            reason = "it is an activation that neurons cannot stand for"
-            if not is_activation_like(node, self.modules):
-                reason = "it is neither linear nor an activation that neurons can stand for"
-            self._refuse(node, reason)
+        if self._change(node, ()).reason is not None and role is not Role.MAX_POOL:
+            if not self.holds_sites and not self._left(node):
+                reason = "it is an activation that neurons cannot stand for"
+                if not is_activation_like(node, self.modules):
+                    reason = "it is neither linear nor an activation that neurons can stand for"
+                self._refuse(node, reason)
+            self.analogue.append(leave_name(node))
         return Kind.STATIC
 
     def _classify_on_sequence(self, node: fx.Node, role: Role) -> Kind:
         sequences = [source for source in node.all_input_nodes if self.kinds[source] is Kind.SEQUENCE]
-        if role is Role.LINEAR:
-            return Kind.SEQUENCE
+        change = self._change(node, sequences)
+        if change.still:  # made for the shape or type of a sequence
+            return self._classify_constant(node)
         if role is Role.MAX_POOL:
             if self.max_pooling is MaxPooling.RUNNING:
                 self.pools.append(node)
-            return Kind.SEQUENCE
-        if role is Role.PRODUCT:
-            factors = list(node.args) + list(node.kwargs.values())
-            spiking = [f for f in factors if isinstance(f, fx.Node) and self.kinds[f] is Kind.SEQUENCE]
-            inverse = node.target in DIVISIONS and argument(node, 1, "other") in sequences
-            if len(spiking) == 1 and not inverse:
-                return Kind.SEQUENCE
-            reason = "it divides by a spiking signal" if inverse else "both factors change from step to step"
-        elif self._left(node):
+        elif change.reason is not None:
             if node not in self.before_site:
-                for source in sequences:
-                    self.readouts[source] = None
-                return Kind.MEAN
-            reason = "it is listed in leave, but spikes arrive at it and further neurons follow"
-        else:
-            reason = "spikes arrive at it, and it is not linear in time"
-        self._refuse(node, reason)
+                return self._behind(node, named=True)
+            reason = change.reason
+            if self._left(node):
+                reason = "it is listed in leave, but spikes arrive at it and further neurons follow"
+            elif role is Role.OTHER:
+                reason = "spikes arrive at it, and it is not linear in time"
+            self._refuse(node, reason)
         return Kind.SEQUENCE
 
     def _classify_constant(self, node: fx.Node) -> Kind:
@@ -263,6 +265,32 @@ class _Planner:
         if contains(first, None) or contains(others, True) or contains(others, None):
             self._refuse(node, "it makes a tensor that holds the batch size elsewhere than in its first dimension")
         return Kind.STATIC if contains(first, True) else Kind.CONSTANT
+
+    def _inner(self, node: fx.Node) -> bool:
+        """One of several results, such as the state of a recurrent layer, whose batch may be another dimension.
+
+        What is made of it alone is checked instead.
+        """
+        if self.kinds[node] is Kind.SEQUENCE or all(self.shapes[source] is not None for source in node.all_input_nodes):
+            return False
+        timeless = (Kind.CONSTANT, Kind.SIZE)
+        return all(
+            user.op != "output" and sum(self.kinds[source] not in timeless for source in user.all_input_nodes) == 1
+            for user in node.users
+        )
+
+    def _change(self, node: fx.Node, moving: Collection[fx.Node]) -> Change:
+        example = self.examples[node]
+        return change_of(node, self.modules, moving, example.dtype if isinstance(example, Tensor) else None)
+
+    def _behind(self, node: fx.Node, *, named: bool) -> Kind:
+        """An operator on running means; ``named`` if it is not linear."""
+        for source in node.all_input_nodes:
+            if self.kinds[source] is Kind.SEQUENCE:
+                self.readouts[source] = None
+        if named:
+            self.analogue.append(leave_name(node))
+        return Kind.MEAN
 
     def _check_sizes(self) -> dict[str, Grows]:
         """Finds the sizes that are multiples of the batch size; refuses those that depend on it in another way.
@@ -282,10 +310,7 @@ class _Planner:
     def _left(self, node: fx.Node) -> bool:
         path = leave_name(node)
         names = {node.name, path, path.split("@")[0], operator_name(node, self.modules).rsplit(".", 1)[-1]}
-        if not names & self.leave:
-            return False
-        self.analogue.append(path)
-        return True
+        return bool(names & self.leave)
 
     def _read_out(self, output: fx.Node) -> None:
         for source in output.all_input_nodes:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor, fx, nn
 
 from transpike.graph.capture import LeafModules, evaluation_mode, leaf_names, trace
+from transpike.graph.decoding import keep_decoding
 from transpike.graph.equivalence import check_equivalence
 from transpike.graph.example_run import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.fold import fold_batchnorm
@@ -33,7 +34,7 @@ class Capture:
     """How a model is captured as a graph, so that the same graph can be made of it again.
 
     Attributes:
-        leave: operators that stay as they are, by module path, node name or class name.
+        leave: activations that stay as they are, by module path, node name or class name.
         leaf_modules: names of submodules that are not traced into.
         max_pooling: how max-pooling runs in time.
         input_shapes: of one sample of each input.
@@ -124,6 +125,7 @@ def prepare(model: nn.Module, example_inputs: Inputs, capture: Capture) -> Prepa
         pool_before_activation(gm, lambda module: isinstance(module, Site), shapes_of(gm, probe))
     elif max_pooling is MaxPooling.AVERAGE:
         average_pools(gm)
+    keep_decoding(gm)
     gm.graph.eliminate_dead_code()
     gm.delete_all_unused_submodules()
     gm.graph.lint()

@@ -45,7 +45,7 @@ def summary(
     if plan.pools:
         lines.append(f"max-pooling as temporal operator: {', '.join(plan.pools)}")
     if plan.analogue:
-        lines.append(f"kept analogue (leave): {', '.join(plan.analogue)}")
+        lines.append(f"kept analogue: {', '.join(plan.analogue)}")
     return "\n".join(lines)
 
 

@@ -21,7 +21,6 @@ class Topology:
         build: makes the network with PyTorch's random initial values.
         inputs: shape of one sample for each argument.
         sites: names of the sites, in execution order.
-        leave: what must be passed to `transpike.convert` as ``leave``.
         tailorable: whether `transpike.tailor` takes it.
     """
 
@@ -29,7 +28,6 @@ class Topology:
     build: Callable[[], nn.Module]
     inputs: tuple[tuple[int, ...], ...]
     sites: tuple[str, ...]
-    leave: tuple[str, ...] = ()
     tailorable: bool = True
 
     def __str__(self) -> str:
@@ -95,7 +93,7 @@ TOPOLOGIES: tuple[Topology, ...] = (
     Topology("mean_over_space", pooling_networks.MeanOverSpace, _IMAGE, ("relu@0", "relu@1")),
     Topology("constant_parameters", networks.ConstantParameters, _IMAGE, ("relu@0", "relu@1")),
     Topology("answer_is_a_site", networks.AnswerIsASite, _IMAGE, ("relu", "relu@0")),
-    Topology("softmax_readout", networks.SoftmaxReadout, ((12,),), ("relu",), leave=("softmax",)),
+    Topology("softmax_readout", networks.SoftmaxReadout, ((12,),), ("relu",)),
     Topology("pool_after_cat", pooling_networks.PoolAfterCat, _IMAGE, ("relu@0", "relu@1", "relu@2", "relu@3")),
     Topology("pool_of_mixed_cat", pooling_networks.PoolOfMixedCat, _IMAGE, ("relu@0", "relu@1", "relu@2")),
     Topology("odd_pools", pooling_networks.OddPools, _IMAGE, ("relu@0", "relu@1", "relu@2"), tailorable=False),
