@@ -734,7 +734,7 @@ def is_linear(call: Call, moving: list[Signal], d: Draw) -> bool:
     further = {}
     for signal in moving:
         parts = d.tensor(*signal.value.shape, 2)
-        further[id(signal)] = torch.view_as_complex(parts) if signal.value.is_complex() else parts[..., 0]
+        further[id(signal)] = torch.view_as_complex(parts) if signal.value.is_complex() else parts[..., 0].contiguous()
     second = [further.get(id(signal), signal.value) for signal in call.signals]
     both = [signal.value + further[id(signal)] if signal in moving else signal.value for signal in call.signals]
     found = [_parts(call(each)) for each in (values(lambda a: a), second, both, values(torch.zeros_like))]
@@ -906,7 +906,9 @@ def _check_answer(call: Call, moving: list[Signal], answer: Net, x: Tensor, wher
     rows = tp.convert(answer, conversion, example_inputs=x, calibration=x)(x, steps=4)
     for step, row in enumerate(rows):
         expected = answer.result([mean[step] for mean in means(x, steps=4)])
-        assert _near(row.double(), expected.expand(row.shape).double(), row.dtype), f"{where}: step {step + 1} differs"
+        assert _near(row.double(), expected.expand(row.shape).double(), expected.dtype), (
+            f"{where}: step {step + 1} differs"
+        )
 
 
 def _check_engine(network: Net, x: Tensor, where: str) -> None:

@@ -255,3 +255,30 @@ def test_layers_behind_an_operator_are_no_decoding():
 def test_samples_must_not_mix_behind_the_end():
     found = tp.inspect(nn.Sequential(Body(), Function(lambda y: torch.softmax(y, 0))).eval(), torch.randn(3, 6))
     assert "depends on the other samples" in found.unsupported[0].reason
+
+
+@pytest.mark.parametrize("leave", [(), ("softmax", "gru")])
+def test_files_with_and_without_names_of_what_is_kept(leave, tmp_path):
+    """Files of before list operators in ``leave`` that now stay without it."""
+
+    def build():
+        gru, tail = nn.GRU(6, 6, batch_first=True), Function(lambda y: torch.softmax(y, 1))
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.gru, self.hidden, self.tail = gru, nn.Linear(6, 4), tail
+
+            def forward(self, x):
+                out, _ = self.gru(x)
+                return self.tail(torch.relu(self.hidden(out[:, -1])))
+
+        return Net().eval()
+
+    x = torch.randn(3, 2, 6)
+    snn = tp.convert(build(), tp.Conversion(tp.rules.Maximum()), example_inputs=x, calibration=x, leave=leave)
+    tp.save(snn, tmp_path / "kept.safetensors")
+    again = tp.load(tmp_path / "kept.safetensors", model=build)
+    assert again.plan.analogue == snn.plan.analogue == ("gru", "softmax")
+    assert again.capture.leave == tuple(sorted(leave))
+    assert torch.equal(again(x, steps=4), snn(x, steps=4))
