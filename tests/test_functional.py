@@ -107,3 +107,25 @@ def test_unified_objective_refuses_other_weights(weight):
 def test_selection_criterion_by_hand():
     assert functional.selection_criterion(96.0, 94.0, 93.0) == 1.5
     assert functional.selection_criterion(90.0, 94.0, 95.0) == 2.5
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [1, 2, 4, 7])
+@pytest.mark.parametrize(
+    ("slope", "shift", "ramp_shift"), [(0.0, 0.5, 0.0), (0.3, 0.5, 0.0), (0.6, 0.2, -0.15), (1.0, 0.0, 0.1)]
+)
+def test_uniform_error_is_the_mean_over_a_fine_grid(levels, steps, slope, shift, ramp_shift):
+    x = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
+    ann = functional.slip_relu(x, torch.ones((), dtype=torch.float64), levels, slope, shift, ramp_shift)
+    difference = ann - functional.rate_activation(x, 1.0, steps, shift)
+    signed, absolute = functional.uniform_error(levels, slope, steps, shift=shift, ramp_shift=ramp_shift)
+    assert signed == pytest.approx(difference.mean().item(), abs=1e-5)
+    assert absolute == pytest.approx(difference.abs().mean().item(), abs=1e-5)
+
+
+def test_theorem_2_holds_where_levels_are_steps_and_the_shift_is_a_half():
+    for steps in (1, 2, 4, 8):
+        for slope in (0.0, 0.3, 1.0):
+            exact = functional.uniform_error(steps, slope, steps)[1]
+            assert exact == pytest.approx(functional.conversion_error_bound(1.0, slope, steps), abs=1e-12)
+    assert functional.uniform_error(4, 0.0, 2)[1] == pytest.approx(0.125)  # where the theorem says 0

@@ -79,10 +79,47 @@ def spread_evenly(count: Tensor, steps: Tensor, probe: int, later: Tensor | int)
 def conversion_error_bound(theta: float, slope: float, steps: int) -> float:
     """The optimum ``c theta^2 / (4 T)`` of Theorem 2, as the paper states it.
 
-    It is the integral of the error over ``0 <= z <= theta``; the mean over a uniform z is this divided by theta. The
-    proof integrates the signed error, so for ``shift != 1/2`` this is not a bound on the absolute error.
+    It is the integral of the error over ``0 <= z <= theta``; the mean over a uniform z is this divided by theta. It
+    holds for N = T and a shift of 1/2: the proof integrates the signed error, and N does not occur in it.
+    `uniform_error` has the exact value for all settings.
     """
     return slope * theta**2 / (4 * steps)
+
+
+def uniform_error(
+    levels: int, slope: float, steps: int, *, shift: float = 0.5, ramp_shift: float = 0.0, start: float | None = None
+) -> tuple[float, float]:
+    """Exact mean of ``f(x) - Q(x)`` and of its absolute value, in thresholds, for x = z / theta uniform in [0, 1].
+
+    f is the activation (`blend`), Q what T steps of constant drive send (`rate_activation`). Both are piecewise linear.
+
+    Args:
+        levels: N.
+        slope: c.
+        steps: T.
+        shift: delta, in steps of the staircase.
+        ramp_shift: delta1, in thresholds.
+        start: initial potential in thresholds; None for ``shift``.
+    """
+    start = shift if start is None else start
+    stairs = torch.arange(-1, max(levels, steps) + 2, dtype=torch.float64)
+    ends = torch.tensor([0.0, 1.0, -ramp_shift, 1.0 - ramp_shift], dtype=torch.float64)
+    cuts = torch.cat([ends, (stairs - shift) / levels, (stairs - start) / steps])
+    cuts = cuts[(cuts >= 0) & (cuts <= 1)].sort().values
+    low, high = cuts[:-1], cuts[1:]
+    inside = [low + share * (high - low) for share in (1 / 3, 2 / 3)]  # two points give the line of each piece
+    left, right = (
+        blend(x, levels, slope, shift, ramp_shift) - torch.floor(steps * x + start).clamp(0, steps) / steps
+        for x in inside
+    )
+    first, last = 2 * left - right, 2 * right - left
+    width = high - low
+    signed = width * (first + last) / 2
+    size = first.abs() + last.abs()
+    crossing = (first * last < 0) & (size > 0)
+    bent = (first.square() + last.square()) / (2 * size.clamp_min(1e-300))
+    absolute = width * torch.where(crossing, bent, size / 2)
+    return float(signed.sum()), float(absolute.sum())
 
 
 def unified_objective(relu: Tensor, ann: Tensor, snn: Tensor, weight: float) -> Tensor:

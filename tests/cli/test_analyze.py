@@ -74,6 +74,20 @@ def test_error(transpike, checkpoint: str, tmp_path: Path) -> None:
     assert "did you mean" in err
 
 
+def test_activation(transpike, tmp_path: Path) -> None:
+    code, out, err = transpike("analyze", "activation", "-N", "4", "-c", "0.4", "-T", "4", "-o", "figure1.png")
+    assert (code, err) == (0, "")
+    for part in ("threshold-relu", "0.125000", "qcfs", "0.000000", "slip", "0.025000"):
+        assert part in out
+    assert (tmp_path / "figure1.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = transpike("analyze", "activation", "--activation", "qcfs", "-N", "4", "-T", "2")
+    assert code == 0
+    assert "no" in out.split("qcfs")[1]  # Theorem 2 says 0 for c = 0, and the exact error is 1/8
+    assert "0.125000" in out
+    code, _, err = transpike("analyze", "activation", "--activation", "clip")
+    assert (code, "there is no activation 'clip'" in err) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

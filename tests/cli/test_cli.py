@@ -14,7 +14,7 @@ from transpike.conversion.config import TABLES
 
 COMMANDS = [
     *("models", "inspect", "train", "convert", "choose", "evaluate", "evaluate-early", "bench", "run", "doctor"),
-    *("compare schedules", "compare methods", "analyze error", "analyze offset"),
+    *("compare schedules", "compare methods", "analyze activation", "analyze error", "analyze offset"),
 ]
 
 

@@ -47,6 +47,7 @@ def _analyze() -> None:
     """Look into a converted network: where its answers differ from the ANN's, and why.
 
     Examples:
+    * `transpike analyze activation -N 4 -c 0.4 -T 4 -o figure1.png`
     * `transpike analyze error snn.safetensors`
     * `transpike analyze offset snn.safetensors`
     """

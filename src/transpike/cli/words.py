@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from transpike.activations import ACTIVATIONS, ActivationSettings
 from transpike.conversion.config import part_words, read_conversion, read_conversion_file, read_part, read_value, takes
-from transpike.errors import ConfigError, ModelError
+from transpike.errors import ConfigError, ModelError, known_words
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import Conversion
 from transpike.schedules import Schedule
@@ -25,6 +28,24 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
             raise ModelError(f"{pair!r} is no option", fix="write --option name=value")
         found[key] = read_value(text)
     return found
+
+
+def read_activation(name: str, given: Mapping[str, Any]) -> ActivationSettings:
+    """The settings of an activation, from those of the given ones that it takes and that are not None.
+
+    Raises:
+        ConfigError: an unknown name.
+        ValueError: a setting that it refuses.
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"there is no activation {name!r}", where="--activation", fix=known_words(name, ACTIVATIONS))
+    build = ACTIVATIONS[name]
+    parameters = signature(build).parameters
+    named = "settings" in parameters  # a named case of SlipReLU, whose slope is what it is named for
+    own = {key: value for key, value in given.items() if value is not None and (key in parameters or named)}
+    if named and "slope" not in parameters:
+        own.pop("slope", None)
+    return build(**own)
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:

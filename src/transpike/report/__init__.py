@@ -1,7 +1,9 @@
 """Tables for the terminal and plots for people."""
 
+from transpike.report.activation_plots import mean_error, plot_activations
 from transpike.report.error_plots import plot_causes
 from transpike.report.error_tables import causes_table, error_advice, objective_table
+from transpike.report.layout import plain_table
 from transpike.report.methods import choice_table, methods_table
 from transpike.report.offset_plots import plot_cases, plot_convergence, plot_influence, plot_offsets
 from transpike.report.offset_tables import (
@@ -34,11 +36,14 @@ __all__ = [
     "error_advice",
     "influence_table",
     "inspection_table",
+    "mean_error",
     "methods_table",
     "models_table",
     "objective_table",
     "offsets_table",
+    "plain_table",
     "plot_accuracy",
+    "plot_activations",
     "plot_cases",
     "plot_causes",
     "plot_convergence",
