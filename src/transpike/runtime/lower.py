@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Plan
+from transpike.graph.program import name_tuples
 from transpike.graph.site import Site
 from transpike.graph.walk import site_of
 from transpike.kernels import KernelPreference
@@ -238,6 +239,7 @@ class _Lowering:
             if node.op == "output":
                 answer = fx.map_arg(node.args[0], self._answer)
                 graph.output((answer, tuple(new[index] for index in range(len(owners) + len(readouts)))))
+                name_tuples(graph)
             elif self.in_body(node):
                 if node.op != "placeholder":
                     self.env[node] = self._emit(node, new, order)
