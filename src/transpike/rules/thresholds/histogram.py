@@ -165,6 +165,18 @@ class HistogramStatistic(Statistic):
         found = torch.cat([self.evaluate(piece) for piece in self.histogram.pieces()])
         return found.to(self.histogram.maximum.dtype)
 
+    def clipped_share(self, theta: Tensor) -> float:
+        """``sum max(z - theta, 0) / sum max(z, 0)`` over all rows, from the histogram."""
+        assert self.histogram is not None
+        lost = carried = 0.0
+        pieces = zip(self.histogram.pieces(), torch.split(theta.double(), _PIECE), strict=True)
+        for tails, limit in ((Tails(piece), part) for piece, part in pieces):
+            place = (limit / tails.unit).unsqueeze(1)
+            count, total = tails.above(place)
+            lost += float((tails.unit.unsqueeze(1) * (total - count * place)).sum())
+            carried += float((tails.unit * tails.sums[:, 0]).sum())
+        return lost / carried if carried > 0 else 0.0
+
     @abstractmethod
     def evaluate(self, histogram: GrowingHistogram) -> Tensor:
         """One value per row of the histogram, in float64; 0 where all values are zero."""
