@@ -13,6 +13,7 @@ from transpike.errors import CalibrationError, ClippingWarning, RangeError
 from transpike.functional import summing_type
 from transpike.kernels import KernelPreference
 from transpike.neurons import IF, SiteParameters
+from transpike.rules.contract import Statistic
 from transpike.runtime.lower import Readout, TemporalMaxPool
 from transpike.schedules import AccumulateThenFire, SiteContext
 
@@ -22,13 +23,13 @@ HALVES = [torch.float16, torch.bfloat16]
 @pytest.mark.parametrize("dtype", HALVES)
 def test_a_readout_counts_further_than_its_type(dtype: torch.dtype) -> None:
     """4096 spikes: bfloat16 alone would stop at 256, float16 at 2048."""
-    ones = torch.ones(4096, 3, dtype=dtype)
+    ones = torch.ones(4096 * 3, 1, dtype=dtype)
     start = torch.zeros((), dtype=torch.int64)
     means, memory = Readout("y")(ones, None, 3, 4096, start)
     assert means.dtype == dtype
     assert bool((means == 1).all())
-    assert memory[0].tolist() == [4096.0] * 3
-    more, _ = Readout("y")(torch.zeros(4096, 3, dtype=dtype), memory, 3, 4096, start + 4096)
+    assert memory[0].flatten().tolist() == [4096.0] * 3
+    more, _ = Readout("y")(torch.zeros_like(ones), memory, 3, 4096, start + 4096)
     assert bool((more.view(4096, 3)[-1] == 0.5).all())
 
 
@@ -79,7 +80,7 @@ def _converted(model: nn.Module, x: Tensor) -> tp.SpikingNetwork:
 
 @pytest.mark.parametrize("observed", [False, True])
 def test_an_overflow_in_float16_names_its_site(observed: bool) -> None:
-    """Weights 1, 400, 1: a drive of 200 * 400 exceeds 65504 at the second site, which then fires, so answers are finite."""
+    """A drive of 200 * 400 exceeds 65504 at the second site, which fires then: the answer would be finite."""
     x = torch.ones(2, 1, dtype=torch.float16)
     snn = _converted(_net(1.0, 400.0, 1.0, dtype=torch.float16), x)
     assert bool(torch.isfinite(snn(x, steps=3)).all())
@@ -119,28 +120,21 @@ def test_an_answer_that_is_infinite_by_itself_is_given() -> None:
     assert bool((snn(-x, steps=2) == -torch.inf).all())
 
 
+class _Huge(tp.rules.Maximum):
+    """A rule whose threshold float16 cannot hold."""
+
+    def statistic(self) -> Statistic:
+        """Always a million."""
+        found = super().statistic()
+        found.result = lambda: torch.tensor([1e6])  # type: ignore[method-assign]
+        return found
+
+
 def test_a_threshold_beyond_the_type_names_its_site() -> None:
-    model = _net(1e-9, 1.0, dtype=torch.float16)
-    with pytest.raises(CalibrationError, match=r"(?s)float16.*site 1"):
-        tp.convert(
-            _net(1e-38, 1.0).eval(),
-            tp.Conversion(tp.rules.Percentile(0.5)),
-            example_inputs=torch.ones(2, 1),
-            calibration=torch.full((4, 1), 1e-30),
-        ) if model is None else _tiny(model)
-
-
-def _tiny(model: nn.Module) -> None:
-    """A threshold of 6e-8 squared is zero in float16."""
-
-    class Zero(tp.rules.Maximum):
-        def statistic(self):  # type: ignore[no-untyped-def]
-            found = super().statistic()
-            found.result = lambda: torch.tensor([1e6])  # type: ignore[method-assign]
-            return found
-
     x = torch.ones(2, 1, dtype=torch.float16)
-    tp.convert(model, tp.Conversion(Zero()), example_inputs=x, calibration=x)
+    model = _net(1.0, 1.0, dtype=torch.float16)
+    with pytest.raises(CalibrationError, match=r"(?s)finite in torch.float16.*site 1"):
+        tp.convert(model, tp.Conversion(_Huge()), example_inputs=x, calibration=x)
 
 
 def test_thresholds_that_cut_off_much_are_told_with_the_share() -> None:
@@ -169,7 +163,7 @@ def test_the_share_is_that_of_all_values(granularity: tp.PerLayer | tp.PerChanne
     positive = granularity.rows(data).clamp_min(0)
     wanted = (positive - theta.unsqueeze(1)).clamp_min(0).sum() / positive.sum()
     assert statistic.clipped_share(theta.clamp_min(1e-9)) == pytest.approx(float(wanted), rel=0.02)
-    assert 0.02 < float(wanted) < 0.2
+    assert 0.02 < float(wanted) < 0.6
 
 
 def test_normal_data_is_no_matter_for_a_warning() -> None:

@@ -158,7 +158,7 @@ def _warn_of_clipping(rule: ThresholdRule, shares: Mapping[str, float]) -> None:
         more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
         warnings.warn(
             f"{rule} cuts off much of what {count(len(worst), 'site')} carry on calibration data: {listed}{more} of "
-            "the sum of activations. Few of them are large: look for outliers in the data, or take Maximum() thresholds",
+            "the sum of activations. Few are large: look for outliers in the data, or take Maximum() thresholds",
             ClippingWarning,
             stacklevel=5,
         )

@@ -109,10 +109,9 @@ class SpikingNetwork(nn.Module):
             backend = backends.backend_for(call, batch, frozenset(frames), recorded=recorded)
             answer = backend(constant, frames, batch, count)
             if not _finite(answer):  # once more, to see at which site it began; an answer may be so by itself
-                watched = replace(call, observe=refuse_overflow)
-                backends.backend_for(watched, batch, frozenset(frames), recorded=recorded)(
-                    constant, frames, batch, None
-                )
+                call = replace(call, observe=refuse_overflow)
+                watched = backends.backend_for(call, batch, frozenset(frames), recorded=recorded)
+                watched(constant, frames, batch, None)
         if isinstance(answer, Tensor):
             return answer[:steps]
         return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
