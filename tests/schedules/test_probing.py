@@ -69,6 +69,21 @@ def test_cos_gives_what_the_released_code_gave(index: int) -> None:
     assert wanted.any()
 
 
+def test_neurons_that_fire_in_the_whole_probe_fire_for_ever_in_the_released_code() -> None:
+    """A potential of about 1001.5 thresholds outlasts every inhibition; here they keep theirs, and stop."""
+    seen = 0
+    for index in (0, 1, 3):
+        theta, rho, _ = FIXTURE[f"cos{index}_theta_rho_T"]
+        drive, released = FIXTURE[f"cos{index}_drive"], FIXTURE[f"cos{index}_spikes"]
+        plain, ours = (run(schedule, drive, float(theta))[0].numpy() for schedule in (Plain(), OffsetSpike(int(rho))))
+        left = theta / 2 + drive[: int(rho)].sum(0) - theta * rho
+        saturated = plain[: int(rho)].all(0) & (left >= theta)
+        assert bool(released[:, saturated].all())
+        assert np.array_equal(ours[:, saturated], plain[:, saturated])
+        seen += int((~ours[:, saturated].astype(bool)).any(0).sum())
+    assert seen == 17
+
+
 @pytest.mark.parametrize("index", range(2))
 def test_srp_gives_what_the_released_code_gave(index: int) -> None:
     theta, tau, _ = FIXTURE[f"srp{index}_theta_tau_T"]
