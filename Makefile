@@ -7,7 +7,7 @@ JOBS ?= 2
 SANITIZED := $(CURDIR)/build/sanitize
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-oldest sanitize lint format docs tables install clean
+.PHONY: demo test test-oldest fuzz sanitize lint format docs tables install clean
 
 demo: install
 	$(BIN)/transpike run digits
@@ -23,6 +23,16 @@ $(OLDEST)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildc
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.8.*' 'torchvision==0.23.*' '.[dev]'
 	touch $@
+
+# Random files, networks and operators, so long each. A seed of 0 .. 65535 makes the same cases again.
+MINUTES ?= 10
+SEED ?=
+fuzz: install
+	@seed=$(or $(SEED),$$(od -An -N2 -tu2 /dev/urandom | tr -d ' ')); failed=0; \
+	for part in files networks operators; do \
+		echo "tests/fuzz/$$part.py --seed $$seed --minutes $(MINUTES)"; \
+		OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/$$part.py --seed $$seed --minutes $(MINUTES) || failed=1; \
+	done; exit $$failed
 
 # The compiled kernels in a build of their own that stops at the first wrong address or undefined operation. Its runtime
 # must be there before Python is, and libstdc++ with it, which it wraps for C++ exceptions. The report goes past pytest.

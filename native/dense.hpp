@@ -73,11 +73,10 @@ void offset_potential(Currents<Real> drive, Thresholds<Real> thresholds, int ite
   for (std::ptrdiff_t block = 0; block < blocks; ++block) {
     const std::ptrdiff_t begin = block * kBlock;
     const std::ptrdiff_t count = drive.neurons - begin < kBlock ? drive.neurons - begin : kBlock;
-    alignas(64) Real theta[kBlock], state[kBlock], fired[kBlock], lowest[kBlock], highest[kBlock], start[kBlock];
+    alignas(64) Real theta[kBlock], state[kBlock], fired[kBlock], lowest[kBlock], highest[kBlock];
+    alignas(64) Real rest[kBlock], sent[kBlock]; // residual and spikes of the first probe
     Real *initial = v + begin;
     fill_thresholds(thresholds, begin, count, theta);
-    for (std::ptrdiff_t i = 0; i < count; ++i)
-      start[i] = initial[i];
     for (int iteration = 0; iteration < iterations; ++iteration) {
       for (std::ptrdiff_t i = 0; i < count; ++i) {
         state[i] = initial[i];
@@ -98,9 +97,13 @@ void offset_potential(Currents<Real> drive, Thresholds<Real> thresholds, int ite
           highest[i] = !fires && after > highest[i] ? after : highest[i];
         }
       }
+      for (std::ptrdiff_t i = 0; iteration == 0 && i < count; ++i) {
+        rest[i] = state[i];
+        sent[i] = fired[i];
+      }
 #pragma omp simd
       for (std::ptrdiff_t i = 0; i < count; ++i) { // Theorems 1 and 2
-        const Real residual = state[i] - initial[i] + start[i];
+        const Real residual = rest[i] + (sent[i] - fired[i]) * theta[i];
         const Real margin = epsilon * theta[i];
         const Real lower = lowest[i] + margin > theta[i] ? lowest[i] + margin : theta[i];
         const Real above = theta[i] + margin - highest[i];

@@ -25,7 +25,7 @@ inline Vec residual_potential(const Vector &a, int probe) {
 
 inline Vec calibrate_offsets(const Vector &a, const Rule &rule) {
   const Vec infinite = splat(__builtin_inff());
-  Vec initial = a.v;
+  Vec initial = a.v, rest{}, sent{};
   for (int iteration = 0; iteration < rule.iterations; ++iteration) {
     Vec v = initial, fired{}, lowest = infinite, highest = -infinite;
     for (int t = 0; t < rule.probe; ++t) {
@@ -36,7 +36,11 @@ inline Vec calibrate_offsets(const Vector &a, const Rule &rule) {
       lowest = select(fires, smaller(v, lowest), lowest);
       highest = select(fires, highest, larger(v, highest));
     }
-    const Vec residual = v - initial + a.v; // Theorems 1 and 2, as in dense.hpp
+    if (iteration == 0) {
+      rest = v;
+      sent = fired;
+    }
+    const Vec residual = rest + (sent - fired) * a.theta; // Theorems 1 and 2, as in dense.hpp
     const Vec margin = rule.epsilon * a.theta;
     const Vec lower = larger(lowest + margin, a.theta);
     const Vec raise = larger(a.theta + margin - highest, a.theta);

@@ -72,6 +72,14 @@ class CalibrationError(TranspikeError):
     """Calibration data is missing, empty or unusable, or a method does not fit the network."""
 
 
+class RangeError(TranspikeError):
+    """A drive left the range of the network's type: it became infinite or NaN though weights and inputs are finite."""
+
+
+class ClippingWarning(UserWarning):
+    """Thresholds cut off much of what sites carry on calibration data."""
+
+
 class VerificationError(TranspikeError):
     """A converted network does not compute what its source computes."""
 

@@ -41,6 +41,14 @@ def blend(x: Tensor, levels: int, slope: float, shift: float, ramp_shift: float)
     return slope * ramp(x, ramp_shift) + (1.0 - slope) * clip_floor(x, levels, shift)
 
 
+def summing_type(dtype: torch.dtype) -> torch.dtype:
+    """The type of sums over time of a network's values: float32 where the network is in half precision, else its own.
+
+    bfloat16 holds whole numbers to 256 only, float16 to 2048.
+    """
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
 def expected_count(total: Tensor, theta: Tensor | float, v_init: Tensor | float, steps: int) -> Tensor:
     """Number of spikes that ``steps`` time-steps ought to give: ``clip(floor((v_init + total) / theta), 0, T)``.
 

@@ -64,6 +64,20 @@ def test_slip_relu_equals_the_released_code(row, released_code):
     np.testing.assert_allclose(dtheta, released_code[f"act{row}_dtheta_every16"], rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("levels", "left"), [(1, 0.0), (2, 1 / 3), (4, 3 / 5)])
+def test_autograd_through_clamp_depends_on_the_version_of_torch(levels, left):
+    """``clamp(floor(N x + 1/2) / N, 0, 1)`` on its range of (N + 1) / N: all levels, or those between 0 and 1."""
+    ends = torch.tensor([0.0, 1.0], requires_grad=True)
+    ends.clamp(0, 1).sum().backward()
+    x = (torch.arange(-0.5, levels + 0.5, 1 / 64) / levels).requires_grad_()
+    whole = (x * levels + 0.5).floor().detach() / levels + x - x.detach()
+    whole.clamp(0, 1).sum().backward()
+    share = float((x.grad != 0).double().mean())
+    assert share == pytest.approx(1.0 if bool(ends.grad.all()) else left, abs=1e-6)
+    _, ours, _ = derivatives(built(SlipReLU(levels, 0.0), 1.0), x.detach().double().numpy())
+    assert (ours == 1).all()
+
+
 def test_every_row_of_the_released_code_is_tested(released_code):
     assert len(released_code["act_params_theta_N_c_shift1_shift2"]) == 33
     assert sum(key.startswith("qcfs") and key.endswith("_z") for key in released_code) == 3

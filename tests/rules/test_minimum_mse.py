@@ -43,7 +43,7 @@ def test_no_threshold_is_better(steps: int, kind: str):
     }[kind].astype(np.float32)
     (theta,) = measured(MinimumMSE(steps), [values[:1000].reshape(-1, 1), values[1000:].reshape(-1, 1)])
     exact = values.astype(np.float64)
-    assert error(exact, theta, steps) <= 1.005 * least_error(exact, steps)
+    assert error(exact, theta, steps) <= (1.005 if steps < 100 else 1.02) * least_error(exact, steps)
 
 
 @settings(max_examples=15, deadline=None)
@@ -98,19 +98,38 @@ def test_steps_outside_their_range_are_refused(steps: int):
 
 
 def test_tails_count_and_sum_what_lies_above():
-    """Places at the edges of bins: exact numbers; the sum to half a bin per value."""
-    values = torch.rand(3, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    values[:, 0] = 1.0
+    """Places at the edges of bins: exact numbers; the sum to half a bin of every value."""
+    values = torch.rand(3, 5000, generator=torch.Generator().manual_seed(0)).square() * torch.tensor([[1], [8], [1e9]])
+    values[:, 0] = torch.tensor([1.0, 8.0, 1e9])
     histogram = GrowingHistogram(3, values)
-    histogram.add(values)
-    tails = Tails(histogram)
-    places = torch.tensor([[0, 17, 4096, 8191]]).expand(3, -1).double()
+    for batch in values.split(700, dim=1):
+        histogram.add(batch)
+    tails, edges = Tails(histogram), histogram.edges()
+    places = edges / tails.unit.unsqueeze(1)
     count, total = tails.above(places)
     for row in range(3):
-        for column, place in enumerate(places[row].tolist()):
-            above = values[row][values[row] * BINS >= place]
+        exact = values[row].double()
+        some = range(0, BINS, 401)
+        for column in some:
+            above = exact[exact >= edges[row, column]] if edges[row, column] < exact.max() else exact[:0]
             assert int(count[row, column]) == len(above)
-            assert float(total[row, column]) == pytest.approx(float(above.sum()) * BINS, abs=0.5 * len(above))
-    halves, _ = tails.above(places[:, :3] + 0.5)
-    nexts, _ = tails.above(places[:, :3] + 1)
-    torch.testing.assert_close(halves, (count[:, :3] + nexts) / 2)
+            found = float(total[row, column] * tails.unit[row])
+            assert found == pytest.approx(float(above.sum()), rel=2.0**-histogram.precision)
+        assert len({int(count[row, column]) for column in some}) > 20
+    middle = tails.above((places[:, :-1] + places[:, 1:]) / 2)[0]
+    inside = places[:, 1:] < 1  # the last bin ends at the largest value, which does not lie above itself
+    expected = (count[:, :-1] + count[:, 1:]) / 2
+    torch.testing.assert_close(middle[inside], expected[inside], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 16])
+def test_rare_outliers_leave_the_search_its_range(steps: int):
+    """Where outliers are rare enough, the best threshold lies below a thousandth of the largest value."""
+    distinct = np.random.default_rng(3).uniform(0.5, 1.0, 1000).astype(np.float32)
+    (theta,) = measured(MinimumMSE(steps), [np.append(np.tile(distinct, 3000), np.float32(1200.0)).reshape(-1, 1)])
+
+    def total(theta: float) -> float:
+        return 3000 * error(distinct.astype(np.float64), theta, steps) + error(np.array([1200.0]), theta, steps)
+
+    assert theta < 1.5
+    assert total(theta) <= 1.005 * min(map(total, np.geomspace(0.2, 3000.0, 2000)))

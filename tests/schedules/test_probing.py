@@ -69,6 +69,21 @@ def test_cos_gives_what_the_released_code_gave(index: int) -> None:
     assert wanted.any()
 
 
+def test_neurons_that_fire_in_the_whole_probe_fire_for_ever_in_the_released_code() -> None:
+    """A potential of about 1001.5 thresholds outlasts every inhibition; here they keep theirs, and stop."""
+    seen = 0
+    for index in (0, 1, 3):
+        theta, rho, _ = FIXTURE[f"cos{index}_theta_rho_T"]
+        drive, released = FIXTURE[f"cos{index}_drive"], FIXTURE[f"cos{index}_spikes"]
+        plain, ours = (run(schedule, drive, float(theta))[0].numpy() for schedule in (Plain(), OffsetSpike(int(rho))))
+        left = theta / 2 + drive[: int(rho)].sum(0) - theta * rho
+        saturated = plain[: int(rho)].all(0) & (left >= theta)
+        assert bool(released[:, saturated].all())
+        assert np.array_equal(ours[:, saturated], plain[:, saturated])
+        seen += int((~ours[:, saturated].astype(bool)).any(0).sum())
+    assert seen == 17
+
+
 @pytest.mark.parametrize("index", range(2))
 def test_srp_gives_what_the_released_code_gave(index: int) -> None:
     theta, tau, _ = FIXTURE[f"srp{index}_theta_tau_T"]
@@ -112,6 +127,53 @@ def test_iterations_remove_one_offset_spike_each(seed: int, rho: int, theta: flo
         events, _ = run(OffsetSpike(rho, iterations=iterations, epsilon=1 / 1024), drive, theta)
         now = (wanted - events.sum(0)).abs()
         assert torch.equal(now, (left - iterations).clamp_min(0))
+
+
+EPSILON = 1000
+"""1 / epsilon of the whole-number oracle below; potentials there are multiples of 1 / (64 * EPSILON)."""
+
+
+def cos_in_whole_numbers(drive: np.ndarray, theta: int, rho: int, iterations: int) -> np.ndarray:
+    """Spikes ``[T, neurons]`` of Theorems 1 and 2 for currents and a threshold in 1/64, with exact arithmetic."""
+    unit, far = EPSILON, 2**40
+    currents, theta = drive * unit, theta * unit
+    epsilon = theta // EPSILON
+    assert epsilon * EPSILON == theta
+    start = np.full(drive.shape[1], theta // 2)
+
+    def play(v: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        after, spikes = [], []
+        for t in range(steps):
+            u = v + currents[t]
+            spikes.append(u >= theta)
+            v = u - theta * spikes[-1]
+            after.append(v)
+        return np.stack(after), np.stack(spikes)
+
+    initial = start
+    for _ in range(iterations):
+        after, spikes = play(initial, rho)
+        fired = spikes.sum(0)
+        residual = start + currents[:rho].sum(0) - theta * fired
+        down, up = (residual < 0) & (fired > 0), (residual >= theta) & (fired < rho)
+        lowest = np.where(spikes, after, far).min(0)
+        highest = np.where(spikes, -far, after).max(0)
+        initial = initial - down * np.maximum(theta, lowest + epsilon)
+        initial = initial + up * np.maximum(theta, theta + epsilon - highest)
+    return play(initial, len(drive))[1]
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 4])
+@pytest.mark.parametrize("epsilon", [1 / EPSILON, 1 / 1024])
+def test_cos_of_200_000_neurons_in_whole_numbers(iterations: int, epsilon: float) -> None:
+    """1/1000 is no dyadic number, so float32 rounds potentials, which must not decide; nor does a size as small."""
+    rho, theta = 8, 1.0
+    drive = currents(iterations, 10, neurons=200_000)
+    wanted = cos_in_whole_numbers((drive.numpy() * 64).astype(np.int64), int(theta * 64), rho, iterations)
+    events, _ = run(OffsetSpike(rho, iterations=iterations, epsilon=epsilon), drive, theta)
+    assert np.array_equal(events.numpy().astype(bool), wanted)
+    wrong = expected_count(drive[:rho].sum(0), torch.tensor(theta), theta / 2, rho) != events[:rho].sum(0)
+    assert 0 < float(wrong.double().mean()) < 0.2 * 0.25 ** (iterations - 1)
 
 
 @given(seed=st.integers(0, 10_000), rho=st.integers(1, 8), theta=st.sampled_from([0.5, 1.0, 2.0]))

@@ -31,7 +31,9 @@ class Gradient(Enum):
     """Surrogate derivative ``g'(x)`` of the normalised activation, ``x = z / theta``.
 
     ``RELEASED``: c on ``0 <= x + delta1 <= 1`` plus (1-c) where the staircase before clipping lies in [0, 1]:
-    autograd through the clips, with a floor of derivative one. On the margins outside the ramp it is 1 - c.
+    autograd through the clips, with a floor of derivative one. On the margins outside the ramp it is 1 - c. The clips
+    have derivative one at 0 and 1 too, as in the torch of the released code and in 2.8; 2.14 has zero there, with which
+    that code learns nothing at N = 1, c = 0, and on a third of the range at N = 2.
 
     ``PAPER``: 1 on ``D1 | D2``, with ``D1 = [-delta1, 1 - delta1]`` and ``D2 = [-delta/N, 1 + (1-delta)/N)``
     in units of theta. Section 4.3 prints ``D2 = [-delta, 1 - delta]``, which forgets that the floor's argument

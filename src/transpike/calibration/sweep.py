@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from transpike.calibration.progress import ProgressBar
-from transpike.errors import CalibrationError, InputError
+from transpike.errors import CalibrationError, ClippingWarning, InputError, count
 from transpike.graph.example_run import check_inputs, first_line
 from transpike.graph.site import Site
 from transpike.graph.walk import NodeVisitor, argument_count, reference_tensor
@@ -133,5 +134,31 @@ def calibrate_thresholds(
             statistics[name].update(rows_of(rule.granularity, z, name))
 
     sweep(network, data, take, progress=progress)
+    shares = {}
     for name, site in sites.items():
-        set_thresholds(site, statistics[name].result(), rule.granularity, dimensions[name])
+        try:
+            set_thresholds(site, statistics[name].result(), rule.granularity, dimensions[name])
+        except ValueError as error:
+            raise CalibrationError(
+                str(error), where=f"site {name}", fix="scale the data or the weights, or convert in float32"
+            ) from error
+        theta = site.theta.detach().reshape(-1)
+        shares[name] = 0.0 if site.ceiling is not None else statistics[name].clipped_share(theta)
+    _warn_of_clipping(rule, shares)
+
+
+MUCH = 0.25
+"""Share of what a site carries that a threshold may cut off without a warning."""
+
+
+def _warn_of_clipping(rule: ThresholdRule, shares: Mapping[str, float]) -> None:
+    worst = sorted((name for name, share in shares.items() if share > MUCH), key=shares.__getitem__, reverse=True)
+    if worst:
+        listed = ", ".join(f"{name} {shares[name]:.0%}" for name in worst[:3])
+        more = f" and {len(worst) - 3} more" if len(worst) > 3 else ""
+        warnings.warn(
+            f"{rule} cuts off much of what {count(len(worst), 'site')} carry on calibration data: {listed}{more} of "
+            "the sum of activations. Few are large: look for outliers in the data, or take Maximum() thresholds",
+            ClippingWarning,
+            stacklevel=5,
+        )

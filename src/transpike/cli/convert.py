@@ -31,7 +31,7 @@ from transpike.cli.options import (
     Weights,
     named,
 )
-from transpike.cli.output import note, say
+from transpike.cli.output import note, noting_warnings, say
 from transpike.conversion.config import GRANULARITIES, TABLES
 from transpike.graph.operators import MaxPooling
 
@@ -124,16 +124,17 @@ def convert(
         check_classes(found.network, images, name)
     except DataError as problem:  # calibration needs no labels
         note(f"{problem.what}: enough to calibrate, but not to evaluate")
-    snn = convert_model(
-        found.network,
-        conversion,
-        example_inputs=example,
-        calibration=batches,
-        leave=leave or (),
-        leaf_modules=leaf or (),
-        max_pooling=max_pooling,
-        progress=True,
-    )
+    with noting_warnings():
+        snn = convert_model(
+            found.network,
+            conversion,
+            example_inputs=example,
+            calibration=batches,
+            leave=leave or (),
+            leaf_modules=leaf or (),
+            max_pooling=max_pooling,
+            progress=True,
+        )
     changed = any(isinstance(part, BlockCorrection) for part in conversion.corrections)
     other = changed or max_pooling is MaxPooling.AVERAGE
     snn.verify(batches[0][0][:16], ann=None if other else found.network.eval())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 
@@ -20,3 +23,13 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Prints what the user should know, but did not ask for."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"note: {text}", markup=False)
+
+
+@contextmanager
+def noting_warnings() -> Iterator[None]:
+    """Prints the warnings of what it encloses as notes, when that is done."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("default")
+        yield
+    for warning in found:
+        note(str(warning.message))

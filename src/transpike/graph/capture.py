@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from transpike.activations import TrainedActivation
 from transpike.errors import TraceError
 from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
-from transpike.graph.program import Program, program_of
+from transpike.graph.program import Program, name_tuples, program_of
 
 _FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
 _TOOLS = re.compile(r"\s*#\s*(type:|noqa|pragma|pyright).*$")
@@ -133,6 +133,7 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
             "network; rewrite that line" + (leaf if owner else ""),
         ) from error
     _return_named_tuples(graph)
+    name_tuples(graph)
     gm = Program(model, graph)
     keep_unused_state(gm, model)
     return gm

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import fx, nn
+from torch.fx.graph import CodeGen
 from torch.fx.node import map_aggregate
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,39 @@ def program_of(model: fx.GraphModule) -> Program:
     return _assemble(model.__dict__, model.graph)
 
 
+class _NamingTuples(CodeGen):
+    """Generated code that finds the classes of the namedtuples that it returns."""
+
+    def __init__(self, classes: dict[str, Any]) -> None:
+        super().__init__()
+        self._classes = classes
+
+    def additional_globals(self) -> list[tuple[str, Any]]:
+        """The classes by the names that the code has for them."""
+        return list(self._classes.items())
+
+
+def name_tuples(graph: fx.Graph) -> None:
+    """Makes the classes of returned namedtuples known to the graph's code, which torch 2.8 leaves to chance.
+
+    Needed once a graph has its output, before it becomes a GraphModule.
+    """
+    if "repr_fn" in inspect.signature(CodeGen.generate_output).parameters:  # this torch names them itself
+        return
+    classes: dict[str, Any] = {}
+
+    def look(value: Any) -> None:
+        if pytree.is_namedtuple_instance(value):
+            classes[type(value).__name__] = type(value)
+        for part in value if isinstance(value, tuple | list) else value.values() if isinstance(value, dict) else ():
+            look(part)
+
+    for node in graph.find_nodes(op="output"):
+        look(node.args)
+    if classes:
+        graph.set_codegen(_NamingTuples(classes))
+
+
 def _written(node: fx.Node) -> _Record:
     def refer(leaf: Any) -> Any:
         return _Reference(leaf.name) if isinstance(leaf, fx.Node) else leaf
@@ -71,6 +107,7 @@ def _rebuild(state: dict[str, Any], records: list[_Record]) -> Program:
         node = graph.create_node(record.op, record.target, args, kwargs, name=record.name)
         node.meta = record.meta
         nodes[record.name] = node
+    name_tuples(graph)
     return _assemble(state, graph)
 
 

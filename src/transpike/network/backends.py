@@ -157,7 +157,8 @@ class Backends:
                 size = max(1, budget // min(chunk, max(lengths)))
         passes = [self.lower(schedule, call.kernel, number, time_varying) for number in range(schedule.passes)]
         sites = {site.node for site in self.plan.sites}
-        return DenseRun(passes, lengths, sites, reference.device, size, chunk, call.observe)
+        narrow = reference.dtype == torch.float16
+        return DenseRun(passes, lengths, sites, reference.device, size, chunk, call.observe, narrow)
 
     def _potentials_of_samples(self) -> bool:
         starts = ((self.network.get_parameter(f"{site.name}.v_init"), site.shape) for site in self.plan.sites)

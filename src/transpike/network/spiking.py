@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Self
 
 import torch
@@ -23,7 +24,7 @@ from transpike.network.summary import summary
 from transpike.neurons import Neuron
 from transpike.rules import Conversion
 from transpike.runtime.encoding import Encoding
-from transpike.runtime.interpreters import Count, Observer, run_clipped
+from transpike.runtime.interpreters import Count, Observer, refuse_overflow, run_clipped
 from transpike.runtime.step import State, Stepper, check_state
 from transpike.runtime.time_varying import split_frames
 from transpike.runtime.timing import Timing, timing
@@ -87,6 +88,7 @@ class SpikingNetwork(nn.Module):
             ValueError: steps or chunk below 1, or a chunk for a schedule that is not streamable.
             InputError: NaN, wrong types, shapes, batch sizes that differ, too few frames.
             ConversionError: an operator in front of the first neurons cannot take an input that changes.
+            RangeError: a drive became infinite or NaN, and with it the answer; in float16 any drive.
         """
         schedule = self.schedule if schedule is None else schedule
         if steps < 1:
@@ -106,6 +108,10 @@ class SpikingNetwork(nn.Module):
         with self._explain_shapes(first):
             backend = backends.backend_for(call, batch, frozenset(frames), recorded=recorded)
             answer = backend(constant, frames, batch, count)
+            if not _finite(answer):  # once more, to see at which site it began; an answer may be so by itself
+                call = replace(call, observe=refuse_overflow)
+                watched = backends.backend_for(call, batch, frozenset(frames), recorded=recorded)
+                watched(constant, frames, batch, None)
         if isinstance(answer, Tensor):
             return answer[:steps]
         return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
@@ -270,6 +276,10 @@ class SpikingNetwork(nn.Module):
 
     def _explain_shapes(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[None]:
         return explain_shapes(inputs, self.capture.input_shapes, "SpikingNetwork")
+
+
+def _finite(answer: Any) -> bool:
+    return all(bool(torch.isfinite(leaf).all()) for leaf in pytree.tree_leaves(answer) if isinstance(leaf, Tensor))
 
 
 def _renew(network: SpikingNetwork, *_: Any) -> None:

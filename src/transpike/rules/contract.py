@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from transpike.errors import CalibrationError
+from transpike.functional import summing_type
 from transpike.graph.site import Site
 from transpike.neurons import Neuron
 from transpike.schedules import Schedule
@@ -72,6 +73,10 @@ class Statistic(ABC):
     @abstractmethod
     def result(self) -> Tensor:
         """One value per row, ``[rows]``."""
+
+    def clipped_share(self, theta: Tensor) -> float:
+        """Share of the sum of all ReLU outputs that lies above thresholds ``[rows]``; 0 where it is not known."""
+        return 0.0
 
 
 class Part:
@@ -150,7 +155,10 @@ class StageView:
 
     def mean_outputs(self) -> list[Tensor]:
         """Per batch the neurons' mean output ``[N, *]`` over the steps, as they are set now."""
-        return [self.module.theta * self.emit(currents).mean(0) for currents in self.currents]
+        return [
+            self.module.theta * self.emit(currents).mean(0, dtype=summing_type(currents.dtype))
+            for currents in self.currents
+        ]
 
     def drive(self, currents: Tensor) -> Tensor:
         """Currents of all steps, ``[S, N, *]``, with the site's bias."""
@@ -158,7 +166,7 @@ class StageView:
 
     def mean_drives(self) -> list[Tensor]:
         """Per batch the mean drive ``[N, *]`` over the steps."""
-        return [self.drive(currents).mean(0) for currents in self.currents]
+        return [self.drive(currents).mean(0, dtype=summing_type(currents.dtype)) for currents in self.currents]
 
 
 class Correction(Part, ABC):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from transpike.runtime.interpreters import Count, Observer, observing
+from transpike.runtime.interpreters import Count, Observer, observing, refuse_overflow
 from transpike.runtime.lower import Lowered
 from transpike.schedules import Memory
 
@@ -30,6 +30,7 @@ class DenseRun:
         size: samples that run at once; others follow.
         chunk: steps that every stage runs before the next stage starts.
         observe: called with the drive and events of every site.
+        narrow: whether drives are checked for overflow, as float16 needs.
     """
 
     passes: Sequence[Lowered]
@@ -39,6 +40,7 @@ class DenseRun:
     size: int
     chunk: int
     observe: Observer | None
+    narrow: bool = False
 
     def run(self, constant: Sequence[Tensor], frames: Mapping[str, Tensor], batch: int, count: Count | None) -> Any:
         """The answer ``[S, N, *]``, that of the last pass.
@@ -65,7 +67,8 @@ class DenseRun:
         for number, (lowered, total) in enumerate(zip(self.passes, self.lengths, strict=True)):
             statics = lowered.prologue(*constant)
             spikes: dict[str, list[Tensor]] = {}
-            observe = self.observe if count is None else _counting(spikes, self.observe)
+            observe = _refusing(self.observe) if self.narrow else self.observe
+            observe = observe if count is None else _counting(spikes, observe)
             run = lowered.body if observe is None else observing(lowered.body, observe)
             if number == 0:
                 memories = (None,) * len(lowered.stateful)
@@ -91,6 +94,17 @@ def _counting(spikes: dict[str, list[Tensor]], observe: Observer | None) -> Obse
 
     def both(site: str, drive: Tensor, events: Tensor) -> None:
         spikes.setdefault(site, []).append(events.abs().flatten(1).sum(1, dtype=torch.float64).long())
+        if observe is not None:
+            observe(site, drive, events)
+
+    return both
+
+
+def _refusing(observe: Observer | None) -> Observer:
+    """An observer that checks drives, and tells another one."""
+
+    def both(site: str, drive: Tensor, events: Tensor) -> None:
+        refuse_overflow(site, drive, events)
         if observe is not None:
             observe(site, drive, events)
 

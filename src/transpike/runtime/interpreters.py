@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
+from transpike.errors import RangeError
 from transpike.graph.site import Site
 from transpike.graph.walk import NodeVisitor
 from transpike.neurons import EventKind
@@ -18,6 +20,21 @@ Observer = Callable[[str, Tensor, Tensor], None]
 Count = Callable[[str, Tensor], None]
 """Called once per site and pass, passes in order, with its name and the spikes of each step: whole numbers ``[S]``,
 all samples together."""
+
+
+def refuse_overflow(site: str, drive: Tensor, events: Tensor) -> None:
+    """An observer that finds where numbers left their range.
+
+    Raises:
+        RangeError: a drive is infinite or NaN.
+    """
+    if not bool(torch.isfinite(drive).all()):
+        raise RangeError(
+            f"a drive is NaN or infinite in {drive.dtype}, although weights and inputs are finite",
+            where=f"site {site}",
+            fix="scale the inputs or the weights down"
+            + (", or run the network in float32" if drive.dtype == torch.float16 else ""),
+        )
 
 
 def observing(body: fx.GraphModule, observe: Observer) -> Callable[..., Any]:

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from transpike.functional import summing_type
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Plan
+from transpike.graph.program import name_tuples
 from transpike.graph.site import Site
 from transpike.graph.sizes import at_steps
 from transpike.graph.walk import site_of
@@ -106,12 +108,13 @@ class TemporalMaxPool(nn.Module):
     def forward(
         self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
     ) -> tuple[Tensor, Memory]:
-        """Folded sequence in, folded sequence of increments out; the memory is C."""
+        """Folded sequence in, folded sequence of increments out; the memory is C, at least in float32."""
         sequence = unfold(value, batch)
-        before = torch.zeros_like(sequence[0]) if memory is None else memory[0]
-        sums = torch.cat([before.unsqueeze(0), before + sequence.cumsum(0)])
+        dtype = summing_type(value.dtype)
+        before = torch.zeros_like(sequence[0], dtype=dtype) if memory is None else memory[0]
+        sums = torch.cat([before.unsqueeze(0), before + sequence.cumsum(0, dtype=dtype)])
         pooled = unfold(self.pool(fold(sums)), batch)
-        return fold(pooled[1:] - pooled[:-1]), (sums[-1],)
+        return fold(pooled[1:] - pooled[:-1]).to(value.dtype), (sums[-1],)
 
 
 class Readout(nn.Module):
@@ -128,12 +131,16 @@ class Readout(nn.Module):
     def forward(
         self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
     ) -> tuple[Tensor, Memory]:
-        """Folded sequence in, folded running means out; the memory is the sum so far, ``start`` the steps in it."""
-        sums = unfold(value, batch).cumsum(0)
+        """Folded sequence in, folded running means out.
+
+        The memory is the sum so far, at least in float32; ``start`` are the steps in it.
+        """
+        sums = unfold(value, batch).cumsum(0, dtype=summing_type(value.dtype))
         if memory is not None:
             sums = memory[0] + sums
         count = start + torch.arange(1, sums.shape[0] + 1, device=sums.device)
-        return fold(sums / count.view(-1, *[1] * (sums.dim() - 1)).to(sums.dtype)), (sums[-1],)
+        means = sums / count.view(-1, *[1] * (sums.dim() - 1)).to(sums.dtype)
+        return fold(means).to(value.dtype), (sums[-1],)
 
 
 @dataclass(frozen=True)
@@ -239,6 +246,7 @@ class _Lowering:
             if node.op == "output":
                 answer = fx.map_arg(node.args[0], self._answer)
                 graph.output((answer, tuple(new[index] for index in range(len(owners) + len(readouts)))))
+                name_tuples(graph)
             elif self.in_body(node):
                 if node.op != "placeholder":
                     self.env[node] = self._emit(node, new, order)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transpike.functional import expected_count, spread_evenly
+from transpike.functional import expected_count, spread_evenly, summing_type
 from transpike.kernels import native, runs_native
 from transpike.schedules.contract import Memory, SiteContext
 from transpike.schedules.probing import Probing, need_soft_reset
@@ -33,9 +33,10 @@ class AccumulateThenFire(Probing):
         start, theta = context.start(), context.parameters.theta
         if runs_native(context.kernel, drive, start, theta):
             return native.accumulate(drive[:rho], start, theta, drive.shape[0]), ()
-        count = expected_count(drive[:rho].sum(0), theta, start, rho)
-        steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=drive.dtype)
+        dtype = summing_type(drive.dtype)
+        count = expected_count(drive[:rho].sum(0, dtype=dtype), theta, start, rho)
+        steps = torch.arange(drive.shape[0] + 1, device=drive.device, dtype=dtype)
         steps = steps.view(-1, *[1] * count.dim())
         later = torch.arange(math.prod(count.shape[1:]), device=drive.device).view(count.shape[1:]) % 2
         sent = spread_evenly(count, steps, rho, later)
-        return sent[1:] - sent[:-1], ()
+        return (sent[1:] - sent[:-1]).to(drive.dtype), ()

@@ -29,10 +29,11 @@ class Decision(Enum):
 class OffsetSpike(Probing):
     """Probe, shift the initial potential so that the count moves by one spike towards the ANN's, then replay and fire.
 
-    Decision: on the residual relative to the target's potential, by Theorem 1 or 3; neurons that
-    fired at every probe step are left alone (the released code throws them to about a thousand thresholds). Shift:
-    Theorem 2; line 20 of the paper's Algorithm 1 is a misprint. Every further iteration removes one more offset spike
-    and needs no further convolution, but another replay on a device.
+    Decision: by Theorem 1 or 3 on the residual that the spikes sent would leave from the target's potential: that of
+    the first probe, less theta for each spike more than it sent. So epsilon, which float32 rounds, decides nothing.
+    Neurons that fired at every probe step are left alone (the released code throws them to about a thousand
+    thresholds). Shift: Theorem 2; line 20 of the paper's Algorithm 1 is a misprint. Every further iteration removes one
+    more offset spike and needs no further convolution, but another replay on a device.
 
     Binary, non-negative events; needs no data, labels or retraining.
 
@@ -75,9 +76,11 @@ class OffsetSpike(Probing):
         if runs_native(context.kernel, look, start, theta):
             v = native.offset_potential(look, start, theta, self.iterations, self.epsilon)
         else:
+            first = None
             for _ in range(self.iterations):
                 seen = probe(look, v, theta)
-                residual = seen.residual - v + start
+                first = first or seen
+                residual = first.residual + (first.fired - seen.fired) * theta
                 v = v + shift(seen, residual, theta, self.probe_steps, self.epsilon, self.decision)
         events, v = context.run(context.drive, v)
         return events, (v,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from transpike.functional import summing_type
 from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import Schedule
 
@@ -35,7 +36,7 @@ def site_errors(
         left = steps - seen.get(site, 0)
         seen[site] = seen.get(site, 0) + events.shape[0]
         if left > 0:
-            counts[site] = counts.get(site, 0) + events[:left].sum(0)
+            counts[site] = counts.get(site, 0) + events[:left].sum(0, dtype=summing_type(events.dtype))
 
     snn(*inputs, steps=steps, schedule=schedule, chunk=chunk, observe=observe)
     errors = {}

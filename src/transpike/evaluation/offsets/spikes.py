@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from transpike.evaluation.offsets.counts import activation_of, checked_batches, need_counts, source_drives, wanted_count
+from transpike.functional import summing_type
 from transpike.graph.site import Site
 from transpike.kernels import KernelPreference
 from transpike.network.spiking import SpikingNetwork
@@ -220,8 +221,10 @@ class _Free:
 
     def __call__(self, name: str, drive: Tensor, events: Tensor) -> None:
         ann = self.steps * self.drives[name]
-        received = drive[: self.steps].sum(0)
-        self.tallies[name].add(self.snn.site(name), ann, ann, received, events[: self.steps].sum(0))
+        dtype = summing_type(drive.dtype)
+        received = drive[: self.steps].sum(0, dtype=dtype)
+        count = events[: self.steps].sum(0, dtype=dtype)
+        self.tallies[name].add(self.snn.site(name), ann, ann, received, count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,8 +239,9 @@ class _Constrained:
 
     def __call__(self, name: str, drive: Tensor, events: Tensor) -> None:
         site, seen = self.snn.site(name), drive[: self.steps]
-        received = seen.sum(0)
+        dtype = summing_type(seen.dtype)
+        received = seen.sum(0, dtype=dtype)
         for label, schedule in self.schedules.items():
             visit = SiteContext(name, seen, self.snn.neuron, site.parameters_of_neurons, None, 0, KernelPreference.AUTO)
-            count = schedule.emit(visit)[0].sum(0)
+            count = schedule.emit(visit)[0].sum(0, dtype=dtype)
             self.tallies[label][name].add(site, self.steps * self.drives[name], received, received, count)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from transpike.functional import summing_type
 from transpike.rules.contract import Correction, PerChannel, PerLayer, StageView, average
 from transpike.rules.corrections.correction import check_counts, correct
 
@@ -48,7 +49,10 @@ class AnswerThresholds(Correction):
         theta, share, bias = site.theta.detach(), (site.v_init / site.theta).detach(), site.bias.detach()
 
         def outputs() -> list[Tensor]:
-            return [site.theta * stage.emit(currents)[: self.steps].mean(0) for currents in stage.currents]
+            return [
+                site.theta * stage.emit(currents)[: self.steps].mean(0, dtype=summing_type(currents.dtype))
+                for currents in stage.currents
+            ]
 
         def loss() -> Tensor:
             errors = (output - target for output, target in zip(outputs(), wanted, strict=True))

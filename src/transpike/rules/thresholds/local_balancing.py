@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from transpike.rules.contract import Granularity, PerChannel, Statistic, ThresholdRule
-from transpike.rules.thresholds.histogram import BINS, GrowingHistogram, HistogramStatistic, Tails
+from transpike.rules.thresholds.histogram import GrowingHistogram, HistogramStatistic, Tails
 
 
 @dataclass(frozen=True)
@@ -60,4 +60,4 @@ class _Balancing(HistogramStatistic):
             count, total = (tail.squeeze(1) for tail in tails.above(theta.unsqueeze(1)))
             clipped = (total - count * theta) / everything
             theta = torch.minimum(theta + 2 * self.rate * clipped, tails.maximum)
-        return (theta / BINS * histogram.top.double()).to(histogram.top.dtype)
+        return tails.unit * theta

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from transpike.rules.contract import Statistic
-from transpike.rules.thresholds.histogram import BINS, GrowingHistogram, HistogramStatistic, Tails
+from transpike.rules.thresholds.histogram import GrowingHistogram, HistogramStatistic, Tails
 from transpike.rules.thresholds.least_squares import LeastSquaresRule, least_squares_threshold
 
 
@@ -37,5 +37,4 @@ class _LeastSquares(HistogramStatistic):
 
     def evaluate(self, histogram: GrowingHistogram) -> Tensor:
         tails = Tails(histogram)
-        places = least_squares_threshold(tails.above, tails.maximum, self.levels)
-        return (places / BINS * histogram.top.double()).to(histogram.top.dtype)
+        return tails.unit * least_squares_threshold(tails.above, tails.maximum, self.levels)

@@ -38,9 +38,10 @@ class Percentile(ThresholdRule):
 class HistogramPercentile(HistogramStatistic):
     """Percentile from a histogram; memory does not grow with data.
 
-    The result interpolates between two order statistics as ``numpy.percentile`` does; each is known to one bin, so the
-    result lies within one bin width, at most 1/4096 of the largest value of its row, of the exact percentile. Where the
-    lower of the two is zero there is nothing to interpolate: the largest value is taken.
+    The result interpolates between two order statistics as ``numpy.percentile`` does; each is known to one bin of
+    `GrowingHistogram`, so the relative error is below ``2^-precision``, whatever the largest value is: 0.2 % where the
+    positive values of a row span at most 32 octaves, at most 1.6 % else. The least and the largest positive value are
+    exact. Where the lower of the two is zero there is nothing to interpolate: the largest value is taken.
     """
 
     def __init__(self, fraction: float) -> None:
@@ -49,21 +50,21 @@ class HistogramPercentile(HistogramStatistic):
 
     def evaluate(self, histogram: GrowingHistogram) -> Tensor:
         """The percentile of each row."""
-        rank = self.fraction * (histogram.zeros + histogram.counts.sum(1) - 1).double()  # as numpy.percentile counts
+        cumulative = histogram.counts.cumsum(1)
+        rank = self.fraction * (histogram.zeros + cumulative[:, -1] - 1).double()  # as numpy.percentile counts
         lower = rank.floor()
-        below, above = _ordered(histogram, lower), _ordered(histogram, rank.ceil())
-        value = torch.lerp(below, above, (rank - lower).to(below.dtype))
-        return torch.where((lower < histogram.zeros) | (self.fraction >= 1.0), histogram.maximum, value)
+        below, above = (_ordered(histogram, cumulative, place.long()) for place in (lower, rank.ceil()))
+        value = torch.lerp(below, above, rank - lower)
+        alone = (lower < histogram.zeros) | (self.fraction >= 1.0)
+        return torch.where(alone, histogram.maximum.double(), value)
 
 
-def _ordered(histogram: GrowingHistogram, rank: Tensor) -> Tensor:
+def _ordered(histogram: GrowingHistogram, cumulative: Tensor, rank: Tensor) -> Tensor:
     """The value at a place (from 0) in the sorted row, taken in the middle of its share of its bin."""
-    place = (rank - histogram.zeros).clamp_min(0.0).unsqueeze(1)
-    cumulative = histogram.counts.cumsum(1).double()
+    place = (rank - histogram.zeros).clamp_min(0).unsqueeze(1)
     index = torch.searchsorted(cumulative, place, right=True).clamp_max(BINS - 1)
-    inside = histogram.counts.gather(1, index)
-    before = cumulative.gather(1, index) - inside
-    position = (index + (place - before + 0.5) / inside.clamp_min(1)) / BINS
-    value = torch.minimum(position.squeeze(1).to(histogram.top.dtype) * histogram.top, histogram.maximum)
-    last = rank + 1 >= histogram.zeros + histogram.counts.sum(1)
-    return torch.where(last, histogram.maximum, value)
+    inside = histogram.counts.gather(1, index).double()
+    share = (place - cumulative.gather(1, index) + inside + 0.5) / inside.clamp_min(1.0)
+    value = torch.lerp(histogram.edges(index), histogram.edges(index + 1), share).squeeze(1)
+    value = torch.where(rank == histogram.zeros, histogram.minimum.double(), value)
+    return torch.where(rank + 1 >= histogram.zeros + cumulative[:, -1], histogram.maximum.double(), value)
