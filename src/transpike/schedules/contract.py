@@ -15,6 +15,7 @@ from torch import Tensor
 
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron, SiteParameters
+from transpike.serialization.fields import check_fields
 from transpike.serialization.words import in_words
 
 Memory = tuple[Tensor, ...]
@@ -64,6 +65,9 @@ class Schedule(ABC):
     streamable: ClassVar[bool]
     prefix_consistent: ClassVar[bool]
     passes: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __str__(self) -> str:
         from transpike.schedules import SCHEDULES  # the table knows this module

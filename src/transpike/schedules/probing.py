@@ -26,6 +26,7 @@ class Probing(Schedule):
     prefix_consistent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.probe_steps < 1:
             raise ValueError(f"probe_steps must be at least 1, got {self.probe_steps}")
 

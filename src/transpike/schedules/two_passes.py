@@ -31,6 +31,7 @@ class TwoPasses(Schedule):
     passes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.probe_steps < 1:
             raise ValueError(f"probe_steps must be at least 1, got {self.probe_steps}")
 
