@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from transpike.activations import TrainedActivation
+
 _META = "transpike.fingerprint"
 _IDLE = frozenset({"training", "inplace", "momentum"})
 """Settings that change nothing of what a trained network computes."""
@@ -45,10 +47,14 @@ def fingerprint_of(gm: nn.Module) -> Fingerprint | None:
 def take_fingerprint(gm: fx.GraphModule, source: Callable[[fx.Node], str]) -> None:
     """Keeps with a freshly traced graph what it computes; what follows may rewrite it.
 
+    Not of one that holds trained activations already: its file is loaded into the model that they replaced ReLUs of.
+
     Args:
         gm: the graph.
         source: says where an operator stands in the model's source.
     """
+    if any(isinstance(module, TrainedActivation) for module in gm.modules()):
+        return
     live = _live(gm.graph)
     numbers = {node: index for index, node in enumerate(live)}
     kept = frozenset(gm.state_dict())

@@ -80,21 +80,24 @@ def _check_tensors(model: nn.Module, where: str) -> None:
             raise ModelError(
                 f"{name} has no shape yet: the layer is lazy", where=where, fix="run the model once on real data first"
             )
-        kind = (
-            "a meta tensor, without values"
-            if tensor.is_meta
-            else "a quantised tensor"
-            if tensor.is_quantized
-            else "a complex tensor"
-            if tensor.is_complex()
-            else "a sparse tensor"
-            if tensor.layout is not torch.strided
-            else ""
-        )
+        kind = unusable(tensor)
         if kind:
             raise ModelError(
                 f"{name} is {kind}", where=where, fix="convert the model with dense weights in float32 on a device"
             )
+
+
+def unusable(tensor: torch.Tensor) -> str:
+    """What is wrong with a tensor, whatever its values: no values at all, or not one number after the other."""
+    if tensor.is_meta:
+        return "a meta tensor, without values"
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_quantized:
+        return "a quantised tensor"
+    if tensor.is_complex():
+        return "a complex tensor"
+    return "a sparse tensor" if tensor.layout is not torch.strided else ""
 
 
 def check_weights(model: nn.Module, where: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -51,6 +51,21 @@ class SiteContext:
     def run(self, drive: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Runs the neurons over ``drive [S, N, *]`` from ``v [N, *]``: the events and the last potential."""
         return self.neuron.run(drive, v, self.parameters, self.kernel)
+
+
+MOST_STEPS = 2**20
+"""The largest T of a run, and the longest probe."""
+
+
+def check_schedule(schedule: Any) -> Schedule:
+    """The schedule itself.
+
+    Raises:
+        ValueError: it is something else, such as a name or a class.
+    """
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule takes a schedule such as Plain() or OffsetSpike(4), not {schedule!r}")
+    return schedule
 
 
 class Schedule(ABC):

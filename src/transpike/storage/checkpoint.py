@@ -42,10 +42,12 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         inputs: shape, normalisation and class names, if the network's info does not hold them yet.
 
     Raises:
+        ModelError: the network is no module, or one that was compiled or exported.
         CheckpointError: the network has a neuron, part or activation of the user's own, which `load` could not rebuild,
             or weights that are NaN or infinite.
         OutputError: the file cannot be written.
     """
+    network = unwrapped(network, "tp.save", "network")
     check_finite(network, str(path))
     graph = network.network if isinstance(network, SpikingNetwork) else network
     info = model_info(graph)
@@ -140,9 +142,10 @@ def load_network(path: Path | str, *, model: ModelFactory | None = None) -> Spik
             where=str(path),
             fix="pass the model (with the same options) that was saved",
         ) from error
-    _check_graph(network, contents, dtype, path)
     if isinstance(network, SpikingNetwork):
         _check_sites(network, contents, path)
+    _check_tensors(network, tensors, path)
+    _check_graph(network, contents, dtype, path)
     _load_tensors(network, tensors, path)
     if contents.info.source is not None or isinstance(network, SpikingNetwork | fx.GraphModule):
         set_model_info(network.network if isinstance(network, SpikingNetwork) else network, contents.info)
@@ -224,7 +227,15 @@ def _check_sites(network: SpikingNetwork, contents: Contents, path: Path) -> Non
         )
 
 
-def _load_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _of_sites(network: nn.Module) -> list[str]:
+    """Names of thresholds, potentials and biases; a fresh network has scalars there."""
+    if not isinstance(network, SpikingNetwork):
+        return []
+    return [f"network.{site.name}.{part}" for site in network.sites for part in ("theta", "v_init", "bias")]
+
+
+def _check_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Compares names, types and shapes of a file's tensors with the model's."""
     wanted = network.state_dict()
     problems = [f"missing {name}" for name in sorted(set(wanted) - set(tensors))]
     problems += [f"unexpected {name}" for name in sorted(set(tensors) - set(wanted))]
@@ -234,14 +245,11 @@ def _load_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path) ->
         for name in common
         if tensors[name].dtype != wanted[name].dtype
     ]
-    set_apart: dict[str, Tensor] = {}
-    if isinstance(network, SpikingNetwork):  # a fresh network has scalars there
-        own = [f"network.{site.name}.{part}" for site in network.sites for part in ("theta", "v_init", "bias")]
-        set_apart = {name: tensors[name] for name in own if name in tensors}
+    free = set(_of_sites(network))
     problems += [
         f"{name} has shape {tuple(tensors[name].shape)}, the model {tuple(wanted[name].shape)}"
         for name in common
-        if name not in set_apart and tensors[name].shape != wanted[name].shape
+        if name not in free and tensors[name].shape != wanted[name].shape
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -250,9 +258,13 @@ def _load_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path) ->
             where=str(path),
             fix="pass the model (with the same options) that was saved",
         )
+
+
+def _load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     if isinstance(network, SpikingNetwork):
-        _set_sites(network, set_apart, path)
-    network.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in set_apart}, strict=False)
+        _set_sites(network, tensors, path)
+    apart = _of_sites(network)
+    network.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in apart}, strict=False)
     check_finite(network, str(path))
 
 
