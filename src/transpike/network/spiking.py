@@ -94,7 +94,7 @@ class SpikingNetwork(nn.Module):
         """
         schedule = self._chosen(schedule)
         steps = check_count("steps", steps, most=MOST_STEPS)
-        memory_mib = check_count("memory_mib", memory_mib)
+        memory_mib = check_count("memory_mib", memory_mib, 0)
         kernel = fitted("kernel", kernel, KernelPreference)
         chunk = None if chunk is None else check_count("chunk", chunk)
         if chunk is not None and not schedule.streamable:
