@@ -248,7 +248,7 @@ def attempt(path: Path, seed: Seed) -> str:
     shape = (1, 8, 8) if seed.model is None else (1, 4, 4)
     try:
         with torch.no_grad():
-            x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1))
+            x = torch.rand(_samples(network), *shape, generator=torch.Generator().manual_seed(1))
             x = x.to(next(network.parameters()).dtype)
             answer = network(x, steps=3) if isinstance(network, tp.SpikingNetwork) else network(x)
         if any(not bool(torch.isfinite(value).all()) for value in network.state_dict().values()):
@@ -262,6 +262,16 @@ def attempt(path: Path, seed: Seed) -> str:
         return "right"
     except BaseException as error:
         return f"{type(error).__name__} while running: {_line(error)}"
+
+
+def _samples(network: nn.Module) -> int:
+    """A batch that potentials of single samples fit, where a file sets such."""
+    if isinstance(network, tp.SpikingNetwork):
+        for site in network.sites:
+            v_init = network.site(site.name).v_init
+            if v_init.dim() > max(1, len(site.shape)) and v_init.shape[0] > 1:
+                return v_init.shape[0]
+    return 2
 
 
 def _line(error: BaseException) -> str:

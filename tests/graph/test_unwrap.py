@@ -120,6 +120,17 @@ def test_a_weight_that_is_no_number_is_called_that(value: float, word: str) -> N
             call()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("running_var", -1.0), ("running_var", torch.inf), ("running_mean", torch.inf)]
+)
+def test_statistics_that_no_batch_has(name: str, value: float) -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    assert tp.inspect(model, X).convertible
+    getattr(model[1], name)[2] = value
+    with pytest.raises(InputError, match="running statistics of 1"):
+        tp.inspect(model, X)
+
+
 def test_a_mask_may_hold_infinity() -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:

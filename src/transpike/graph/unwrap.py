@@ -132,4 +132,12 @@ def _not_finite(model: nn.Module) -> str:
     for name, tensor in model.named_buffers():
         if name in kept and tensor.is_floating_point() and bool(tensor.isnan().any()):
             return f"the buffer {name} holds NaN"
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.modules.batchnorm._NormBase) or module.running_var is None:
+            continue
+        mean, variance = module.running_mean, module.running_var
+        if mean is None or not bool(
+            torch.isfinite(mean).all() & torch.isfinite(variance).all() & (variance >= 0).all()
+        ):
+            return f"the running statistics of {name or 'the model'} are infinite, or its variance negative"
     return ""
