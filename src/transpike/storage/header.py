@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Contents:
     training: bool | None = None
     conversion: Conversion | None = None
     capture: Capture | None = None
-    graph: Fingerprint | None = None
+    graph: Fingerprint | None = field(default=None, repr=False)
 
 
 def read_header(header: Mapping[str, Any], path: Path) -> Contents:
