@@ -176,6 +176,9 @@ def test_steps_are_a_whole_number(steps: Any) -> None:
         lambda: snn.timing(steps),
         lambda: tp.evaluate(snn, [(X, labels)], steps=steps),
         lambda: tp.choose(net(), calibration=X, budget=steps),
+        lambda: tp.search_lags(snn, calibration=X, budget=steps),
+        lambda: tp.choose_confidence(snn, calibration=X, steps=steps),
+        lambda: tp.answer_early(snn, X, steps=steps, confidence=0.9),
     ):
         with pytest.raises(ValueError, match="must be"):
             call()
@@ -207,4 +210,11 @@ def test_a_chunk_is_a_whole_number(chunk: Any) -> None:
 def test_evaluate_takes_a_converted_network() -> None:
     with pytest.raises(ModelError, match="not converted"):
         tp.evaluate(net(), [(X, torch.zeros(6, dtype=torch.long))], steps=2)  # type: ignore[arg-type]
+    for call in (
+        lambda: tp.search_lags(net(), calibration=X, budget=2),  # type: ignore[arg-type]
+        lambda: tp.choose_confidence(net(), calibration=X, steps=2),  # type: ignore[arg-type]
+        lambda: tp.answer_early(net(), X, steps=2, confidence=0.9),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ModelError, match="not converted"):
+            call()
     assert issubclass(ModelError, TranspikeError)
