@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,10 +70,12 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
     path = tmp_path / "out.json"
     killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     dead, alive = int(killed.stdout), os.getppid()
+    here = f"{zlib.crc32(platform.node().encode()):08x}"
     left = {
-        tmp_path / f".out.json.abc.{dead}.tmp": False,
-        tmp_path / f".out.json.abc.{alive}.tmp": True,
-        tmp_path / f".other.json.abc.{dead}.tmp": True,
+        tmp_path / f".out.json.abc.{here}-{dead}.tmp": False,
+        tmp_path / f".out.json.abc.{here}-{alive}.tmp": True,
+        tmp_path / f".out.json.abc.00000000-{dead}.tmp": True,  # of another machine
+        tmp_path / f".other.json.abc.{here}-{dead}.tmp": True,
         tmp_path / ".out.json.oldname.tmp": True,
         tmp_path / "out.json.tmp": True,
     }

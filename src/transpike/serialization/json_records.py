@@ -6,8 +6,10 @@ import dataclasses
 import glob
 import json
 import os
+import platform
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -85,7 +87,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".{os.getpid()}.tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_suffix(os.getpid()))
         os.close(handle)
         temporary = Path(name)
         try:
@@ -127,7 +129,7 @@ def check_writable(path: Path) -> None:
     target = check_output(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=f".{os.getpid()}.tmp")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_suffix(os.getpid()))
         os.close(handle)
         Path(name).unlink()
     except OSError as error:
@@ -141,15 +143,22 @@ def _unwritable(path: Path, error: Exception) -> OutputError:
 
 
 def _sweep(path: Path) -> None:
-    """Removes unfinished files of writers of this path that are no longer alive."""
+    """Removes unfinished files of writers of this path on this machine that are no longer alive."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        number = left.name.removesuffix(".tmp").rpartition(".")[2]
+        number = left.name.removesuffix(".tmp").rpartition("-")[2]
         old = time.time() - left.stat().st_mtime > _STALE if left.exists() else False
-        if old or (number.isdecimal() and not _alive(int(number))):
+        if old or (number.isdecimal() and left.name.endswith(_suffix(int(number))) and not _alive(int(number))):
             left.unlink(missing_ok=True)
 
 
+def _suffix(process: int) -> str:
+    """Says which process of which machine writes; folders may be shared."""
+    return f".{zlib.crc32(platform.node().encode()):08x}-{process}.tmp"
+
+
 def _alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere there is no signal that only asks
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
