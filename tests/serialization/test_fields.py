@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,3 +80,16 @@ def test_every_field_of_every_record_is_looked_at(value: Any) -> None:
             except ValueError:
                 continue
             assert json.loads(json.dumps(to_json(found)))[field] == value
+
+
+def test_a_users_record_may_have_annotations_that_cannot_be_read() -> None:
+    @dataclass(frozen=True)
+    class Deviations(R.ThresholdRule):
+        deviations: NowhereDefined = 3.0  # type: ignore[name-defined]  # noqa: F821
+        granularity: R.PerLayer | R.PerChannel = R.PerLayer()  # noqa: RUF009
+
+        def statistic(self) -> Any:
+            raise NotImplementedError
+
+    assert Deviations(2).deviations == 2
+    assert Deviations("x").deviations == "x"

@@ -59,6 +59,8 @@ def _shown(value: Any) -> str:
 
 
 def _fit(value: Any, hint: Any) -> Any:
+    if hint is Any:
+        return value
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         for option in inner:
