@@ -88,6 +88,10 @@ class CheckpointError(TranspikeError):
     """A file is not a transpike checkpoint, is damaged, or does not fit the model."""
 
 
+class OutputError(TranspikeError):
+    """A file cannot be written, or must not be written over."""
+
+
 class DataError(TranspikeError):
     """A data set is missing or malformed."""
 

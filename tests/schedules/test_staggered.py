@@ -81,5 +81,5 @@ def test_json() -> None:
 def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="must not be negative"):
         Staggered(0, (("stem", -1),))
-    with pytest.raises(ValueError, match="not a valid Wait"):
+    with pytest.raises(ValueError, match="wait must be one of"):
         Staggered(1, wait="sleep")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from torch import nn
 
 import transpike as tp
 from transpike import zoo
-from transpike.errors import CheckpointError
+from transpike.errors import CheckpointError, OutputError
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import POTENTIAL_RULES
 from transpike.serialization.container import read_container, write_container
@@ -243,7 +243,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("disk full")
 
     monkeypatch.setattr(container, "save_file", half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full"):
         tp.save(relu_net(), path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["n.safetensors"]

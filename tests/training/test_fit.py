@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from transpike.errors import CheckpointError
 from transpike.serialization.container import read_container
 from transpike.serialization.model_info import InputSpec
 from transpike.training import TrainingError, fit
-from transpike.training.fit import EpochShuffle, parameter_groups
+from transpike.training.fit import EpochShuffle, digest_data, parameter_groups
 
 
 def blobs(seed: int = 0) -> Data:
@@ -100,7 +101,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_foreign_or_damaged_state_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "state.ckpt"
     fit(network(), blobs(), epochs=1, checkpoint=file)
-    with pytest.raises(TrainingError, match="other settings"):
+    with pytest.raises(TrainingError, match="epochs 1 instead of 2"):
         fit(network(), blobs(), epochs=2, checkpoint=file)
     with pytest.raises(TrainingError, match="another network"):
         fit(nn.Sequential(nn.Linear(4, 3)), blobs(), epochs=1, checkpoint=file)
@@ -109,6 +110,112 @@ def test_a_foreign_or_damaged_state_is_refused(tmp_path: Path) -> None:
         fit(network(), blobs(), epochs=1, checkpoint=file)
     with pytest.raises(ValueError, match=r"\.ckpt"):
         fit(network(), blobs(), epochs=1, checkpoint=tmp_path / "state.bin")
+
+
+def other_validation() -> Data:
+    data = blobs()
+    images, labels = data.train.tensors
+    other = TensorDataset(images, labels.roll(1))
+    return Data(data.inputs, data.train, data.calibration, other, data.test)
+
+
+def other_label() -> Data:
+    images, labels = blobs().train.tensors
+    labels = labels.clone()
+    labels[-1] = (labels[-1] + 1) % 3
+    dataset = TensorDataset(images, labels)
+    return Data(InputSpec((4,), dataset="blobs"), dataset, dataset, blobs().validation, dataset)
+
+
+class Noisy(TensorDataset):
+    """Augmentation by torch's generator."""
+
+    def __getitem__(self, index: int):
+        image, label = super().__getitem__(index)
+        return image + 0.1 * torch.randn(image.shape), label
+
+
+def augmented() -> Data:
+    data = blobs()
+    return Data(data.inputs, Noisy(*data.train.tensors), data.calibration, data.validation, data.test)
+
+
+def frozen() -> nn.Module:
+    net = network()
+    next(net.parameters()).requires_grad_(False)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("start", "data", "message"),
+    [
+        (lambda: network(1), blobs, "other weights at the start"),
+        (lambda: network(decay_theta=False), blobs, "another network"),
+        (lambda: network(gradient="paper"), blobs, "another network"),
+        (frozen, blobs, "another network"),
+        (network, other_label, "other data"),
+        (network, other_validation, "other data"),
+        (network, lambda: blobs(1), "other data"),
+        (network, augmented, "prepared otherwise"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_the_state_of_another_training_is_never_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start, data, message: str, finished: bool
+) -> None:
+    """Neither a finished training answers for another one, nor does another one go on from it."""
+    file = tmp_path / "state.ckpt"
+    if finished:
+        fit(network(), blobs(), epochs=2, checkpoint=file)
+    else:
+        interrupt_in_epoch(1, monkeypatch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(), blobs(), epochs=2, checkpoint=file)
+        monkeypatch.undo()
+    before, net = file.read_bytes(), start()
+    weights = copy.deepcopy(net.state_dict())
+    with pytest.raises(TrainingError, match=message) as caught:
+        fit(net, data(), epochs=2, checkpoint=file)
+    assert "remove this file" in caught.value.fix
+    assert str(file) in caught.value.where
+    assert file.read_bytes() == before
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in weights.items())
+    again = network()
+    assert len(fit(again, blobs(), epochs=2, checkpoint=file)) == 2  # its own training still goes on from it
+
+
+def interrupt_in_epoch(epoch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when an epoch, counted from 0, begins."""
+    from transpike.training import lightning
+
+    begin = lightning._Classifier.on_train_epoch_start
+
+    def interrupt(self) -> None:
+        if self.current_epoch == epoch:
+            signal.raise_signal(signal.SIGINT)
+        begin(self)
+
+    monkeypatch.setattr(lightning._Classifier, "on_train_epoch_start", interrupt)
+
+
+def test_ctrl_c_is_a_keyboard_interrupt_and_the_next_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    interrupt_in_epoch(1, monkeypatch)
+    for file in ("a.ckpt", "b.ckpt"):
+        with pytest.raises(KeyboardInterrupt):
+            fit(network(), blobs(), epochs=3, checkpoint=tmp_path / file)
+        assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.undo()
+    straight, resumed = network(), network()
+    history = fit(straight, blobs(), epochs=3)
+    assert fit(resumed, blobs(), epochs=3, checkpoint=tmp_path / "a.ckpt") == history
+    assert same(straight, resumed)
+
+
+def test_the_digest_of_data_leaves_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    assert digest_data(augmented()) == digest_data(augmented())
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_divergence_is_an_error() -> None:

@@ -141,7 +141,7 @@ def test_spikes_become_fewer_at_equal_accuracy(tmp_path: Path) -> None:
         spikes.append(sum(found))
     assert spikes[1] < 0.6 * spikes[0]
     assert history[-1].operations < history[0].operations
-    again = fit(sparse, blobs(), spike_penalty=1.0, checkpoint=tmp_path / "a.ckpt", **settings)
+    again = fit(network(), blobs(), spike_penalty=1.0, checkpoint=tmp_path / "a.ckpt", **settings)
     assert again == history  # the file holds what was spent, too
 
 

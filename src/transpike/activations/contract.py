@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transpike.serialization.fields import check_fields
 from transpike.serialization.words import in_words
 
 THETA_FLOOR = 2.0**-10
@@ -30,6 +31,7 @@ class ThetaPercentile:
     percentile: float = 99.9
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not 0.0 < self.percentile <= 100.0:
             raise ValueError(f"percentile must lie in (0, 100], got {self.percentile}")
 
@@ -51,6 +53,9 @@ class ActivationSettings(ABC):
 
     theta_init: float | ThetaPercentile
     decay_theta: bool
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __str__(self) -> str:
         from transpike.activations import ACTIVATIONS  # the table knows this module

@@ -48,6 +48,7 @@ class RateNorm(ActivationSettings):
     decay_theta: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         object.__setattr__(self, "momentum", check_number("momentum", self.momentum, sys.float_info.min, 1.0))
         object.__setattr__(self, "weight_init", check_number("weight_init", self.weight_init, -30.0, 30.0))
         object.__setattr__(self, "theta_init", check_start(self.theta_init))

@@ -67,8 +67,8 @@ class SlipReLU(ActivationSettings):
     decay_theta: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "gradient", Gradient(self.gradient))
-        if isinstance(self.levels, bool) or not isinstance(self.levels, int) or self.levels < 1:
+        super().__post_init__()
+        if self.levels < 1:
             raise ValueError(f"levels (N) must be a whole number of at least 1, got {self.levels!r}")
         for name, low, high in (("slope", 0.0, 1.0), ("shift", -0.5, 0.5), ("ramp_shift", -1.0, 1.0)):
             object.__setattr__(self, name, check_number(name, getattr(self, name), low, high))

@@ -48,7 +48,7 @@ def offset(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import parse_numbers, read_schedule
-    from transpike.cli.work import check_writable, data_for, device_of
+    from transpike.cli.work import check_output, data_for, device_of
     from transpike.data import loader, test_images
     from transpike.evaluation.offsets import OffsetSettings, study_offsets
     from transpike.report import (
@@ -74,7 +74,7 @@ def offset(
     where = device_of(device)
     snn = find_converted(file, factory).to(where)
     if output is not None:
-        check_writable(output / "offset.json")
+        check_output(output / "offset.json")
     name, found = data_for(snn, dataset, data)
     batches = loader(test_images(found, images), batch_size)
     study = study_offsets(snn, batches, settings, progress=True)

@@ -54,10 +54,13 @@ def bench(
     from transpike.bench import bench as run_bench
     from transpike.bench import cost_stages, sweep
     from transpike.cli.words import parse_numbers, schedule_for
+    from transpike.cli.work import check_output
     from transpike.report.bench import bench_table, bench_warning, plot_sweep, stages_table, sweep_table
     from transpike.serialization.json_records import write_json
 
     record = {}
+    if output is not None:
+        check_output(output / "bench.json")
     if file is not None:
         numbers, counts = parse_numbers(batches, "--batches"), parse_numbers(steps, "--steps")
         snn, images = _network_and_images(file, dataset, data, max(numbers), factory)

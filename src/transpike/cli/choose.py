@@ -59,7 +59,7 @@ def choose(
     * `transpike choose relu.safetensors --budget 40 --latency pipeline --methods opi,cos,accumulate -o snn.safetensors`
     """
     from transpike.cli.find_model import find_model
-    from transpike.cli.work import calibration_batches, check_writable, open_data
+    from transpike.cli.work import calibration_batches, check_output, open_data
     from transpike.conversion.methods import find_methods
     from transpike.neurons import EventKind
     from transpike.report import choice_table
@@ -67,8 +67,8 @@ def choose(
     from transpike.storage import checkpoint
 
     wanted = find_methods(methods)
+    check_output(output, model, weights, factory)
     found = find_model(model, option=option, factory=factory, weights=weights, input_shape=input_shape)
-    check_writable(output)
     _, images = open_data(found.inputs, dataset, data, seed=seed)
     batches = calibration_batches(images, calibration_images, seed)
     if found.fresh:

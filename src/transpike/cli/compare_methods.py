@@ -54,7 +54,15 @@ def compare_methods(
     * `transpike compare methods relu.safetensors --methods opi,cos,accumulate --steps 8 --long-steps 32`
     """
     from transpike.cli.find_model import find_model
-    from transpike.cli.work import calibration_batches, check_classes, check_run, device_of, open_data, test_batches
+    from transpike.cli.work import (
+        calibration_batches,
+        check_classes,
+        check_output,
+        check_run,
+        device_of,
+        open_data,
+        test_batches,
+    )
     from transpike.conversion.methods import find_methods
     from transpike.experiments.compare import TestSet
     from transpike.experiments.compare import compare_methods as run
@@ -62,6 +70,8 @@ def compare_methods(
 
     wanted, where = find_methods(methods), device_of(device)
     check_run(steps, images, dataset)
+    if output is not None:
+        check_output(output / "result.json")
     model_found = find_model(model, option=option, factory=factory, weights=weights)
     name, found = open_data(model_found.inputs, dataset, data, seed=seed)
     calibration = calibration_batches(found, calibration_images, seed)

@@ -60,7 +60,7 @@ def compare_schedules(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import parse_numbers, read_schedule
-    from transpike.cli.work import check_run, data_for, device_of, search_schedule, test_batches
+    from transpike.cli.work import check_output, check_run, data_for, device_of, search_schedule, test_batches
     from transpike.experiments.compare import TestSet
     from transpike.experiments.compare import compare_schedules as run
     from transpike.report import plot_latency, schedules_table
@@ -73,6 +73,8 @@ def compare_schedules(
         for label in schedules.split(",")
     }
     check_run(steps, images, dataset)
+    if output is not None:
+        check_output(output / "result.json")
     where = device_of(device)
     snn = find_converted(file, factory).to(where)
     name, found = data_for(snn, dataset, data)

@@ -92,7 +92,7 @@ def convert(
     """
     from transpike.cli.find_model import find_model
     from transpike.cli.words import read_conversion_words
-    from transpike.cli.work import calibration_batches, check_classes, check_writable, open_data
+    from transpike.cli.work import calibration_batches, check_classes, check_output, open_data
     from transpike.conversion.convert import convert as convert_model
     from transpike.errors import DataError
     from transpike.rules import BlockCorrection
@@ -113,8 +113,8 @@ def convert(
         probe_steps=probe_steps,
         seed=seed,
     )
+    check_output(output, model, config, weights, factory)
     found = find_model(model, option=option, factory=factory, weights=weights, input_shape=input_shape)
-    check_writable(output)
     name, images = open_data(found.inputs, dataset, data, seed=seed)
     batches = calibration_batches(images, calibration_images, seed)
     if found.fresh:

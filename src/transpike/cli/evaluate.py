@@ -67,13 +67,27 @@ def evaluate(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import schedule_for
-    from transpike.cli.work import check_run, data_for, device_of, search_schedule, test_batches
+    from transpike.cli.work import (
+        check_output,
+        check_plot,
+        check_run,
+        data_for,
+        device_of,
+        search_schedule,
+        test_batches,
+    )
     from transpike.evaluation.evaluate import evaluate as evaluate_network
     from transpike.report import LATENCY_CAPTION, plot_accuracy, report_table, sites_table
     from transpike.rules import BlockCorrection
+    from transpike.serialization.cache import read_cache
 
     where = device_of(device)
     check_run(steps, images, dataset)
+    if cache is not None:
+        check_output(cache, file, factory)
+        read_cache(cache, "")  # a foreign file is refused before the work
+    if plot is not None:
+        check_plot(plot)
     snn = find_converted(file, factory).to(where)
     how = schedule_for(snn, schedule, probe_steps)
     if budget is not None and schedule != "staggered":

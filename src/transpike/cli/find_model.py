@@ -7,6 +7,7 @@ import difflib
 import importlib
 import importlib.util
 import linecache
+import math
 import sys
 import sysconfig
 import traceback
@@ -29,6 +30,7 @@ from transpike.storage import checkpoint
 from transpike.zoo.libraries import LIBRARIES
 
 _STATES = (".pt", ".pth", ".th", ".bin", ".ckpt")
+_MOST_VALUES = 2**28  # of one sample
 _FOREIGN = (*sysconfig.get_paths().values(), str(Path(checkpoint.__file__).parents[1]), "<")
 """Where code lies that is not the user's."""
 
@@ -61,6 +63,9 @@ class ResolvedModel:
                 where=self.name,
                 fix="pass --input-shape, for example 3,224,224",
             )
+        if math.prod(self.inputs.shape) > _MOST_VALUES:
+            shape = ",".join(map(str, self.inputs.shape))
+            raise ModelError(f"an input of shape {shape} is too large", where=self.name, fix="pass --input-shape")
         return self.try_on(torch.randn(2, *self.inputs.shape, generator=torch.Generator().manual_seed(0)))
 
     def try_on(self, example: Tensor) -> Tensor:
@@ -72,7 +77,7 @@ class ResolvedModel:
         try:
             with torch.no_grad(), evaluation_mode(self.network):
                 self.network(example)
-        except Exception as error:  # user code runs here, so anything may come
+        except (Exception, SystemExit) as error:  # user code runs here, so anything may come
             shape = ",".join(map(str, example.shape[1:]))
             raise _user_error(error, f"{self.name} fails on an input of shape {shape}") from error
         return example
@@ -173,6 +178,13 @@ def _unknown(name: str) -> ModelError:
 
 def _import(home: str, attribute: str) -> ModuleType:
     """A module by name, or from its file."""
+    if home.startswith(".") and "/" not in home and not home.endswith(".py"):
+        name = home.lstrip(".")
+        raise ModelError(
+            f"{home!r} is no name of a module",
+            where=f"{home}:{attribute}",
+            fix=f"write {name}:{attribute}, or ./{name}.py:{attribute}",
+        )
     try:
         if "/" in home or home.endswith(".py"):
             return _import_file(Path(home))
@@ -188,7 +200,7 @@ def _import(home: str, attribute: str) -> ModuleType:
         near = difflib.get_close_matches(home, LIBRARIES, 1, 0.7)
         meant = f"did you mean {near[0]}:{attribute}?" if near else "install it, or write file.py:factory"
         raise ModelError(f"cannot import {home}: {error}", fix=meant) from error
-    except Exception as error:  # user code runs here, so anything may come
+    except (Exception, SystemExit) as error:  # user code runs here, so anything may come
         raise _user_error(error, f"{home} cannot be imported") from error
 
 
@@ -219,7 +231,7 @@ def _from_factory(name: str, module: ModuleType, attribute: str, options: Mappin
         return ResolvedModel(name, factory, model_info(factory).inputs, False)
     try:
         made = factory(**options)
-    except Exception as error:  # user code runs here, so anything may come
+    except (Exception, SystemExit) as error:  # user code runs here, so anything may come
         raise _user_error(error, f"{name} fails") from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned a {type(made).__name__}, not a torch.nn.Module", fix="return the network")

@@ -29,7 +29,7 @@ def run(
     * `transpike run --list`
     * `transpike run digits`
     """
-    from transpike.cli.work import device_of
+    from transpike.cli.work import check_output, device_of
     from transpike.experiments.recipe import find_recipe, recipes
     from transpike.experiments.runner import run_recipe
     from transpike.report import LATENCY_CAPTION, comparison_table, plot_accuracy, recipes_table, report_table
@@ -39,6 +39,7 @@ def run(
         return
     plan = find_recipe(recipe)
     folder = output or Path("runs") / plan.name
+    check_output(folder / "result.json")
     outcome = run_recipe(
         plan, folder, data_root=data, device=device_of(device), compile=compile_, progress=True, say=say
     )

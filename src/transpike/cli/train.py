@@ -80,7 +80,7 @@ def train(
 
     from transpike.activations import ThetaPercentile
     from transpike.cli.find_model import find_model
-    from transpike.cli.work import calibration_batches, check_writable, device_of, open_data
+    from transpike.cli.work import calibration_batches, check_output, device_of, open_data
     from transpike.conversion.tailor import tailor, tailoring
     from transpike.report import training_table
     from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
@@ -98,9 +98,9 @@ def train(
         "theta_init": None if theta_percentile is None else ThetaPercentile(theta_percentile),
     }
     chosen = _activation(activation, {key: value for key, value in settings.items() if value is not None})
+    check_output(output, model, weights, factory)
     model_found = find_model(model, option=option, factory=factory, weights=weights)
     network = model_found.network
-    check_writable(output)
     _, found = open_data(model_found.inputs, dataset, data, seed=seed, preparation=preparation)
     model_found.try_on(torch.stack([found.validation[index][0] for index in range(2)]))
     if chosen is not None:

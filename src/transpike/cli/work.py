@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ from transpike.cli.options import Device
 from transpike.cli.output import note
 from transpike.data import DATA, Data, Preparation, load_data, loader, random_subset, test_images
 from transpike.data.contract import check_images_word
-from transpike.errors import ConfigError, DataError, ModelError, known_words
+from transpike.errors import ConfigError, DataError, ModelError, OutputError, known_words
 from transpike.graph.capture import evaluation_mode
 from transpike.network.spiking import SpikingNetwork
+from transpike.schedules.contract import MOST_STEPS
 from transpike.selection.lags import LagSearch, search_lags
+from transpike.serialization.fields import check_count
+from transpike.serialization.json_records import check_writable
 from transpike.serialization.model_info import InputSpec, model_info
 
 _SEARCH_IMAGES = 1024
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def open_data(
@@ -100,8 +104,7 @@ def check_run(steps: int, images: str, dataset: str | None) -> None:
         ValueError: steps below 1.
         DataError: another word for images, or no such data set.
     """
-    if steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {steps}")
+    check_count("--steps", steps, most=MOST_STEPS)
     check_images_word(images)
     if dataset is not None and dataset not in DATA:
         raise DataError(f"there is no data set {dataset!r}", where="--dataset", fix=known_words(dataset, DATA))
@@ -152,15 +155,35 @@ def device_of(device: Device) -> str:
     return "cpu" if device is Device.CPU or not there else "cuda"
 
 
-def check_writable(path: Path) -> None:
-    """Makes sure that a file can be written before long work begins.
+def check_output(output: Path, *inputs: str | Path | None) -> None:
+    """Makes sure that a file can be written before long work begins, and that it is none that the command reads.
+
+    Args:
+        output: what is to be written.
+        inputs: what was named on the command line: files, ``file.py:factory``, other words.
 
     Raises:
-        ModelError: the folder cannot be made or written to.
+        OutputError: see `transpike.serialization.json_records.check_writable`; or the output is an input.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ModelError(f"the output cannot be written: {error}", where=str(path), fix="choose another -o") from error
+    check_writable(output)
+    for given in inputs:
+        for name in {str(given), str(given).rpartition(":")[0]} - {"None", ""}:
+            with contextlib.suppress(OSError, ValueError):  # a word that is no file name
+                if output.exists() and Path(name).exists() and output.samefile(name):
+                    raise OutputError(
+                        "the output is a file that this command reads", where=str(output), fix="choose another -o"
+                    )
+
+
+def check_plot(plot: Path) -> None:
+    """Makes sure that a picture can be written before long work begins.
+
+    Raises:
+        ConfigError: its ending names no kind of picture.
+        OutputError: see `check_output`.
+    """
+    if plot.suffix not in PICTURES:
+        raise ConfigError(
+            f"{plot.suffix or 'no ending'} is no kind of picture", where=str(plot), fix=f"use {', '.join(PICTURES)}"
+        )
+    check_output(plot)

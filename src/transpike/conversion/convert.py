@@ -17,6 +17,7 @@ from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import Plan
 from transpike.graph.prepare import Capture, check_prepared, prepare
 from transpike.graph.site import Site
+from transpike.graph.unwrap import check_weights, unwrapped
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import Neuron
 from transpike.rules import Conversion, Percentile, PerChannel
@@ -56,12 +57,16 @@ def convert(
         An ``nn.Module`` in evaluation mode whose parameters do not require gradients.
 
     Raises:
+        ModelError: the model is no module, or one that cannot be rewritten, such as a scripted one.
+        InputError: a weight is NaN or infinite; or see ``example_inputs``.
         ValueError: ``leave`` or ``leaf_modules`` name nothing in the model.
         TraceError: the model cannot be traced.
         ConversionError: operators do not convert, or activations that the neuron would exceed; all are listed.
         CalibrationError: data is needed and there is none, or a rule fits no site.
         VerificationError: the graph computes something else than the model.
     """
+    model = unwrapped(model, "convert")
+    check_weights(model, "convert")
     conversion = Conversion() if conversion is None else conversion
     if not isinstance(conversion, Conversion):
         raise ValueError(f"convert takes a Conversion, not {conversion!r}; for rules in a list: Conversion.of(*rules)")

@@ -14,6 +14,7 @@ from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import Plan
 from transpike.graph.prepare import Capture, check_prepared, prepare
+from transpike.graph.unwrap import check_weights, unwrapped
 from transpike.serialization.model_info import model_info
 
 
@@ -91,6 +92,8 @@ def inspect(
         TraceError: the model cannot be traced at all.
         InputError: the example inputs are unusable.
     """
+    model = unwrapped(model, "inspect")
+    check_weights(model, "inspect")
     source = model_info(model).source if isinstance(model, fx.GraphModule) else None  # its class says nothing
     name = type(model).__name__ if source is None else source.name
     prepared = prepare(model, example_inputs, Capture.of(model, leave, leaf_modules, max_pooling))

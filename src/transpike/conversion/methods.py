@@ -30,6 +30,8 @@ from transpike.rules import (
     ZeroPotential,
 )
 from transpike.schedules import AccumulateThenFire, OffsetSpike, Schedule, Staggered, Wait
+from transpike.schedules.contract import MOST_STEPS
+from transpike.serialization.fields import check_count
 
 
 class Requirement(Enum):
@@ -65,9 +67,7 @@ class Method:
         if steps is None and self.tuned:
             raise TypeError(f"{self.name} is tuned for T: pass steps=8, for example")
         steps = 1 if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        return self.make(steps)
+        return self.make(check_count("steps", steps, most=MOST_STEPS))
 
     @property
     def tuned(self) -> bool:

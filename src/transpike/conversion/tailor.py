@@ -28,6 +28,7 @@ from transpike.graph.normalize import (
 from transpike.graph.operators import operator_name
 from transpike.graph.pooling import average_pools
 from transpike.graph.site import Site
+from transpike.graph.unwrap import check_weights, unwrapped
 from transpike.rules.thresholds.percentile import HistogramPercentile
 from transpike.serialization.model_info import model_info, set_model_info
 
@@ -95,6 +96,8 @@ def tailor(
         InputError: the example inputs are unusable.
         VerificationError: the graph computes something else than the model.
     """
+    model = unwrapped(model, "tailor")
+    check_weights(model, "tailor")
     inputs = () if example_inputs is None else inputs_from(example_inputs)
     leaf_modules = leaf_names(model, leaf_modules)
     gm = _graph(model, activation, leaf_modules, len(inputs))

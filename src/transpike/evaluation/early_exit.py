@@ -23,9 +23,11 @@ from transpike.calibration.progress import track
 from transpike.calibration.sweep import inputs_of
 from transpike.errors import DataError, InputError
 from transpike.graph.walk import argument_count, reference_tensor
-from transpike.network.spiking import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork, converted
 from transpike.runtime.encoding import Coding
 from transpike.schedules import Schedule
+from transpike.schedules.contract import MOST_STEPS, check_schedule
+from transpike.serialization.fields import check_count, fitted
 
 _Floats = npt.NDArray[np.float64]
 _Integers = npt.NDArray[np.int64]
@@ -125,7 +127,8 @@ def answer_early(
         ValueError: steps below 1, a confidence outside [0, 1], or a schedule that cannot stream.
         InputError: unusable inputs, encoded ones, or another output.
     """
-    schedule = snn.schedule if schedule is None else schedule
+    snn = converted(snn, "early exit")
+    schedule = snn.schedule if schedule is None else check_schedule(schedule)
     _check_settings(steps, confidence)
     if not schedule.streamable:
         raise ValueError(
@@ -194,7 +197,8 @@ def evaluate_early(
         ValueError: steps below 1, no or wrong confidences, or a schedule whose rows depend on T.
         InputError, DataError: unusable batches or labels, or another output.
     """
-    schedule = snn.schedule if schedule is None else schedule
+    snn = converted(snn, "early exit")
+    schedule = snn.schedule if schedule is None else check_schedule(schedule)
     if not confidences:
         raise ValueError("confidences must hold at least one threshold")
     for confidence in confidences:
@@ -313,7 +317,7 @@ def _pipeline_steps(snn: SpikingNetwork, steps: int, schedule: Schedule) -> list
 
 
 def _check_settings(steps: int, confidence: float) -> None:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count("steps", steps, most=MOST_STEPS)
+    fitted("confidence", confidence, float)
     if not (math.isfinite(confidence) and 0.0 <= confidence <= 1.0):
         raise ValueError(f"confidence is a probability in [0, 1], got {confidence}")

@@ -16,12 +16,15 @@ from transpike.errors import DataError, InputError
 from transpike.evaluation.delayed_readout import delayed_readout
 from transpike.evaluation.report import Report, Row, SiteActivity
 from transpike.graph.walk import reference_tensor
-from transpike.network.spiking import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork, converted
 from transpike.runtime.encoding import Coding
 from transpike.runtime.timing import SentSpikes, Timing
 from transpike.schedules import Schedule
+from transpike.schedules.contract import MOST_STEPS, check_schedule
 from transpike.serialization.cache import read_cache, write_cache
 from transpike.serialization.digest import digest, digest_batches, digest_next
+from transpike.serialization.fields import check_count
+from transpike.serialization.json_records import check_writable
 
 COUNTING_VERSION = 2
 """Of what is run and counted, beyond what names and settings say; caches of another version are not read."""
@@ -86,10 +89,12 @@ def evaluate(
         InputError, DataError: unusable batches or labels, other data than in the unfinished run, or a cache file that
             is none of ours.
     """
-    schedule = snn.schedule if schedule is None else schedule
+    snn = converted(snn, "evaluate")
+    schedule = snn.schedule if schedule is None else check_schedule(schedule)
     rows = rows_for(steps, schedule, at)
-    if readout_delay < 0:
-        raise ValueError(f"readout_delay must not be negative, got {readout_delay}")
+    check_count("readout_delay", readout_delay, 0)
+    if cache is not None:
+        check_writable(cache)
     if device is not None or dtype is not None:
         snn = snn.to(device=device, dtype=dtype)
     for site in snn.sites:
@@ -121,13 +126,12 @@ def rows_for(steps: int, schedule: Schedule, at: Sequence[int] | None = None) ->
     Raises:
         ValueError: steps below 1, or rows outside 1 .. steps.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    check_count("steps", steps, most=MOST_STEPS)
     if at is None:
         if schedule.prefix_consistent:
             return list(range(1, steps + 1))
         at = [2**k for k in range(steps.bit_length()) if 2**k <= steps]
-    wanted = sorted(set(at))
+    wanted = sorted({check_count("a row", t, -MOST_STEPS) for t in at})
     if not wanted or wanted[0] < 1 or wanted[-1] > steps:
         raise ValueError(f"rows must lie in 1 .. {steps}, got {list(at)}")
     return wanted

@@ -17,7 +17,8 @@ from transpike.evaluation.report import Report
 from transpike.experiments.recipe import Recipe, RecipeRow, Run, method_runs
 from transpike.experiments.record import RowResult, check_record_path, read_record
 from transpike.experiments.runner import Runner, make_record
-from transpike.network.spiking import SpikingNetwork
+from transpike.graph.unwrap import unwrapped
+from transpike.network.spiking import SpikingNetwork, converted
 from transpike.schedules import Latency, Schedule
 from transpike.serialization.json_records import from_json, to_json, write_json
 from transpike.serialization.model_info import model_info
@@ -122,6 +123,7 @@ def compare_methods(
     Raises:
         InputError, DataError: see `transpike.evaluate`; or the folder holds foreign files.
     """
+    model = unwrapped(model, "compare_methods")
     images = [batch if isinstance(batch, Tensor) else batch[0] for batch in calibration]
     bench = Runner(images, lambda word: tests[int(word)].batches, folder, device, progress=progress, say=say)
     wanted = [
@@ -164,6 +166,7 @@ def compare_schedules(
     Raises:
         ValueError, InputError, DataError: see `transpike.evaluate`; or the folder holds foreign files.
     """
+    snn = converted(snn, "compare_schedules")
     bench = Runner([], lambda word: tests[int(word)].batches, folder, device, progress=progress, say=say)
     wanted = [
         RecipeRow(label, _NETWORK, (Run(snn.conversion, tuple(at.get(label, test.at)), schedule),), images=str(number))

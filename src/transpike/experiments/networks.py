@@ -16,7 +16,7 @@ from transpike.data import Data, loader
 from transpike.errors import RecipeError
 from transpike.experiments.recipe import PRETRAINED, Recipe
 from transpike.serialization.cache import read_cache, write_cache
-from transpike.serialization.digest import digest, digest_batches
+from transpike.serialization.digest import digest, digest_batches, digest_file
 from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
 from transpike.storage import checkpoint
 from transpike.training import fit
@@ -62,7 +62,14 @@ def make_networks(
         key = digest("training", training, recipe.seed, start, images, list(calibration) if training.activation else [])
         file = folder / f"{training.name}.safetensors"
         state, made_by = file.with_suffix(".ckpt"), folder / "cache" / f"{training.name}.json"
-        known = read_cache(made_by, key) is not None
+        stored = read_cache(made_by, key)
+        known = stored is not None
+        if stored is not None and stored.get("file", "") not in ("", digest_file(file)) and file.exists():
+            raise RecipeError(
+                "this network was changed after the recipe had trained it",
+                where=str(file),
+                fix="choose another --output, or remove the file",
+            )
         if not known and (file.exists() or state.exists()):
             raise RecipeError(
                 "this network was trained by another version of the recipe, or on other data",
@@ -93,6 +100,7 @@ def make_networks(
                 progress=progress,
             )
             checkpoint.save(network.cpu(), file)
+            write_cache(made_by, key, {"network": training.name, "file": digest_file(file)})
             state.unlink(missing_ok=True)
             say(f"{training.name}: validation {history[-1].validation_accuracy:.2f} %")
         networks[training.name] = checkpoint.load_ann(file)  # even if it was just trained: a resumed run has this one

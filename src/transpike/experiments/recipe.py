@@ -16,6 +16,7 @@ from transpike.errors import ConfigError, RecipeError
 from transpike.evaluation.evaluate import rows_for
 from transpike.rules import Conversion
 from transpike.schedules import Schedule
+from transpike.serialization.fields import check_fields
 
 PRETRAINED = "pretrained"
 """The name of the network that a recipe's ``weights`` give."""
@@ -43,6 +44,9 @@ class Training:
     spike_penalty: float = 0.0
     precision: str = "32-true"
     activation: SlipReLU | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

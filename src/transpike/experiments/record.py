@@ -138,7 +138,7 @@ def read_record(path: Path) -> Record:
     """
     try:
         record = from_json(json.loads(path.read_text(encoding="utf-8")), result_kinds())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"the record cannot be read: {error}", where=str(path), fix="run the recipe again") from error
     if not isinstance(record, Record):
         raise DataError(f"the file holds a {type(record).__name__}", where=str(path), fix="pass a run's result.json")
@@ -155,7 +155,7 @@ def check_record_path(path: Path) -> None:
         return
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict) or stored.get("kind") != Record.__name__:
         raise DataError(

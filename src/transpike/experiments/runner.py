@@ -23,7 +23,7 @@ from transpike.graph.capture import evaluation_mode
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.cache import read_cache, write_cache
-from transpike.serialization.digest import digest, digest_batches
+from transpike.serialization.digest import digest, digest_batches, digest_file
 from transpike.serialization.environment import environment, library_version
 from transpike.serialization.json_records import from_json, to_json, write_json
 from transpike.storage import checkpoint
@@ -215,7 +215,7 @@ class Runner:
         file = None if self.folder is None or not self.keep else self.folder / f"{name}-spiking.safetensors"
         made_by = self._cache(f"{name}-spiking")
         stored = None if file is None else read_cache(made_by, key)
-        if file is not None and file.is_file() and stored is not None:
+        if file is not None and stored is not None and stored.get("file") == digest_file(file):
             return checkpoint.load(file), stored["seconds"]
         began = time.perf_counter()
         reference = reference_tensor(network)
@@ -230,7 +230,7 @@ class Runner:
         if file is not None and made_by is not None:
             made_by.unlink(missing_ok=True)  # it names the file that is replaced
             checkpoint.save(snn, file)
-            write_cache(made_by, key, {"seconds": seconds})
+            write_cache(made_by, key, {"seconds": seconds, "file": digest_file(file)})
         return snn, seconds
 
     def _views(self, count: int) -> list[Tensor]:

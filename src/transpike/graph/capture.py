@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.activations import TrainedActivation
 from transpike.errors import TraceError
+from transpike.graph.fingerprint import fingerprint_of, take_fingerprint
 from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
 from transpike.graph.program import Program, name_tuples, program_of
 
@@ -115,7 +116,10 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
     if bake:
         bake_parametrizations(model)
     if isinstance(model, fx.GraphModule):
-        return program_of(model)
+        given = program_of(model)
+        if fingerprint_of(given) is None:
+            take_fingerprint(given, source_of)
+        return given
     tracer = _Tracer(names, inputs)
     try:
         with _pooling_by_traced_sizes():
@@ -136,6 +140,7 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
     name_tuples(graph)
     gm = Program(model, graph)
     keep_unused_state(gm, model)
+    take_fingerprint(gm, source_of)
     return gm
 
 

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from transpike.errors import InputError
 from transpike.graph.capture import source_of
 from transpike.graph.clipped_activations import ramps
+from transpike.graph.unwrap import unusable
 from transpike.graph.walk import NodeVisitor
 
 ROWS = 3
@@ -66,6 +67,9 @@ def check_inputs(inputs: Sequence[Any], where: str) -> int:
         name = f"{where}, input {index}"
         if not isinstance(tensor, Tensor):
             raise InputError(f"a tensor is expected, not {type(tensor).__name__}", where=name, fix="pass a tensor")
+        kind = unusable(tensor)
+        if kind:
+            raise InputError(f"the input is {kind}", where=name, fix="pass a dense tensor of floats, with values")
         if tensor.dim() < 1:
             raise InputError("the tensor has no batch dimension", where=name, fix="give it the shape [N, *]")
         if not tensor.dtype.is_floating_point:

@@ -89,7 +89,7 @@ class Site(nn.Module):
             if v_init.dim() == 1 and v_init.shape[0] == shape[0]:
                 v_init = v_init.reshape(-1, *[1] * (len(shape) - 1))
             inner = tuple(v_init.shape[-len(shape) :])
-            fits = v_init.dim() in (len(shape), len(shape) + 1) and inner[0] in (1, shape[0])
+            fits = v_init.numel() > 0 and v_init.dim() in (len(shape), len(shape) + 1) and inner[0] in (1, shape[0])
             if not fits or any(size not in (1, wanted) for size, wanted in zip(inner[1:], shape[1:], strict=True)):
                 raise ValueError(
                     f"a population of shape {shape} takes one initial potential, [{shape[0]}] (one per channel), "

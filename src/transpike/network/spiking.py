@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from transpike.errors import StateError
+from transpike.errors import ModelError, StateError
 from transpike.graph.equivalence import Verification, verify
 from transpike.graph.example_run import Inputs, check_inputs, check_run, explain_shapes, inputs_from
 from transpike.graph.plan import Plan, SitePlan
 from transpike.graph.prepare import Capture
 from transpike.graph.site import Site
+from transpike.graph.unwrap import unwrapped
 from transpike.kernels import KernelPreference
 from transpike.network.backends import Backends, Call
 from transpike.network.engine import NetworkEngine
@@ -29,6 +30,8 @@ from transpike.runtime.step import State, Stepper, check_state
 from transpike.runtime.time_varying import split_frames
 from transpike.runtime.timing import Timing, timing
 from transpike.schedules import Latency, Schedule
+from transpike.schedules.contract import MOST_STEPS, check_schedule
+from transpike.serialization.fields import check_count, fitted
 
 
 class SpikingNetwork(nn.Module):
@@ -85,16 +88,17 @@ class SpikingNetwork(nn.Module):
             ``[T, N, *]`` in the structure of the model's output; row t-1 is the mean output of the first t steps.
 
         Raises:
-            ValueError: steps or chunk below 1, or a chunk for a schedule that is not streamable.
+            ValueError: steps or chunk are no whole numbers of at least 1, or a chunk for a schedule that is not
+                streamable; or what is no schedule.
             InputError: NaN, wrong types, shapes, batch sizes that differ, too few frames.
             ConversionError: an operator in front of the first neurons cannot take an input that changes.
             RangeError: a drive became infinite or NaN, and with it the answer; in float16 any drive.
         """
-        schedule = self.schedule if schedule is None else schedule
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be at least 1, got {chunk}")
+        schedule = self._chosen(schedule)
+        steps = check_count("steps", steps, most=MOST_STEPS)
+        memory_mib = check_count("memory_mib", memory_mib, 0)
+        kernel = fitted("kernel", kernel, KernelPreference)
+        chunk = None if chunk is None else check_count("chunk", chunk)
         if chunk is not None and not schedule.streamable:
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
         backends = self._backend_cache()
@@ -154,7 +158,7 @@ class SpikingNetwork(nn.Module):
 
     def stepper(self, schedule: Schedule | None = None) -> Stepper:
         """The module behind `step`; it shares this network's parameters."""
-        schedule = self.schedule if schedule is None else schedule
+        schedule = self._chosen(schedule)
         if not schedule.streamable:
             raise ValueError(
                 f"{schedule} is not streamable: call the network with steps=... instead, or step it under another "
@@ -217,7 +221,7 @@ class SpikingNetwork(nn.Module):
 
     def timing(self, steps: int, schedule: Schedule | None = None) -> Timing:
         """When sites send, and when the answer is there, in a run with T = ``steps``."""
-        return timing(self.network, self.schedule if schedule is None else schedule, steps)
+        return timing(self.network, self._chosen(schedule), check_count("steps", steps, most=MOST_STEPS))
 
     def latency(self, steps: int, schedule: Schedule | None = None) -> Latency:
         """The four latency figures of a run with T = ``steps``."""
@@ -246,6 +250,9 @@ class SpikingNetwork(nn.Module):
         batch = self._check(inputs, "verify")
         with torch.no_grad(), self._explain_shapes(inputs):
             return verify(self.network, inputs, batch, ann, tolerance)
+
+    def _chosen(self, schedule: Schedule | None) -> Schedule:
+        return self.schedule if schedule is None else check_schedule(schedule)
 
     def _backend_cache(self) -> Backends:
         """What runs this network; made anew for another graph in the place of ``network``."""
@@ -285,3 +292,17 @@ def _finite(answer: Any) -> bool:
 def _renew(network: SpikingNetwork, *_: Any) -> None:
     """Lowered graphs hold references to tensors, which moving and ``load_state_dict(assign=True)`` replace."""
     network._backend_cache().renew()
+
+
+def converted(network: Any, what: str) -> SpikingNetwork:
+    """The converted network that a user means, without wrappers.
+
+    Raises:
+        ModelError: it is none.
+    """
+    network = unwrapped(network, what, "snn")
+    if not isinstance(network, SpikingNetwork):
+        raise ModelError(
+            f"the network, a {type(network).__name__}, is not converted", where=what, fix="pass what tp.convert returns"
+        )
+    return network

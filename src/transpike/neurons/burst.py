@@ -30,7 +30,8 @@ class Burst(Neuron):
     events: ClassVar[EventKind] = EventKind.COUNT
 
     def __post_init__(self) -> None:
-        if isinstance(self.gamma, bool) or not isinstance(self.gamma, int) or self.gamma < 1:
+        super().__post_init__()
+        if self.gamma < 1:
             raise ValueError(f"gamma must be a whole number of at least 1, got {self.gamma!r}")
 
     @property

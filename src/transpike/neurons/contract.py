@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from transpike.kernels import KernelPreference
+from transpike.serialization.fields import check_fields
 from transpike.serialization.words import in_words
 
 
@@ -41,6 +42,9 @@ class Neuron(ABC):
     """
 
     events: ClassVar[EventKind]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __str__(self) -> str:
         from transpike.neurons import NEURONS  # the table knows this module

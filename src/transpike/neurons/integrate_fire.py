@@ -33,10 +33,6 @@ class IF(Neuron):
     surrogate: Surrogate = Surrogate.TRIANGLE
     events: ClassVar[EventKind] = EventKind.BINARY
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "reset", Reset(self.reset))
-        object.__setattr__(self, "surrogate", Surrogate(self.surrogate))
-
     def run(
         self, drive: Tensor, v: Tensor, parameters: SiteParameters, kernel: KernelPreference
     ) -> tuple[Tensor, Tensor]:

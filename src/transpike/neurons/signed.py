@@ -35,6 +35,7 @@ class SignedIF(Neuron):
     events: ClassVar[EventKind] = EventKind.SIGNED
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (
             isinstance(self.depth, bool)
             or not isinstance(self.depth, int | float)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from transpike.experiments.compare import MethodResult
@@ -59,5 +58,5 @@ def methods_table(results: Sequence[MethodResult], at: int) -> Table:
         cells = [f"{rows[t].top1:.2f} [{rows[t].latency.pipeline_steps}]" if t in rows else "-" for t in steps]
         cost = [f"{rows[at].events:,.0f}", f"{rows[at].seconds:.1f}"] if at in rows else ["-", "-"]
         needs = f"refused: {result.refused}" if result.refused else ", ".join(result.needs)
-        table.add_row(result.method, *(escape(cell) for cell in cells), *cost, needs)
+        table.add_row(result.method, *cells, *cost, needs)
     return table

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from transpike.conversion.inspect import Inspection
@@ -78,9 +77,7 @@ def schedules_table(reports: Mapping[str, Report]) -> Table:
     for label, report in reports.items():
         rows = {row.steps: row for row in report.rows}
         cells = [f"{rows[t].top1:.2f} [{rows[t].latency.pipeline_steps}]" if t in rows else "-" for t in steps]
-        table.add_row(
-            label, *(escape(cell) for cell in cells), f"{report.rows[-1].events:,.0f}", f"{report.seconds:.1f}"
-        )
+        table.add_row(label, *cells, f"{report.rows[-1].events:,.0f}", f"{report.seconds:.1f}")
     return table
 
 
@@ -105,7 +102,7 @@ def inspection_table(inspection: Inspection) -> Table:
     for site in inspection.plan.sites:
         shape = "x".join(str(size) for size in site.shape)
         drive = "constant" if site.constant_drive else "spikes"
-        table.add_row(site.name, shape, drive, site.operator, escape(site.source))
+        table.add_row(site.name, shape, drive, site.operator, site.source)
     return table
 
 
@@ -121,5 +118,5 @@ def recipes_table(about: Mapping[str, str]) -> Table:
     """Recipes by name."""
     table = text_table("recipes", "recipe", "about")
     for name, line in about.items():
-        table.add_row(name, escape(line))
+        table.add_row(name, line)
     return table

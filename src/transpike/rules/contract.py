@@ -14,6 +14,7 @@ from transpike.functional import summing_type
 from transpike.graph.site import Site
 from transpike.neurons import Neuron
 from transpike.schedules import Schedule
+from transpike.serialization.fields import check_fields
 from transpike.serialization.words import in_words
 
 
@@ -81,6 +82,9 @@ class Statistic(ABC):
 
 class Part:
     """Anything that `convert` composes into a conversion. Parts are frozen records."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __str__(self) -> str:
         from transpike import rules  # its tables know this module

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron, SiteParameters
+from transpike.serialization.fields import check_fields
 from transpike.serialization.words import in_words
 
 Memory = tuple[Tensor, ...]
@@ -52,6 +53,21 @@ class SiteContext:
         return self.neuron.run(drive, v, self.parameters, self.kernel)
 
 
+MOST_STEPS = 2**20
+"""The largest T of a run, and the longest probe."""
+
+
+def check_schedule(schedule: Any) -> Schedule:
+    """The schedule itself.
+
+    Raises:
+        ValueError: it is something else, such as a name or a class.
+    """
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule takes a schedule such as Plain() or OffsetSpike(4), not {schedule!r}")
+    return schedule
+
+
 class Schedule(ABC):
     """How every site turns its drive into an emission. Subclasses are frozen records.
 
@@ -64,6 +80,9 @@ class Schedule(ABC):
     streamable: ClassVar[bool]
     prefix_consistent: ClassVar[bool]
     passes: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __str__(self) -> str:
         from transpike.schedules import SCHEDULES  # the table knows this module

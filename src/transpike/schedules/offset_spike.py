@@ -49,7 +49,6 @@ class OffsetSpike(Probing):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "decision", Decision(self.decision))
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if not 0.0 < self.epsilon < 1.0:

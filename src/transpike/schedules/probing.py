@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from transpike.neurons import IF, Neuron, Reset
-from transpike.schedules.contract import Schedule
+from transpike.schedules.contract import MOST_STEPS, Schedule
+from transpike.serialization.fields import check_count
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Probing(Schedule):
     prefix_consistent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.probe_steps < 1:
-            raise ValueError(f"probe_steps must be at least 1, got {self.probe_steps}")
+        super().__post_init__()
+        check_count("probe_steps", self.probe_steps, most=MOST_STEPS)
 
     def delay(self, site: str) -> int:
         """rho: the first spike comes after the probe."""

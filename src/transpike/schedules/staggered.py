@@ -43,8 +43,7 @@ class Staggered(Schedule):
     prefix_consistent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "site_lags", tuple((str(name), int(lag)) for name, lag in self.site_lags))
-        object.__setattr__(self, "wait", Wait(self.wait))  # from JSON it comes as a word
+        super().__post_init__()
         if min([self.default_lag, *(lag for _, lag in self.site_lags)]) < 0:
             raise ValueError(f"lags must not be negative, got {self}")
 

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.schedules.contract import Memory, Schedule, SiteContext
+from transpike.schedules.contract import MOST_STEPS, Memory, Schedule, SiteContext
 from transpike.schedules.probing import need_soft_reset
+from transpike.serialization.fields import check_count
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class TwoPasses(Schedule):
     passes: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if self.probe_steps < 1:
-            raise ValueError(f"probe_steps must be at least 1, got {self.probe_steps}")
+        super().__post_init__()
+        check_count("probe_steps", self.probe_steps, most=MOST_STEPS)
 
     def pass_steps(self, steps: int, number: int) -> int:
         """tau, then T."""

@@ -20,12 +20,15 @@ from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs, inputs_from
 from transpike.graph.operators import MaxPooling
 from transpike.graph.prepare import Capture
+from transpike.graph.unwrap import check_weights, unwrapped
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import EventKind
 from transpike.rules import Conversion
 from transpike.runtime.timing import SentSpikes
 from transpike.schedules import Latency, Schedule
+from transpike.schedules.contract import MOST_STEPS
+from transpike.serialization.fields import check_count, fitted
 
 _BATCH = 100
 
@@ -149,8 +152,11 @@ def choose(
         InputError: the answer is not one tensor ``[N, classes]``.
         TranspikeError: the network does not convert at all.
     """
-    if budget < 1:
-        raise ValueError(f"budget must be at least 1, got {budget}")
+    model = unwrapped(model, "choose")
+    check_weights(model, "choose")
+    check_count("budget", budget, most=MOST_STEPS)
+    fitted("held_back", held_back, float)
+    latency = fitted("latency", latency, LatencyKind)
     if not 0.0 < held_back < 1.0:
         raise ValueError(f"held_back must lie in (0, 1), got {held_back}")
     methods = tuple(methods)

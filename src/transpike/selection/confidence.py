@@ -10,9 +10,11 @@ from transpike.calibration import CalibrationData
 from transpike.calibration.sweep import batches_of
 from transpike.errors import CalibrationError
 from transpike.evaluation.early_exit import count_below, runs_of
-from transpike.network.spiking import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork, converted
 from transpike.runtime.encoding import Coding
 from transpike.schedules import Schedule
+from transpike.schedules.contract import MOST_STEPS
+from transpike.serialization.fields import check_count, fitted
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ def choose_confidence(
         ValueError: steps below 1, a share outside [0, 1], or a schedule whose rows depend on T.
         CalibrationError: no data, confidences that are NaN, or no threshold up to 1 is strict enough.
     """
-    if not 0.0 <= max_disagreement <= 1.0:
+    snn = converted(snn, "choose_confidence")
+    check_count("steps", steps, most=MOST_STEPS)
+    if not 0.0 <= fitted("max_disagreement", max_disagreement, float) <= 1.0:
         raise ValueError(f"max_disagreement must lie in [0, 1], got {max_disagreement}")
     schedule = snn.schedule if schedule is None else schedule
     runs = [run for run, _ in runs_of(snn, batches_of(calibration), steps, schedule, coding, progress)]

@@ -13,8 +13,9 @@ from transpike.calibration.progress import ProgressBar
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, InputError
 from transpike.graph.walk import argument_count, reference_tensor
-from transpike.network.spiking import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork, converted
 from transpike.schedules import Plain, Schedule, Staggered, Wait
+from transpike.serialization.fields import check_count, fitted
 
 _BATCH = 100
 _CHOOSE = 256
@@ -126,11 +127,11 @@ def search_lags(
         CalibrationError: fewer than two images.
         InputError: the answer is not one tensor ``[N, classes]``.
     """
-    if min(budget, max_lag, evaluations) < 1 or doubt < 0:
-        raise ValueError(
-            "budget, max_lag and evaluations must be at least 1 and doubt not negative, got "
-            f"{budget}, {max_lag}, {evaluations} and {doubt}"
-        )
+    snn = converted(snn, "search_lags")
+    for name, value in {"budget": budget, "max_lag": max_lag, "evaluations": evaluations}.items():
+        check_count(name, value)
+    if not fitted("doubt", doubt, float) >= 0:
+        raise ValueError(f"doubt must not be negative, got {doubt}")
     pieces = _pieces(snn, calibration)
     images = sum(piece[0].shape[0] for piece in pieces)
     if images < 2:

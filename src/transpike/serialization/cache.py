@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transpike.errors import DataError
-from transpike.serialization.json_records import write_json
+from transpike.serialization.json_records import check_output, write_json
 
 _MARK = "transpike cache"
 
@@ -24,9 +24,10 @@ def read_cache(path: Path | None, key: str) -> Any | None:
     """
     if path is None or not path.exists():
         return None
+    check_output(path)  # reading a device or pipe may never end
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         stored = None
     if not isinstance(stored, dict) or stored.get("kind") != _MARK or not {"key", "content"} <= set(stored):
         raise DataError(

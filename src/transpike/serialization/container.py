@@ -27,18 +27,39 @@ def write_container(path: Path, tensors: Mapping[str, Tensor], header: Mapping[s
         path: the file; an existing one is replaced at once or not at all.
         tensors: by name; tensors that share memory are stored apart.
         header: JSON values.
+
+    Raises:
+        OutputError: see `write_atomically`.
     """
     stored = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps(header, sort_keys=True)
     metadata = {_KEY: text, "sha256": _digest(stored, text)}
-    write_atomically(path, lambda temporary: save_file(stored, str(temporary), metadata))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(stored, str(temporary), metadata)
+        except SafetensorError as error:  # a full disk, for example
+            raise OSError(str(error)) from error
+        _order_header(temporary)
+
+    write_atomically(path, write)
+
+
+def _order_header(path: Path) -> None:
+    """Sorts the entries of a safetensors header in place: the library writes them in any order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        text = json.dumps(json.loads(file.read(size)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        if len(text.encode()) <= size:
+            file.seek(8)
+            file.write(text.encode().ljust(size))
 
 
 def read_container(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads what `write_container` wrote.
 
     Raises:
-        CheckpointError: the file is missing, not one of ours, truncated or changed.
+        CheckpointError: the file is missing, not one of ours, truncated or changed, or its header is no JSON object.
     """
     if not path.is_file():
         raise CheckpointError("there is no such file", where=str(path), fix="check the path")
@@ -46,7 +67,7 @@ def read_container(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the file is damaged, or no safetensors file: {error}", where=str(path), fix=_FIX
         ) from error
@@ -59,7 +80,13 @@ def read_container(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     if _digest(tensors, metadata[_KEY]) != metadata.get("sha256"):
         raise CheckpointError("the file was changed after it was written", where=str(path), fix=_FIX)
-    return tensors, json.loads(metadata[_KEY])
+    try:
+        header = json.loads(metadata[_KEY])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"the header is no JSON: {str(error)[:200]}", where=str(path), fix=_FIX) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"the header is a {type(header).__name__}, no object", where=str(path), fix=_FIX)
+    return tensors, header
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,11 @@ def digest_batches(batches: Iterable[Any]) -> str:
 def digest_next(before: str, batch: Any) -> str:
     """Fingerprint of the batches so far and one more, for data that is gone through once."""
     return digest(before, batch)
+
+
+def digest_file(path: Path) -> str:
+    """Fingerprint of a file's bytes; empty where there is none."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=32).hexdigest() if path.is_file() else ""
 
 
 def _add(found: Any, value: Any) -> None:

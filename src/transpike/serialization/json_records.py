@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import os
+import platform
 import tempfile
+import time
+import zlib
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from transpike.errors import OutputError
+from transpike.serialization.fields import field_types, fitted
+
+_STALE = 24 * 3600.0
+"""Seconds after which an unfinished file is nobody's, whoever has its writer's number now."""
 
 
 def to_json(record: Any) -> Any:
@@ -52,9 +62,10 @@ def from_json(value: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     missing = sorted(set(fields) - set(arguments))
     if missing:  # never filled from defaults: a default may change, what was written may not
         raise ValueError(f"{kind} lacks {', '.join(missing)}")
+    hints = field_types(cls)
     try:
-        return cls(**{name: _decode(item, kinds) for name, item in arguments.items()})
-    except TypeError as error:
+        return cls(**{name: fitted(name, _decode(item, kinds), hints[name]) for name, item in arguments.items()})
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{kind}: {error}") from error
 
 
@@ -65,23 +76,100 @@ def _decode(item: Any, kinds: Mapping[str, type]) -> Any:
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write(temporary)`` and renames the result to ``path``: readers see the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    """Calls ``write(temporary)`` and renames the result to ``path``: readers see the old file or the new one.
+
+    A link stays, and the file that it leads to is replaced. What killed writers of the same file left is removed.
+
+    Raises:
+        OutputError: the path is a folder or a device, its name is too long, or the disk is full or read-only.
+    """
+    path = check_output(path)
     try:
-        write(temporary)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_suffix(os.getpid()))
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def check_output(path: Path) -> Path:
+    """The file that a path leads to, which may be there or not.
+
+    Raises:
+        OutputError: it is no place for a file.
+    """
+    if not path.name:
+        raise OutputError("the output has no file name", where=repr(str(path)), fix="name a file")
+    try:
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            what = "a folder" if target.is_dir() else "a device or pipe"
+            raise OutputError(f"the output is {what}, and is left as it is", where=str(path), fix="name a file")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    return target
+
+
+def check_writable(path: Path) -> None:
+    """Makes sure that a file can be written before long work begins; makes its folder.
+
+    Raises:
+        OutputError: see `write_atomically`.
+    """
+    target = check_output(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_suffix(os.getpid()))
+        os.close(handle)
+        Path(name).unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or str(error)
+    fix = "make room, or choose a path that can be written"
+    return OutputError(f"the output cannot be written: {reason}", where=str(path)[:300], fix=fix)
+
+
+def _sweep(path: Path) -> None:
+    """Removes unfinished files of writers of this path on this machine that are no longer alive."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = left.name.removesuffix(".tmp").rpartition("-")[2]
+        old = time.time() - left.stat().st_mtime > _STALE if left.exists() else False
+        if old or (number.isdecimal() and left.name.endswith(_suffix(int(number))) and not _alive(int(number))):
+            left.unlink(missing_ok=True)
+
+
+def _suffix(process: int) -> str:
+    """Says which process of which machine writes; folders may be shared."""
+    return f".{zlib.crc32(platform.node().encode()):08x}-{process}.tmp"
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere there is no signal that only asks
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes JSON with sorted keys, atomically."""
+    """Writes JSON with sorted keys, atomically; raises as `write_atomically`."""
     text = json.dumps(value, indent=1, sort_keys=True) + "\n"
     write_atomically(path, lambda temporary: _write_text(temporary, text))
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +12,24 @@ import torch
 from torch import Tensor, fx, nn
 
 from transpike import zoo
-from transpike.activations import ActivationSettings, RateNorm, SlipReLU, ThetaPercentile
 from transpike.conversion.convert import restore
 from transpike.conversion.tailor import apply_activation, tailoring
-from transpike.errors import CheckpointError, TranspikeError
+from transpike.errors import CheckpointError, MissingExtraError, TranspikeError
+from transpike.graph.capture import evaluation_mode, trace
+from transpike.graph.fingerprint import Fingerprint, difference, fingerprint_of
 from transpike.graph.prepare import Capture
+from transpike.graph.unwrap import check_finite, unwrapped
 from transpike.network.spiking import SpikingNetwork
-from transpike.neurons import NEURONS
-from transpike.rules import (
-    CORRECTIONS,
-    POTENTIAL_RULES,
-    THRESHOLD_RULES,
-    Conversion,
-    PerChannel,
-    PerLayer,
-    PerNeuron,
-)
-from transpike.schedules import SCHEDULES
+from transpike.rules import Conversion
 from transpike.serialization.container import read_container, write_container
-from transpike.serialization.json_records import from_json, to_json
-from transpike.serialization.model_info import InputSpec, ModelInfo, ModelSource, model_info, set_model_info
+from transpike.serialization.json_records import to_json
+from transpike.serialization.model_info import InputSpec, ModelInfo, model_info, set_model_info
+from transpike.storage.header import FORMAT, Contents, read_header, record_kinds, write_record
+from transpike.storage.limits import check_input_shapes, limited_by
 
-FORMAT = 2
+__all__ = ["Contents", "describe", "load", "load_ann", "load_network", "record_kinds", "save"]
+
 ModelFactory = nn.Module | Callable[[], nn.Module]
-
-
-def record_kinds() -> dict[str, type]:
-    """Records that files may hold, by name: what the tables hold now."""
-    tables = (NEURONS, THRESHOLD_RULES, POTENTIAL_RULES, CORRECTIONS, SCHEDULES)
-    facts = (ModelInfo, InputSpec, ModelSource, Capture, Conversion, PerLayer, PerChannel, PerNeuron)
-    activations = (SlipReLU, RateNorm, ThetaPercentile)
-    classes = (*facts, *activations, *(cls for table in tables for cls in table.values()))
-    return {cls.__name__: cls for cls in classes}
 
 
 def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: InputSpec | None = None) -> None:
@@ -57,8 +42,13 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         inputs: shape, normalisation and class names, if the network's info does not hold them yet.
 
     Raises:
-        CheckpointError: the network has a neuron, part or activation of the user's own, which `load` could not rebuild.
+        ModelError: the network is no module, or one that was compiled or exported.
+        CheckpointError: the network has a neuron, part or activation of the user's own, which `load` could not rebuild,
+            or weights that are NaN or infinite.
+        OutputError: the file cannot be written.
     """
+    network = unwrapped(network, "tp.save", "network")
+    check_finite(network, str(path))
     graph = network.network if isinstance(network, SpikingNetwork) else network
     info = model_info(graph)
     if inputs is not None:
@@ -68,49 +58,17 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         "format": FORMAT,
         "kind": "spiking" if isinstance(network, SpikingNetwork) else "ann",
         "info": to_json(info),
-        "tailored": None if done is None else _to_json(done.activation),
+        "tailored": None if done is None else write_record(done.activation),
         "leaf_modules": [] if done is None else list(done.leaf_modules),
         "inputs": 0 if done is None else done.inputs,
         "training": None if done is None else done.training,
+        "graph": None if (taken := _fingerprint(graph, info)) is None else list(taken.operators),
     }
     if isinstance(network, SpikingNetwork):
-        header["conversion"] = _to_json(network.conversion)
-        header["capture"] = _to_json(network.capture)
+        header["conversion"] = write_record(network.conversion)
+        header["capture"] = write_record(network.capture)
         header["sites"] = [site.name for site in network.sites]
     write_container(Path(path), network.state_dict(), header)
-
-
-def _to_json(record: Any) -> Any:
-    """JSON from which `load` can rebuild the record; classes of the user's own are unknown to it."""
-    try:
-        written = to_json(record)
-        if from_json(json.loads(json.dumps(written)), record_kinds()) == record:
-            return written
-        reason = "it is rebuilt as another one"
-    except (TypeError, ValueError) as error:
-        reason = str(error)
-    raise CheckpointError(
-        f"{record} cannot be saved: {reason}",
-        where=f"class {type(record).__module__}.{type(record).__qualname__}",
-        fix="use the classes of transpike, or save the state_dict and convert again with your class",
-    )
-
-
-@dataclass(frozen=True)
-class Contents:
-    """What a checkpoint says about itself.
-
-    Attributes:
-        kind: ``"spiking"`` or ``"ann"``.
-        info: how to rebuild the network and what its inputs are.
-        activation: settings of the trained activations, None for plain ReLU.
-        sites: names of the populations of a spiking network.
-    """
-
-    kind: str
-    info: ModelInfo
-    activation: ActivationSettings | None
-    sites: tuple[str, ...]
 
 
 def describe(path: Path | str) -> Contents:
@@ -119,8 +77,8 @@ def describe(path: Path | str) -> Contents:
     Raises:
         CheckpointError: see `load`.
     """
-    _, header = _read(Path(path))
-    return _contents(header, Path(path))
+    _, header = read_container(Path(path))
+    return read_header(header, Path(path))
 
 
 def load(path: Path | str, *, model: ModelFactory | None = None) -> SpikingNetwork:
@@ -163,61 +121,73 @@ def load_network(path: Path | str, *, model: ModelFactory | None = None) -> Spik
         CheckpointError: the file is missing, foreign, damaged, of a newer format, or does not fit the model.
     """
     path = Path(path)
-    tensors, header = _read(path)
-    contents = _contents(header, path)
-    base = _base_model(contents, model, path)
+    tensors, header = read_container(path)
+    contents = read_header(header, path)
+    base = _base_model(contents, tensors, model, path)
     dtype = next((tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point), torch.float32)
-    base = base.to(dtype)
-    network: nn.Module = base
+    if dtype not in _PRECISIONS:
+        raise CheckpointError(f"the weights are {dtype}", where=str(path), fix="save the network in float32")
+    network: nn.Module = base.to(dtype)
     try:
         if contents.activation is not None:
-            base.train(base.training if header.get("training") is None else header["training"])
-            network = apply_activation(base, contents.activation, header["leaf_modules"], header.get("inputs", 0))
-        if contents.kind == "spiking":
-            network = _restore_spiking(network, header, dtype)
-    except KeyError as error:
-        raise CheckpointError(f"the header lacks {error}", where=str(path), fix="save the network again") from error
-    except (TranspikeError, ValueError) as error:
-        raise CheckpointError(f"the model cannot be prepared as the file says: {error}", where=str(path)) from error
+            base.train(base.training if contents.training is None else contents.training)
+            network = apply_activation(base, contents.activation, contents.leaf_modules, contents.inputs)
+        if contents.conversion is not None and contents.capture is not None:
+            network = _restore_spiking(base, network, contents.conversion, contents.capture, dtype)
+    except CheckpointError as error:
+        raise CheckpointError(error.what, where=f"{path}, {error.where}", fix=error.fix) from error
+    except Exception as error:  # a header may ask for anything, and operators answer with errors of their own
+        raise CheckpointError(
+            f"the model cannot be prepared as the file says: {error}",
+            where=str(path),
+            fix="pass the model (with the same options) that was saved",
+        ) from error
     if isinstance(network, SpikingNetwork):
         _check_sites(network, contents, path)
-        _match_shapes(network, tensors)
+    _check_tensors(network, tensors, path)
+    _check_graph(network, contents, dtype, path)
     _load_tensors(network, tensors, path)
     if contents.info.source is not None or isinstance(network, SpikingNetwork | fx.GraphModule):
         set_model_info(network.network if isinstance(network, SpikingNetwork) else network, contents.info)
     return network.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors, header = read_container(path)
-    if header.get("kind") not in ("spiking", "ann"):
-        raise CheckpointError(
-            f"the file holds {header.get('kind')!r}, not a network", where=str(path), fix="pass a file made by tp.save"
-        )
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"the file has format {header.get('format')}, this library reads {FORMAT}",
-            where=str(path),
-            fix="use the version of transpike that wrote it, or a newer one",
-        )
-    return tensors, header
+_PRECISIONS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def _contents(header: dict[str, Any], path: Path) -> Contents:
+def _fingerprint(network: nn.Module, info: ModelInfo) -> Fingerprint | None:
+    """What a network computes, where that can be told: of graphs, and of models that the zoo does not build."""
+    if isinstance(network, fx.GraphModule) or info.source is not None:
+        return fingerprint_of(network)
     try:
-        info = from_json(header["info"], record_kinds())
-        activation = None if header["tailored"] is None else from_json(header["tailored"], record_kinds())
-        return Contents(header["kind"], info, activation, tuple(header.get("sites", ())))
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"the header is malformed: {error}", where=str(path)) from error
+        with evaluation_mode(network):
+            return fingerprint_of(trace(network))
+    except (TranspikeError, RuntimeError):  # its state_dict can be saved all the same
+        return None
 
 
-def _base_model(contents: Contents, model: ModelFactory | None, path: Path) -> nn.Module:
+def _check_graph(network: nn.Module, contents: Contents, dtype: torch.dtype, path: Path) -> None:
+    """Compares what the model computes with what the saved network did."""
+    if contents.graph is None:  # an older version wrote the file
+        return
+    found = _fingerprint(network.network if isinstance(network, SpikingNetwork) else network, contents.info)
+    if found is None:
+        return
+    other = difference(contents.graph, found, max(1e-6, 4 * torch.finfo(dtype).eps))
+    if other is not None:
+        what, source = other
+        raise CheckpointError(
+            f"the model computes something else than the one that was saved: {what}",
+            where=f"{path}, and {source}" if source else str(path),
+            fix="pass the model (with the same options) that was saved",
+        )
+
+
+def _base_model(contents: Contents, tensors: Mapping[str, Tensor], model: ModelFactory | None, path: Path) -> nn.Module:
     """The untailored model, from the caller or the zoo."""
-    if isinstance(model, nn.Module):
-        return copy.deepcopy(model)
     if model is not None:
-        return model()
+        made = copy.deepcopy(model) if isinstance(model, nn.Module) else model()
+        return unwrapped(made, "tp.load", "model")
     source = contents.info.source
     if source is None:
         raise CheckpointError(
@@ -227,16 +197,23 @@ def _base_model(contents: Contents, model: ModelFactory | None, path: Path) -> n
             shell_fix="pass the model it was made from: --model package.module:factory or --model file.py:factory",
         )
     try:
-        return zoo.build(source.name, **source.options)
-    except TranspikeError as error:
+        with limited_by(tensors, source.options):
+            return zoo.build_untrained(source.name, source.options)
+    except MissingExtraError:
+        raise
+    except CheckpointError as error:
+        raise CheckpointError(error.what, where=str(path), fix=error.fix) from error
+    except Exception as error:  # a header may ask for anything, and builders answer with errors of their own
         raise CheckpointError(f"the network cannot be rebuilt: {error}", where=str(path)) from error
 
 
-def _restore_spiking(base: nn.Module, header: dict[str, Any], dtype: torch.dtype) -> SpikingNetwork:
-    capture = from_json(header["capture"], record_kinds())
+def _restore_spiking(
+    base: nn.Module, network: nn.Module, conversion: Conversion, capture: Capture, dtype: torch.dtype
+) -> SpikingNetwork:
+    check_input_shapes(base, capture.input_shapes)
     generator = torch.Generator().manual_seed(0)
     inputs = tuple(torch.rand(2, *shape, generator=generator, dtype=dtype) for shape in capture.input_shapes)
-    return restore(base, inputs, from_json(header["conversion"], record_kinds()), capture)
+    return restore(network, inputs, conversion, capture)
 
 
 def _check_sites(network: SpikingNetwork, contents: Contents, path: Path) -> None:
@@ -244,30 +221,35 @@ def _check_sites(network: SpikingNetwork, contents: Contents, path: Path) -> Non
     if names != contents.sites:
         strange = sorted(set(names) ^ set(contents.sites))
         raise CheckpointError(
-            f"the model has other sites than the file: {', '.join(strange) or 'another order'}",
+            f"the model has other sites than the file: {', '.join(strange)[:300] or 'another order'}",
             where=str(path),
             fix="pass the model that was converted",
         )
 
 
-def _match_shapes(network: SpikingNetwork, tensors: dict[str, Tensor]) -> None:
-    """Gives thresholds, potentials and biases the shapes they have in the file; a fresh network has scalars."""
-    for site in network.sites:
-        module = network.site(site.name)
-        for name in ("theta", "v_init", "bias"):
-            stored = tensors.get(f"network.{site.name}.{name}")
-            if stored is not None:
-                setattr(module, name, nn.Parameter(torch.empty_like(stored), requires_grad=False))
+def _of_sites(network: nn.Module) -> list[str]:
+    """Names of thresholds, potentials and biases; a fresh network has scalars there."""
+    if not isinstance(network, SpikingNetwork):
+        return []
+    return [f"network.{site.name}.{part}" for site in network.sites for part in ("theta", "v_init", "bias")]
 
 
-def _load_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _check_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Compares names, types and shapes of a file's tensors with the model's."""
     wanted = network.state_dict()
     problems = [f"missing {name}" for name in sorted(set(wanted) - set(tensors))]
     problems += [f"unexpected {name}" for name in sorted(set(tensors) - set(wanted))]
+    common = sorted(set(tensors) & set(wanted))
+    problems += [
+        f"{name} is {tensors[name].dtype}, the model's {wanted[name].dtype}"
+        for name in common
+        if tensors[name].dtype != wanted[name].dtype
+    ]
+    free = set(_of_sites(network))
     problems += [
         f"{name} has shape {tuple(tensors[name].shape)}, the model {tuple(wanted[name].shape)}"
-        for name in sorted(set(tensors) & set(wanted))
-        if tensors[name].shape != wanted[name].shape
+        for name in common
+        if name not in free and tensors[name].shape != wanted[name].shape
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -276,4 +258,29 @@ def _load_tensors(network: nn.Module, tensors: dict[str, Tensor], path: Path) ->
             where=str(path),
             fix="pass the model (with the same options) that was saved",
         )
-    network.load_state_dict(tensors)
+
+
+def _load_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    if isinstance(network, SpikingNetwork):
+        _set_sites(network, tensors, path)
+    apart = _of_sites(network)
+    network.load_state_dict({name: tensor for name, tensor in tensors.items() if name not in apart}, strict=False)
+    check_finite(network, str(path))
+
+
+def _set_sites(network: SpikingNetwork, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Thresholds, potentials and biases, by the same checks as a user's."""
+    for planned in network.sites:
+        site = network.site(planned.name)
+        theta, v_init, bias = (tensors[f"network.{planned.name}.{part}"] for part in ("theta", "v_init", "bias"))
+        try:
+            site.set_threshold(theta)
+            site.set_initial_potential(v_init)
+            if bias.dim() or bias.item():  # a scalar zero stands for none
+                site.set_bias(bias)
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the file gives a site numbers that it cannot have: {error}",
+                where=f"{path}, site {planned.name}",
+                fix="make the file again",
+            ) from error

@@ -12,11 +12,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from transpike.activations import TrainedActivation
 from transpike.data import Data
 from transpike.errors import needs_extra
+from transpike.graph.unwrap import unwrapped
+from transpike.serialization.digest import digest, digest_batches
+from transpike.serialization.fields import check_count, fitted
+from transpike.serialization.json_records import check_writable
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,9 @@ def fit(
             accuracy, first at T = 1 and 2.
         batch_size: samples per step; a last, smaller batch is used too.
         seed: of order and augmentation.
-        checkpoint: a file written after every epoch, without pickle; if it is there, training goes on from it. With
-            ``workers=0`` a resumed run gives the same weights as an uninterrupted one.
+        checkpoint: a file written after every epoch, without pickle; if it is there, training goes on from it, or
+            a finished one is read, if it began with these settings, weights, activations and data. With ``workers=0``
+            a resumed run gives the same weights as an uninterrupted one.
         workers: processes that load data.
         device: a Lightning accelerator, ``"auto"``, ``"cpu"`` or ``"gpu"``.
         precision: a Lightning precision; ``"bf16-mixed"`` keeps weights in fp32 and is twice as fast on CPUs and GPUs
@@ -123,13 +128,19 @@ def fit(
 
     Raises:
         ValueError: a setting out of range.
-        TrainingError: the loss is not finite, the checkpoint belongs to another network, or spikes are penalised in a
+        TrainingError: the loss is not finite, the checkpoint belongs to another training, or spikes are penalised in a
             network that `transpike.tailor` did not make.
+        OutputError: the checkpoint cannot be written.
     """
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
-    if warmup_steps < 0:
-        raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
+    network = unwrapped(network, "fit", "network")
+    check_count("epochs", epochs)
+    check_count("batch_size", batch_size)
+    check_count("warmup_steps", warmup_steps, 0)
+    check_count("workers", workers, 0)
+    check_count("seed", seed, 0)
+    given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
+    for name, value in {**given, "spike_penalty": spike_penalty}.items():
+        fitted(name, value, float)
     if not (0 < learning_rate < math.inf) or not 0 <= momentum < 1 or weight_decay < 0:
         raise ValueError(
             f"learning_rate must be positive, momentum in [0, 1), weight_decay not negative; got {learning_rate}, "
@@ -137,6 +148,10 @@ def fit(
         )
     if not 0 <= spike_penalty < math.inf:
         raise ValueError(f"spike_penalty must be a number that is not negative, got {spike_penalty}")
+    if checkpoint is not None:
+        if checkpoint.suffix != ".ckpt":
+            raise ValueError(f"the training state must be named *.ckpt, got {checkpoint}")
+        check_writable(checkpoint)
     with needs_extra("train", "training"):
         from transpike.training.lightning import run  # Lightning takes seconds to import
 
@@ -151,6 +166,8 @@ def fit(
         "seed": seed,
         "precision": precision,
     }
+    if checkpoint is not None:
+        settings |= {"start": digest_start(network), "data": digest_data(data)}
     # Generators of their own: a loader draws a seed when it starts, which must not shift the order of dropout.
     own = [torch.Generator().manual_seed(seed) for _ in range(2)]
     order = EpochShuffle(_size(data.train), seed)
@@ -160,6 +177,34 @@ def fit(
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         return run(network, settings, train, validation, checkpoint, device, compile, progress)
+
+
+_DIGESTED = 100_000  # samples of a part that are looked at; of more, as many, evenly spread
+
+
+def digest_start(network: nn.Module) -> str:
+    """What a training starts from: weights, structure, settings of activations, and which parameters learn."""
+    trained = [module.config for module in network.modules() if isinstance(module, TrainedActivation)]
+    learning = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    return digest(network, trained, learning)
+
+
+def digest_data(data: Data) -> str:
+    """What is learnt from, images and labels; and how images are augmented, as far as torch's generator decides it."""
+    with torch.random.fork_rng(devices=[]):
+        parts = [digest_batches(_spread(part)) for part in (data.calibration, data.validation)]
+        augmented = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            augmented.append(digest_batches(_spread(data.train, 64)))
+    sizes = [_size(part) for part in (data.train, data.calibration, data.validation)]
+    return digest(sizes, parts, augmented[0] if augmented[0] == augmented[1] else "")
+
+
+def _spread(dataset: Dataset[Any], most: int = _DIGESTED) -> DataLoader[Any]:
+    there = _size(dataset)
+    chosen = Subset(dataset, range(0, there, max(1, there // most)))
+    return DataLoader(chosen, 500, generator=torch.Generator())
 
 
 def _size(dataset: Dataset[Any]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,15 +103,7 @@ class _Classifier(LightningModule):  # type: ignore[misc]
         checkpoint["transpike"] = {"settings": self.settings, "history": self.history}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        stored = checkpoint["transpike"]
-        if stored["settings"] != self.settings:
-            old, new = stored["settings"], self.settings
-            other = [f"{key} {old.get(key)} instead of {new.get(key)}" for key in new if old.get(key) != new.get(key)]
-            raise TrainingError(
-                f"the file was made with other settings: {', '.join(other)}",
-                fix="use the same settings, or remove the file to start afresh",
-            )
-        self.history = [list(row) for row in stored["history"]]
+        self.history = [list(row) for row in checkpoint["transpike"]["history"]]
 
 
 class _Lines(Callback):  # type: ignore[misc]
@@ -138,7 +132,12 @@ class _SafeCheckpoints(CheckpointIO):  # type: ignore[misc]
             raise CheckpointError(
                 "the file does not hold a training state", where=str(path), fix="pass the file that fit wrote"
             )
-        state: dict[str, Any] = unpack(header["state"], tensors)
+        try:
+            state: dict[str, Any] = dict(unpack(header["state"], tensors))
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise CheckpointError(
+                f"the training state is malformed: {error}", where=str(path), fix="remove this file to start afresh"
+            ) from error
         return state
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -157,6 +156,38 @@ _STORED = (
 )
 
 
+def _check_resumed(path: Path, settings: dict[str, Any]) -> None:
+    """Checks that a training state belongs to a training with these settings, weights and data.
+
+    Raises:
+        CheckpointError: the file is no training state.
+        TrainingError: it belongs to another training.
+    """
+    stored = _SafeCheckpoints().load_checkpoint(path)
+    try:
+        old = dict(stored["transpike"]["settings"])
+        rows = [[float(value) for value in row] for row in stored["transpike"]["history"]]
+        epochs = int(stored["epoch"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the training state is malformed: {error}", where=str(path), fix="remove this file to start afresh"
+        ) from error
+    words = {"start": "another network or other weights at the start", "data": "other data, or prepared otherwise"}
+    other = [
+        words.get(key) or f"{key} {old.get(key)} instead of {settings.get(key)}"
+        for key in settings
+        if old.get(key) != settings[key]
+    ]
+    if other:
+        raise TrainingError(
+            f"there is the state of another training: {', '.join(other)}",
+            where=str(path),
+            fix="remove this file to start afresh, or choose another output",
+        )
+    if not 0 <= epochs <= settings["epochs"] or len(rows) > settings["epochs"]:
+        raise CheckpointError("the training state is malformed", where=str(path), fix="remove this file")
+
+
 def run(
     network: nn.Module,
     settings: dict[str, Any],
@@ -168,6 +199,9 @@ def run(
     progress: bool,
 ) -> list[Epoch]:
     """Trains; see `transpike.training.fit`."""
+    resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
+    if resume is not None:
+        _check_resumed(Path(resume), settings)
     images, _ = next(iter(validation))
     example = images[:1].to(next(network.parameters()).device)
     with torch.no_grad():
@@ -176,8 +210,6 @@ def run(
         network.train(was)
     callbacks: list[Callback] = []
     if checkpoint is not None:
-        if checkpoint.suffix != ".ckpt":
-            raise ValueError(f"the training state must be named *.ckpt, got {checkpoint}")
         saver = ModelCheckpoint(
             checkpoint.parent, checkpoint.stem, save_on_train_epoch_end=True, enable_version_counter=False
         )
@@ -199,12 +231,12 @@ def run(
         num_sanity_val_steps=0,
         default_root_dir=None if checkpoint is None else checkpoint.parent,
     )
-    resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
     network.train().to(memory_format=torch.channels_last)
     spike_cost = SpikeCost(network, example) if settings["spike_penalty"] else None
     # A function, so that the compiled form is no second child; a shape each, since the last batch alone may differ.
     learner = torch.compile(network.__call__, dynamic=False) if compiled else network.__call__
     module = _Classifier(network, settings, classes, spike_cost, learner)
+    handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, train, validation, ckpt_path=resume)
     except RuntimeError as error:
@@ -212,6 +244,12 @@ def run(
             raise TrainingError(
                 "the training state belongs to another network", where=str(checkpoint), fix="remove the file"
             ) from error
+        raise
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes this of Ctrl-C, and ignores further ones
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from stop
         raise
     finally:
         if spike_cost is not None:

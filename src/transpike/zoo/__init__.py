@@ -104,6 +104,22 @@ def build(name: str, **options: Any) -> nn.Module:
         ModelError: unknown name or option.
         MissingExtraError: torchvision is not installed.
     """
+    return _build(name, options)
+
+
+def build_untrained(name: str, options: Mapping[str, Any]) -> nn.Module:
+    """As `build`, for options that come from a file: those that fetch or read weights are refused.
+
+    Raises:
+        ModelError: see `build`; or such an option.
+    """
+    fetching = sorted(set(options) & set(DOWNLOADS))
+    if fetching:
+        raise ModelError(f"a file must not ask for {fetching[0]}", fix="make the file again")
+    return _build(name, dict(options))
+
+
+def _build(name: str, options: dict[str, Any]) -> nn.Module:
     library, _, own = name.partition(":")
     if own and library in LIBRARIES:
         model, inputs = LIBRARIES[library](own, options)
@@ -111,7 +127,7 @@ def build(name: str, **options: Any) -> nn.Module:
         inputs = replace(ZOO[name].inputs)
         try:
             model = ZOO[name].build(**options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"{name} refuses its options: {error}", where=str(options)) from error
     else:
         raise ModelError(f"there is no built-in network {name!r}", fix=known_words(name, ZOO))

@@ -69,8 +69,11 @@ def from_timm(name: str, options: Mapping[str, Any]) -> Built:
     return model, InputSpec(tuple(settings["input_size"]), mean, std)
 
 
-DOWNLOADS = ("weights", "weights_backbone", "pretrained")
-"""Options that download weights."""
+DOWNLOADS = (
+    *("weights", "weights_backbone", "pretrained"),
+    *("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"),
+)
+"""Options that download or read weights."""
 
 LIBRARIES: Mapping[str, Callable[[str, Mapping[str, Any]], Built]] = {
     "torchvision": from_torchvision,

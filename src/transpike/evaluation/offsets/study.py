@@ -10,8 +10,10 @@ from transpike.evaluation.evaluate import evaluate
 from transpike.evaluation.offsets.cases import CaseExample, ShiftCase, find_cases
 from transpike.evaluation.offsets.spikes import Offsets, iterated_schedules, offset_spikes
 from transpike.evaluation.report import Report
-from transpike.network.spiking import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork, converted
 from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Residual, Schedule
+from transpike.schedules.contract import MOST_STEPS
+from transpike.serialization.fields import check_count, check_fields
 from transpike.serialization.json_records import to_json
 
 VERSION = 1
@@ -36,14 +38,11 @@ class OffsetSettings:
     steps: int = 8
 
     def __post_init__(self) -> None:
-        if self.probe_steps < 1:
-            raise ValueError(f"probe_steps must be at least 1, got {self.probe_steps}")
-        if self.iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        check_fields(self)
+        for name in ("probe_steps", "iterations", "steps"):
+            check_count(name, getattr(self, name), most=MOST_STEPS)
         if not self.rhos or min(self.rhos) < 1 or len(set(self.rhos)) < len(self.rhos):
             raise ValueError(f"rhos must be different numbers of at least 1, got {self.rhos}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
 
     @property
     def feeding(self) -> Schedule:
@@ -100,6 +99,7 @@ def study_offsets(
     Raises:
         ValueError, InputError, DataError: see `offset_spikes` and `evaluate`.
     """
+    snn = converted(snn, "study_offsets")
     settings = OffsetSettings() if settings is None else settings
     rho, feed = settings.probe_steps, settings.feeding
     schedules = iterated_schedules(rho, settings.iterations)

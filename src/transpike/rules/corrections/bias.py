@@ -42,7 +42,7 @@ class BiasCorrection(Correction):
     compare: Compare = Compare.OUTPUTS
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "compare", Compare(self.compare))  # from JSON it comes as a word
+        super().__post_init__()
         check_counts(steps=self.steps, iterations=self.iterations)
 
     def update(self, stage: StageView) -> None:

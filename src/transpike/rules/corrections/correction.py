@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from transpike.schedules.contract import MOST_STEPS
+from transpike.serialization.fields import check_count
+
 
 def correct(
     value: Tensor, put: Callable[[Tensor], None], error: Callable[[], Tensor], *, gain: float, iterations: int
@@ -37,11 +40,10 @@ def correct(
 
 
 def check_counts(**counts: int) -> None:
-    """Refuses numbers of steps or iterations below 1.
+    """Checks numbers of steps or iterations.
 
     Raises:
-        ValueError: one is.
+        ValueError: one is below 1, or above `MOST_STEPS`.
     """
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+        check_count(name, count, most=MOST_STEPS)

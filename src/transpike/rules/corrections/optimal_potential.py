@@ -30,6 +30,7 @@ class OptimalPotential(Correction):
     granularity: Granularity = field(default_factory=PerChannel)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_counts(steps=self.steps, candidates=self.candidates)
 
     def update(self, stage: StageView) -> None:

@@ -30,6 +30,7 @@ class PotentialCorrection(Correction):
     granularity: PerNeuron | PerChannel | PerLayer = field(default_factory=PerNeuron)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_counts(steps=self.steps, iterations=self.iterations)
 
     def update(self, stage: StageView) -> None:

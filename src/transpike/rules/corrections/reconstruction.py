@@ -57,6 +57,7 @@ class BlockReconstruction(BlockCorrection):
     whole: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.steps, self.iterations, self.batch_size) < 1:
             raise ValueError(f"steps, iterations and batch_size must be at least 1, got {self}")
         if not (self.weight_rate >= 0 and self.threshold_rate >= 0 and 0 <= self.mixing <= 1):

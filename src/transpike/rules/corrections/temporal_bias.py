@@ -54,7 +54,7 @@ class TemporalBiasCorrection(Correction):
     replay: Replay = Replay.BARE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "replay", Replay(self.replay))  # from JSON it comes as a word
+        super().__post_init__()
         check_counts(steps=self.steps, rounds=self.rounds)
         if not (math.isfinite(self.alpha) and 0.0 < self.alpha <= 1.0):
             raise ValueError(f"alpha must lie in (0, 1], got {self.alpha}")

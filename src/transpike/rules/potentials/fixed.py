@@ -41,6 +41,7 @@ class ShiftedPotential(PotentialRule):
     shift: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not -0.5 <= self.shift <= 0.5:
             raise ValueError(f"shift must lie in [-0.5, 0.5], got {self.shift}")
 
@@ -70,6 +71,7 @@ class RandomPotential(PotentialRule):
     high: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low <= self.high):
             raise ValueError(f"low and high must be finite, low at most high; got low={self.low}, high={self.high}")
 

@@ -36,6 +36,7 @@ class AnswerThresholds(Correction):
     iterations: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_counts(steps=self.steps, iterations=self.iterations)
 
     def update(self, stage: StageView) -> None:

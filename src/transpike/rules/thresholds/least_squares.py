@@ -30,6 +30,7 @@ class LeastSquaresRule(ThresholdRule):
     granularity: Granularity = field(default_factory=PerLayer)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.steps <= 1024:
             raise ValueError(f"steps must lie in 1 to 1024, got {self.steps}; for more steps use Maximum()")
 

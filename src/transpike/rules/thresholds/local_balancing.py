@@ -36,6 +36,7 @@ class LocalThresholdBalancing(ThresholdRule):
     granularity: Granularity = field(default_factory=PerChannel)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         if not (math.isfinite(self.rate) and self.rate > 0):

@@ -27,6 +27,7 @@ class Percentile(ThresholdRule):
     granularity: Granularity = field(default_factory=PerLayer)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 < self.percentile <= 100.0:
             raise ValueError(f"percentile must lie in (0, 100], got {self.percentile}")
 

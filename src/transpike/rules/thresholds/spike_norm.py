@@ -39,6 +39,7 @@ class SpikeNorm(SpikingThresholdRule):
     granularity: Granularity = field(default_factory=PerLayer)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not 0.0 < self.fraction <= 1.0:
