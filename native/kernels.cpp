@@ -1,8 +1,6 @@
 // The kernels, compiled once per instruction set. See kernels.hpp for the rule about the standard library.
 #include "kernels.hpp"
 
-#include <cstdlib>
-
 #include "counts.hpp"
 #include "dense.hpp"
 #include "peak.hpp"
@@ -16,22 +14,14 @@
 namespace transpike {
 namespace {
 
-bool run_chain(Link *links, int count) {
+bool run_chain(Member &member, Link *links, int count) {
+  static thread_local Arena arena;
   bool enough = true;
-#pragma omp parallel
-  {
-    static thread_local Arena arena;
-    bool ready = true; // a thread without memory leaves the links from there on to the others
-    for (int i = 0; i < count && ready; ++i)
-      if (links[i].pool != nullptr)
-        run_pool(links, links[i]);
-      else
-        ready = links[i].counts ? run_counts(links, links[i], arena) : run_stage(links, links[i], arena);
-    if (!ready) {
-#pragma omp atomic write
-      enough = false;
-    }
-  }
+  for (int i = 0; i < count && enough && !stopped(member); ++i)
+    if (links[i].pool != nullptr)
+      run_pool(member, links, links[i]);
+    else
+      enough = links[i].counts ? run_counts(member, links, links[i], arena) : run_stage(member, links, links[i], arena);
   return enough;
 }
 
