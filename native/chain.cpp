@@ -113,6 +113,7 @@ public:
       maps.push_back(map.given());
     }
 
+    const int number = threads();
     std::vector<Prepared> prepared(links_.size());
     std::vector<Pool> pools(links_.size());
     std::vector<Link> links(links_.size());
@@ -127,14 +128,15 @@ public:
       link.afters = static_cast<int>(each.after.size());
       link.counts = counts;
       if (each.stage != nullptr) {
-        each.stage->prepare(prepared[i], chosen(each.sources, maps), dense[i], rule, to[i], samples, steps);
+        each.stage->prepare(prepared[i], chosen(each.sources, maps), dense[i], rule, to[i], samples, steps,
+                            number);
         link.stage = &prepared[i].stage;
       } else {
         pools[i] = pooled(*each.pool, maps, to[i], samples, kept);
         link.pool = &pools[i];
       }
     }
-    run_links(links, samples);
+    run_links(links, samples, number);
     keep_memory(std::move(memory), samples, kept);
     return {std::move(wanted), std::move(spikes)};
   }

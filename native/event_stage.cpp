@@ -55,7 +55,7 @@ std::ptrdiff_t groups_of_tiles(std::ptrdiff_t tiles, std::ptrdiff_t weight_bytes
 
 } // namespace
 
-void run_links(std::vector<Link> &links, std::ptrdiff_t samples) {
+void run_links(std::vector<Link> &links, std::ptrdiff_t samples, int threads) {
   if (samples == 0)
     return;
   struct alignas(kLine) Line {
@@ -65,10 +65,11 @@ void run_links(std::vector<Link> &links, std::ptrdiff_t samples) {
   for (std::size_t i = 0; i < links.size(); ++i) {
     Link &link = links[i];
     link.done = done[i * static_cast<std::size_t>(samples)].count;
+    link.samples = samples;
     link.units = link.pool != nullptr ? link.pool->steps * link.pool->rows : link.stage->pixels * link.stage->groups;
   }
   const Kernels &chosen = kernels();
-  run_released(threads(), [&](Member &member) {
+  run_released(threads, [&](Member &member) {
     if (!chosen.run_chain(member, links.data(), static_cast<int>(links.size())))
       throw std::bad_alloc();
   });
@@ -222,11 +223,11 @@ std::vector<std::ptrdiff_t> EventStage::layout() const {
 }
 
 void EventStage::prepare(Prepared &prepared, const Sources<Given> &sources, const std::optional<Floats> &dense,
-                         const RuleNumbers &rule, std::uint8_t *out, std::ptrdiff_t samples,
-                         std::ptrdiff_t steps) const {
+                         const RuleNumbers &rule, std::uint8_t *out, std::ptrdiff_t samples, std::ptrdiff_t steps,
+                         int threads) const {
   const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
   expect(counts() == (kind == Rule::kAccumulate), "accumulate-then-fire needs counts, other schedules need spikes");
-  prepare_currents(prepared, sources, dense, samples, steps);
+  prepare_currents(prepared, sources, dense, samples, steps, threads);
   Stage &stage = prepared.stage;
   expect(v_init_.has_value() && (v_init_->shape(0) == 1 || static_cast<std::ptrdiff_t>(v_init_->shape(0)) == samples),
          "v_init must be set, for one or for all samples");
@@ -252,18 +253,19 @@ void EventStage::means(const Sources<Given> &sources,
          "means must be [steps, samples, channels, rows, columns]");
   expect(!counts(), "only spikes are read step by step");
   Prepared prepared;
-  prepare_currents(prepared, sources, std::nullopt, samples, steps);
+  const int number = threads();
+  prepare_currents(prepared, sources, std::nullopt, samples, steps, number);
   std::vector<float> currents(static_cast<std::size_t>(samples * steps * pixels() * padded()));
   prepared.stage.currents = currents.data(); // [samples, steps, pixels, padded channels]
   Link link{};
   link.stage = &prepared.stage;
   std::vector<Link> links{link};
-  run_links(links, samples);
-  take_means(currents.data(), samples, steps, out.data());
+  run_links(links, samples, number);
+  take_means(currents.data(), samples, steps, number, out.data());
 }
 
 void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sources, const std::optional<Floats> &dense,
-                                  std::ptrdiff_t samples, std::ptrdiff_t steps) const {
+                                  std::ptrdiff_t samples, std::ptrdiff_t steps, int threads) const {
   const std::ptrdiff_t kept = kept_steps(steps);
   expect(samples >= 0 && steps >= 1, "there must be at least one step");
   // Numbers of list entries: those of one pixel, and those of the columns of a segment (run_stage).
@@ -330,6 +332,7 @@ void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sour
   }
   stage.bias = bias_.data();
   stage.theta = theta_.data();
+  stage.threads = threads;
   divide_work(stage);
 }
 
@@ -339,7 +342,6 @@ void EventStage::divide_work(Stage &stage) const {
   const bool streamed = bytes > kCachedWeights;
   const std::ptrdiff_t pairs = (stage.steps + 1) / 2;
   stage.streamed = streamed;
-  stage.threads = threads();
   stage.groups = streamed && !columns_source_ ? groups_of_tiles(tiles_, bytes, total * inputs_ * pairs, stage.threads) : 1;
   const std::ptrdiff_t share = (total * stage.groups + stage.threads - 1) / stage.threads;
   stage.block = std::clamp<std::ptrdiff_t>(streamed ? share : total / 16, 1, streamed ? 512 : 64);
@@ -347,12 +349,13 @@ void EventStage::divide_work(Stage &stage) const {
 }
 
 // Pixels go in blocks, whose currents stay in the cache while one channel after the other is read.
-void EventStage::take_means(const float *currents, std::ptrdiff_t samples, std::ptrdiff_t steps, float *out) const {
+void EventStage::take_means(const float *currents, std::ptrdiff_t samples, std::ptrdiff_t steps, int threads,
+                            float *out) const {
   constexpr std::ptrdiff_t kBlock = 32;
   const std::ptrdiff_t blocks = (pixels() + kBlock - 1) / kBlock;
   const bool small = samples * steps * pixels() * padded() <= 1 << 16;
   std::ptrdiff_t next = 0;
-  run_released(small ? 1 : threads(), [&](Member &member) {
+  run_released(small ? 1 : threads, [&](Member &member) {
     take_turns(member, &next, samples * blocks, 1, [&](std::ptrdiff_t turn, std::ptrdiff_t) {
       const std::ptrdiff_t n = turn / blocks, begin = turn % blocks * kBlock, end = std::min(pixels(), begin + kBlock);
       for (std::ptrdiff_t channel = 0; channel < channels_; ++channel)

@@ -168,6 +168,7 @@ struct Link {
   int afters;
   std::ptrdiff_t *done; // by sample, kDone from one to the next: how many of its units are done,
   std::ptrdiff_t units; // of so many
+  std::ptrdiff_t samples;
   alignas(kLine) std::ptrdiff_t next; // turn that nobody has taken
 };
 

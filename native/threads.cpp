@@ -27,7 +27,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using std::chrono::microseconds;
 
-constexpr microseconds kIdleSpin{100};  // of a thread without a run: about the time between two small ones
+constexpr microseconds kIdleSpin{400};  // of a thread without a run: about the time between two small ones
 constexpr microseconds kWaitSpin{40};   // of a thread that waits for another one of its run
 constexpr microseconds kPatience{20000}; // of the calling thread between two looks for signals
 
@@ -131,16 +131,20 @@ private:
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
 #endif
-    bool started = true;
+    bool found = true;
     try {
-      std::thread([this] { serve(); }).detach();
+      std::thread started([this] { serve(); });
+#ifdef __linux__
+      pthread_setname_np(started.native_handle(), "transpike"); // as debuggers and top show it
+#endif
+      started.detach();
     } catch (const std::system_error &) {
-      started = false; // there are as many as the system gives
+      found = false; // there are as many as the system gives
     }
 #ifdef TRANSPIKE_POSIX
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 #endif
-    return started;
+    return found;
   }
 
   // Each thread that comes wakes two more: the calling one shall not spend its time on it.
