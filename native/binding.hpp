@@ -38,5 +38,6 @@ inline bool inside(std::ptrdiff_t first, std::ptrdiff_t count, std::ptrdiff_t st
 void bind_spike_map(nanobind::module_ &m);
 void bind_event_stage(nanobind::module_ &m);
 void bind_chain(nanobind::module_ &m);
+void bind_watch(nanobind::module_ &m);
 
 } // namespace transpike

@@ -3,6 +3,7 @@
 
 #include "counts.hpp"
 #include "dense.hpp"
+#include "digest.hpp"
 #include "peak.hpp"
 #include "pool.hpp"
 
@@ -28,7 +29,7 @@ bool run_chain(Member &member, Link *links, int count) {
 } // namespace
 
 const Kernels &TRANSPIKE_JOIN(kernels_, TRANSPIKE_ISA)() {
-  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_chain, add_up,
+  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_chain, add_up, digest,
                              dense_table<float>(), dense_table<double>()};
   return table;
 }

@@ -172,12 +172,21 @@ struct Link {
   alignas(kLine) std::ptrdiff_t next; // turn that nobody has taken
 };
 
+// Bytes that lie one after the other.
+struct Span {
+  const char *data;
+  std::ptrdiff_t bytes;
+};
+
 struct Kernels {
   const char *name;
   // Takes part in making all maps of a chain; false if there is no memory for the lists of active inputs.
   bool (*run_chain)(Member &, Link *links, int count);
   // Adds up one row of numbers `passes` times (peak.hpp); count % 128 == 0.
   float (*add_up)(const float *row, std::ptrdiff_t count, std::ptrdiff_t passes);
+  // A number that tells one content of memory from another (digest.hpp): of all bytes if `stride` is 0, else of kLine bytes
+  // every so many.
+  std::uint64_t (*digest)(const Span *spans, std::ptrdiff_t count, std::ptrdiff_t stride);
   Dense<float> dense_float;
   Dense<double> dense_double;
 };

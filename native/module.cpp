@@ -141,6 +141,7 @@ NB_MODULE(_native, m) {
   bind_spike_map(m);
   bind_event_stage(m);
   bind_chain(m);
+  bind_watch(m);
   m.def("threads", &threads);
   m.def(
       "add_up", // rows [threads, count] -> the sum of each row, added up `passes` times
