@@ -226,8 +226,9 @@ def test_signals_are_left_to_the_main_thread() -> None:
     assert torch.equal(answers[0], wanted)
 
 
-def test_too_many_steps_are_refused_and_no_crash() -> None:
-    drive = torch.zeros(1, 64).expand(1 << 54, 64)  # no memory of its own
-    compiled = native.module()
+@pytest.mark.parametrize(("steps", "neurons"), [(1 << 54, 64), (1 << 60, 1)])
+def test_too_many_steps_are_refused_and_no_crash(steps: int, neurons: int) -> None:
+    """No memory can be that large, and the second size is not even a number of bytes."""
+    drive = torch.zeros(1, neurons).expand(steps, neurons)  # no memory of its own
     with pytest.raises(MemoryError):
-        compiled.exact_potential(drive, torch.ones(1), 64, torch.zeros(64))
+        native.module().exact_potential(drive, torch.ones(1), neurons, torch.zeros(neurons))
