@@ -127,6 +127,11 @@ public:
       link.after = each.after.data();
       link.afters = static_cast<int>(each.after.size());
       link.counts = counts;
+      std::ptrdiff_t least = kGuard; // bytes of a sample of the maps that it reads, and of its own
+      for (const int map : each.reads)
+        least = std::min(least, maps[static_cast<std::size_t>(map)].size / std::max<std::ptrdiff_t>(1, samples));
+      least = std::min(least, size_of(each.layout, 1, kept));
+      link.reach = (kGuard + least - 1) / std::max<std::ptrdiff_t>(1, least);
       if (each.stage != nullptr) {
         each.stage->prepare(prepared[i], chosen(each.sources, maps), dense[i], rule, to[i], samples, steps,
                             number);

@@ -12,10 +12,11 @@
 namespace transpike {
 namespace {
 
-// Waits for samples `first` to `last` of the links before, and for a neighbour on either side, since whole words that are
-// read at the border of a sample reach into it; false if the run shall end.
+// Waits for samples `first` to `last` of the links before, and for their neighbours, since whole vectors that are read at
+// the border of a sample reach into these; false if the run shall end.
 inline bool wait_for(Member &member, const Link *links, const Link &link, std::ptrdiff_t first, std::ptrdiff_t last) {
-  const std::ptrdiff_t begin = first > 0 ? first - 1 : 0, end = last + 1 < link.samples ? last + 2 : link.samples;
+  const std::ptrdiff_t before_first = first - link.reach, behind = last + 1 + link.reach;
+  const std::ptrdiff_t begin = before_first > 0 ? before_first : 0, end = behind < link.samples ? behind : link.samples;
   for (int i = 0; i < link.afters; ++i) {
     const Link &before = links[link.after[i]];
     for (std::ptrdiff_t n = begin; n < end; ++n)

@@ -169,6 +169,7 @@ struct Link {
   std::ptrdiff_t *done; // by sample, kDone from one to the next: how many of its units are done,
   std::ptrdiff_t units; // of so many
   std::ptrdiff_t samples;
+  std::ptrdiff_t reach; // neighbours of a sample into which a read at its border may reach
   alignas(kLine) std::ptrdiff_t next; // turn that nobody has taken
 };
 

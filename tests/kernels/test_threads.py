@@ -64,6 +64,23 @@ def test_answers_do_not_depend_on_the_number_of_threads(threads: int) -> None:
         torch.testing.assert_close(first[0], wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_samples_smaller_than_a_vector(threads: int) -> None:
+    """What is read at the border of one reaches into several others, at which other threads may be at work."""
+    torch.manual_seed(0)
+    x = dyadic_batch((70, 6))
+    layers = [layer for _ in range(4) for layer in (nn.Linear(6, 6), nn.ReLU())]
+    conversion = tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold())
+    snn = tp.convert(make_dyadic(nn.Sequential(*layers)), conversion, calibration=x, example_inputs=x)
+    set_dyadic_thresholds(snn).requires_grad_(False)
+    with torch.no_grad():
+        answer, spikes = run(snn, x, 1)
+        for _ in range(20):
+            again = run(snn, x, threads)
+            assert torch.equal(again[0], answer)
+            assert again[1] == spikes
+
+
 def test_several_python_threads_run_at_once() -> None:
     snn, x = converted()
 
