@@ -7,7 +7,7 @@ JOBS ?= 2
 SANITIZED := $(CURDIR)/build/sanitize
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-oldest fuzz sanitize lint format docs tables install clean
+.PHONY: demo test test-oldest fuzz sanitize sanitize-memory sanitize-threads lint format docs tables install clean
 
 demo: install
 	$(BIN)/transpike run digits
@@ -34,25 +34,48 @@ fuzz: install
 		OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/$$part.py --seed $$seed --minutes $(MINUTES) || failed=1; \
 	done; exit $$failed
 
-# The compiled kernels in a build of their own that stops at the first wrong address or undefined operation. Its runtime
-# must be there before Python is, and libstdc++ with it, which it wraps for C++ exceptions. The report goes past pytest.
-sanitize: install
-	@command -v cmake >/dev/null || test -x $(BIN)/cmake || $(BIN)/python -m pip install --quiet cmake
-	@PATH="$$PATH:$(CURDIR)/$(BIN)" && cmake -S . -B $(SANITIZED) -DTRANSPIKE_SANITIZE=ON \
-		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null && cmake --build $(SANITIZED) --parallel $(JOBS)
-	@native=$$(ls $(SANITIZED)/_native*.so) && \
-	runtime=$$(ldd $$native | awk '/libasan|libstdc\+\+/ {print $$3}' | xargs) && \
-	case "$$runtime" in *libasan*libstdc++*) ;; *) \
-		echo "make sanitize needs GCC's shared libasan and libstdc++, but $$native links: $$runtime" >&2; \
-		echo "  fix: rm -r $(SANITIZED) && make sanitize CXX=g++" >&2; exit 1;; \
-	esac && \
-	LD_PRELOAD="$$runtime" TRANSPIKE_TEST_NATIVE=$$native TRANSPIKE_TEST_THREADS=2 OMP_NUM_THREADS=2 \
-		OMP_WAIT_POLICY=passive ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		$(BIN)/python -m pytest --capture=sys \
+# The compiled kernels in builds of their own that stop at the first wrong address or undefined operation, and at the first
+# data race. The sanitizer's runtime must be there before Python is, and libstdc++ with it, which it wraps for C++
+# exceptions. The report goes past pytest.
+sanitize: sanitize-memory sanitize-threads
+
+# allocator_may_return_null: a test asks for more memory than there can be.
+sanitize-memory: SANITIZERS := address,undefined
+sanitize-memory: RUNTIME := libasan
+sanitize-memory: OPTIONS := ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1
+sanitize-memory: install
+	@$(SANITIZE) \
 		tests/kernels/test_native.py tests/kernels/test_events.py tests/kernels/test_counts.py \
 		tests/kernels/test_pairs.py tests/kernels/test_pooling.py tests/kernels/test_chain.py \
-		tests/kernels/test_image.py tests/kernels/test_narrow.py \
+		tests/kernels/test_image.py tests/kernels/test_narrow.py tests/kernels/test_threads.py \
 		tests/engine/test_engine.py tests/engine/test_engine_counts.py
+
+# ignore_noninstrumented_modules: Python and torch are not built for the sanitizer, so it does not see how their threads
+# wait for each other. die_after_fork: the tests run the kernels in forked processes. setarch: without random addresses,
+# of which some kernels of Linux have more than the runtime can take.
+sanitize-threads: SANITIZERS := thread
+sanitize-threads: RUNTIME := libtsan
+sanitize-threads: OPTIONS := TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:die_after_fork=0:allocator_may_return_null=1 \
+	$(shell setarch -R true 2>/dev/null && echo setarch -R)
+sanitize-threads: install
+	@$(SANITIZE) \
+		tests/kernels/test_threads.py tests/kernels/test_chain.py tests/kernels/test_events.py \
+		tests/kernels/test_counts.py tests/kernels/test_pairs.py tests/kernels/test_pooling.py \
+		tests/kernels/test_image.py tests/engine/test_engine.py tests/engine/test_engine_counts.py
+
+# Builds with $(SANITIZERS) and begins a run of pytest, to which tests are to be added.
+SANITIZE = set -e; folder=$(SANITIZED)/$(RUNTIME); export PATH="$$PATH:$(CURDIR)/$(BIN)"; \
+	command -v cmake >/dev/null || $(BIN)/python -m pip install --quiet cmake; \
+	cmake -S . -B $$folder -DTRANSPIKE_SANITIZE=$(SANITIZERS) -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python >/dev/null; \
+	cmake --build $$folder --parallel $(JOBS); \
+	native=$$(ls $$folder/_native*.so); \
+	runtime=$$(ldd $$native | awk '/$(RUNTIME)|libstdc\+\+/ {print $$3}' | xargs); \
+	case "$$runtime" in *$(RUNTIME)*libstdc++*) ;; *) \
+		echo "make sanitize needs GCC's shared $(RUNTIME) and libstdc++, but $$native links: $$runtime" >&2; \
+		echo "  fix: rm -r $(SANITIZED) && make sanitize CXX=g++" >&2; exit 1;; \
+	esac; \
+	env LD_PRELOAD="$$runtime" TRANSPIKE_TEST_NATIVE=$$native TRANSPIKE_TEST_THREADS=3 OMP_NUM_THREADS=3 $(OPTIONS) \
+		$(BIN)/python -m pytest --capture=sys
 
 lint: install
 	$(BIN)/ruff check .

@@ -6,22 +6,17 @@
 #include <stdexcept>
 #include <vector>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 #include "kernels.hpp"
+#include "threads.hpp"
 
 namespace transpike {
 
-// As many as the kernels take, the calling one included.
-inline int threads() {
-#ifdef _OPENMP
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
+// As many as the kernels take, the calling one included: torch.get_num_threads(). Needs the GIL.
+int threads();
+
+// Runs work on so many threads (threads.hpp), the GIL released. Signals are handled meanwhile: where their handler raises,
+// as that of Ctrl-C does, the work is given up and the error raised.
+void run_released(int count, const Work &work);
 
 // Those that this CPU can run, the best last.
 std::vector<const Kernels *> runnable_kernels();
@@ -43,5 +38,6 @@ inline bool inside(std::ptrdiff_t first, std::ptrdiff_t count, std::ptrdiff_t st
 void bind_spike_map(nanobind::module_ &m);
 void bind_event_stage(nanobind::module_ &m);
 void bind_chain(nanobind::module_ &m);
+void bind_watch(nanobind::module_ &m);
 
 } // namespace transpike

@@ -6,8 +6,6 @@
 namespace transpike {
 namespace {
 
-constexpr std::ptrdiff_t kChunks = 64; // parts that the threads take in turn
-
 struct Pixel {
   std::ptrdiff_t n, y, x;
   std::ptrdiff_t place; // y * columns + x

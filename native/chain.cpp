@@ -113,6 +113,7 @@ public:
       maps.push_back(map.given());
     }
 
+    const int number = threads();
     std::vector<Prepared> prepared(links_.size());
     std::vector<Pool> pools(links_.size());
     std::vector<Link> links(links_.size());
@@ -126,15 +127,21 @@ public:
       link.after = each.after.data();
       link.afters = static_cast<int>(each.after.size());
       link.counts = counts;
+      std::ptrdiff_t least = kGuard; // bytes of a sample of the maps that it reads, and of its own
+      for (const int map : each.reads)
+        least = std::min(least, maps[static_cast<std::size_t>(map)].size / std::max<std::ptrdiff_t>(1, samples));
+      least = std::min(least, size_of(each.layout, 1, kept));
+      link.reach = (kGuard + least - 1) / std::max<std::ptrdiff_t>(1, least);
       if (each.stage != nullptr) {
-        each.stage->prepare(prepared[i], chosen(each.sources, maps), dense[i], rule, to[i], samples, steps);
+        each.stage->prepare(prepared[i], chosen(each.sources, maps), dense[i], rule, to[i], samples, steps,
+                            number);
         link.stage = &prepared[i].stage;
       } else {
         pools[i] = pooled(*each.pool, maps, to[i], samples, kept);
         link.pool = &pools[i];
       }
     }
-    run_links(links, samples);
+    run_links(links, samples, number);
     keep_memory(std::move(memory), samples, kept);
     return {std::move(wanted), std::move(spikes)};
   }

@@ -156,7 +156,7 @@ inline void count_columns(const Columns &source, const Pixel &begin, int count, 
 }
 
 // Takes part in a stage of counts; false if there is no memory for it.
-bool run_counts(const Link *links, Link &link, Arena &arena) {
+bool run_counts(Member &member, const Link *links, Link &link, Arena &arena) {
   const Stage &stage = *link.stage;
   const Blocks blocks = divide(stage);
   // Entries beyond the end of a list are written, too.
@@ -180,7 +180,7 @@ bool run_counts(const Link *links, Link &link, Arena &arena) {
   scratch.total = arena.take<float>(blocks.size * stage.lanes);
   scratch.rows = arena.take<float>(seen);
   scratch.image = arena.take<float>(of_image);
-  take_blocks(links, link, blocks, [&](std::ptrdiff_t first, std::ptrdiff_t end, int tile, int last) {
+  take_blocks(member, links, link, blocks, [&](std::ptrdiff_t first, std::ptrdiff_t end, int tile, int last) {
     run_pixels(
         stage, first, end, per_pixel, free, scratch.pixel,
         [&](const Pixel &pixel, int number, std::ptrdiff_t used) {

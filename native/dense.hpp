@@ -1,6 +1,9 @@
 // Neurons on currents that lie in memory as real numbers: a block of neurons stays in the first cache over all steps.
 #pragma once
 
+#include <cstdint>
+#include <cstdlib>
+
 #include "kernels.hpp"
 
 namespace transpike {
@@ -28,13 +31,20 @@ inline void fill_thresholds(const Thresholds<Real> &from, std::ptrdiff_t begin, 
   }
 }
 
+// Takes neurons in blocks: `block(begin, count)`.
+template <std::ptrdiff_t kSize, typename Block>
+void take_neurons(Member &member, std::ptrdiff_t *next, std::ptrdiff_t neurons, Block block) {
+  const std::ptrdiff_t blocks = neurons / kSize + (neurons % kSize != 0 ? 1 : 0);
+  take_turns(member, next, blocks, blocks / kChunks + 1, [&](std::ptrdiff_t first, std::ptrdiff_t end) {
+    for (std::ptrdiff_t begin = first * kSize; first < end; ++first, begin += kSize)
+      block(begin, neurons - begin < kSize ? neurons - begin : kSize);
+  });
+}
+
 template <typename Real>
-void integrate_fire(Currents<Real> drive, Thresholds<Real> thresholds, bool soft_reset, Real *v, Real *events) {
-  const std::ptrdiff_t blocks = (drive.neurons + kBlock - 1) / kBlock;
-#pragma omp parallel for schedule(static)
-  for (std::ptrdiff_t block = 0; block < blocks; ++block) {
-    const std::ptrdiff_t begin = block * kBlock;
-    const std::ptrdiff_t count = drive.neurons - begin < kBlock ? drive.neurons - begin : kBlock;
+void integrate_fire(Member &member, std::ptrdiff_t *next, Currents<Real> drive, Thresholds<Real> thresholds,
+                    bool soft_reset, Real *v, Real *events) {
+  take_neurons<kBlock>(member, next, drive.neurons, [&](std::ptrdiff_t begin, std::ptrdiff_t count) {
     alignas(64) Real theta[kBlock], state[kBlock];
     fill_thresholds(thresholds, begin, count, theta);
     for (std::ptrdiff_t i = 0; i < count; ++i)
@@ -43,7 +53,7 @@ void integrate_fire(Currents<Real> drive, Thresholds<Real> thresholds, bool soft
       const Real *current = drive.data + t * drive.stride + begin;
       Real *event = events + t * drive.neurons + begin;
       if (soft_reset) {
-#pragma omp simd
+#pragma GCC ivdep
         for (std::ptrdiff_t i = 0; i < count; ++i) {
           const Real u = state[i] + current[i];
           const bool fires = u >= theta[i];
@@ -51,7 +61,7 @@ void integrate_fire(Currents<Real> drive, Thresholds<Real> thresholds, bool soft
           state[i] = fires ? u - theta[i] : u;
         }
       } else {
-#pragma omp simd
+#pragma GCC ivdep
         for (std::ptrdiff_t i = 0; i < count; ++i) {
           const Real u = state[i] + current[i];
           const bool fires = u >= theta[i];
@@ -62,22 +72,19 @@ void integrate_fire(Currents<Real> drive, Thresholds<Real> thresholds, bool soft
     }
     for (std::ptrdiff_t i = 0; i < count; ++i)
       v[begin + i] = state[i];
-  }
+  });
 }
 
 template <typename Real>
-void offset_potential(Currents<Real> drive, Thresholds<Real> thresholds, int iterations, Real epsilon, Real *v) {
-  const std::ptrdiff_t blocks = (drive.neurons + kBlock - 1) / kBlock;
+void offset_potential(Member &member, std::ptrdiff_t *next, Currents<Real> drive, Thresholds<Real> thresholds,
+                      int iterations, Real epsilon, Real *v) {
   const Real all = static_cast<Real>(drive.steps);
-#pragma omp parallel for schedule(static)
-  for (std::ptrdiff_t block = 0; block < blocks; ++block) {
-    const std::ptrdiff_t begin = block * kBlock;
-    const std::ptrdiff_t count = drive.neurons - begin < kBlock ? drive.neurons - begin : kBlock;
+  take_neurons<kBlock>(member, next, drive.neurons, [&](std::ptrdiff_t begin, std::ptrdiff_t count) {
     alignas(64) Real theta[kBlock], state[kBlock], fired[kBlock], lowest[kBlock], highest[kBlock];
     alignas(64) Real rest[kBlock], sent[kBlock]; // residual and spikes of the first probe
     Real *initial = v + begin;
     fill_thresholds(thresholds, begin, count, theta);
-    for (int iteration = 0; iteration < iterations; ++iteration) {
+    for (int iteration = 0; iteration < iterations && !stopped(member); ++iteration) {
       for (std::ptrdiff_t i = 0; i < count; ++i) {
         state[i] = initial[i];
         fired[i] = 0;
@@ -86,7 +93,7 @@ void offset_potential(Currents<Real> drive, Thresholds<Real> thresholds, int ite
       }
       for (std::ptrdiff_t t = 0; t < drive.steps; ++t) {
         const Real *current = drive.data + t * drive.stride + begin;
-#pragma omp simd
+#pragma GCC ivdep
         for (std::ptrdiff_t i = 0; i < count; ++i) {
           const Real u = state[i] + current[i];
           const bool fires = u >= theta[i];
@@ -101,7 +108,7 @@ void offset_potential(Currents<Real> drive, Thresholds<Real> thresholds, int ite
         rest[i] = state[i];
         sent[i] = fired[i];
       }
-#pragma omp simd
+#pragma GCC ivdep
       for (std::ptrdiff_t i = 0; i < count; ++i) { // Theorems 1 and 2
         const Real residual = rest[i] + (sent[i] - fired[i]) * theta[i];
         const Real margin = epsilon * theta[i];
@@ -113,7 +120,7 @@ void offset_potential(Currents<Real> drive, Thresholds<Real> thresholds, int ite
         initial[i] = initial[i] + ((up ? raise : Real(0)) - (down ? lower : Real(0)));
       }
     }
-  }
+  });
 }
 
 template <typename Real> inline Real expected_count(Real total, Real v, Real theta, Real most) {
@@ -121,69 +128,68 @@ template <typename Real> inline Real expected_count(Real total, Real v, Real the
   return count > 0 ? (count < most ? count : most) : Real(0); // not a number becomes 0, which is safe as an index
 }
 
-template <typename Real> void exact_potential(Currents<Real> drive, Thresholds<Real> thresholds, Real *v) {
-  const std::ptrdiff_t blocks = (drive.neurons + kSmallBlock - 1) / kSmallBlock;
+template <typename Real>
+bool exact_potential(Member &member, std::ptrdiff_t *next, Currents<Real> drive, Thresholds<Real> thresholds, Real *v) {
+  constexpr std::ptrdiff_t kMostRows = PTRDIFF_MAX / static_cast<std::ptrdiff_t>(sizeof(Real) * kSmallBlock);
+  if (drive.steps > kMostRows - 2)
+    return false;
   const std::ptrdiff_t rows = drive.steps + 2;
-#pragma omp parallel
-  {
-    // least[j]: the least initial potential that gives at least j spikes (kernels/probe.py)
-    Real *least = static_cast<Real *>(std::malloc(sizeof(Real) * static_cast<std::size_t>(rows * kSmallBlock)));
-#pragma omp for schedule(static)
-    for (std::ptrdiff_t block = 0; block < blocks; ++block) {
-      const std::ptrdiff_t begin = block * kSmallBlock;
-      const std::ptrdiff_t count = drive.neurons - begin < kSmallBlock ? drive.neurons - begin : kSmallBlock;
-      alignas(64) Real theta[kSmallBlock], total[kSmallBlock];
-      fill_thresholds(thresholds, begin, count, theta);
-      for (std::ptrdiff_t i = 0; i < count; ++i) {
-        least[i] = -kInfinity<Real>;
-        total[i] = 0;
-      }
-      for (std::ptrdiff_t i = kSmallBlock; i < rows * kSmallBlock; ++i)
-        least[i] = kInfinity<Real>;
-      for (std::ptrdiff_t t = 0; t < drive.steps; ++t) {
-        const Real *current = drive.data + t * drive.stride + begin;
-        for (std::ptrdiff_t i = 0; i < count; ++i)
-          total[i] += current[i];
-        for (std::ptrdiff_t j = t + 1; j > 0; --j) {
-          Real *here = least + j * kSmallBlock;
-          const Real *below = here - kSmallBlock;
-          const Real number = static_cast<Real>(j);
-#pragma omp simd
-          for (std::ptrdiff_t i = 0; i < count; ++i) {
-            const Real needed = number * theta[i] - total[i];
-            const Real candidate = below[i] > needed ? below[i] : needed;
-            here[i] = candidate < here[i] ? candidate : here[i];
-          }
+  // least[j]: the least initial potential that gives at least j spikes (schedules/exact_potential.py)
+  Real *least = static_cast<Real *>(std::malloc(sizeof(Real) * static_cast<std::size_t>(rows * kSmallBlock)));
+  if (least == nullptr)
+    return false;
+  take_neurons<kSmallBlock>(member, next, drive.neurons, [&](std::ptrdiff_t begin, std::ptrdiff_t count) {
+    alignas(64) Real theta[kSmallBlock], total[kSmallBlock];
+    fill_thresholds(thresholds, begin, count, theta);
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+      least[i] = -kInfinity<Real>;
+      total[i] = 0;
+    }
+    for (std::ptrdiff_t i = kSmallBlock; i < rows * kSmallBlock; ++i)
+      least[i] = kInfinity<Real>;
+    for (std::ptrdiff_t t = 0; t < drive.steps; ++t) {
+      if (stopped(member))
+        return;
+      const Real *current = drive.data + t * drive.stride + begin;
+      for (std::ptrdiff_t i = 0; i < count; ++i)
+        total[i] += current[i];
+      for (std::ptrdiff_t j = t + 1; j > 0; --j) {
+        Real *here = least + j * kSmallBlock;
+        const Real *below = here - kSmallBlock;
+        const Real number = static_cast<Real>(j);
+#pragma GCC ivdep
+        for (std::ptrdiff_t i = 0; i < count; ++i) {
+          const Real needed = number * theta[i] - total[i];
+          const Real candidate = below[i] > needed ? below[i] : needed;
+          here[i] = candidate < here[i] ? candidate : here[i];
         }
       }
-      for (std::ptrdiff_t i = 0; i < count; ++i) {
-        const Real start = v[begin + i];
-        const Real wanted = expected_count(total[i], start, theta[i], static_cast<Real>(drive.steps));
-        const Real *at = least + static_cast<std::ptrdiff_t>(wanted) * kSmallBlock + i;
-        const Real low = at[0], high = at[kSmallBlock];
-        if (start >= low && start < high)
-          continue;
-        if (high == kInfinity<Real>)
-          v[begin + i] = low + theta[i] / 2;
-        else if (low == -kInfinity<Real>)
-          v[begin + i] = high - theta[i] / 2;
-        else
-          v[begin + i] = (low + high) / 2;
-      }
     }
-    std::free(least);
-  }
+    for (std::ptrdiff_t i = 0; i < count; ++i) {
+      const Real start = v[begin + i];
+      const Real wanted = expected_count(total[i], start, theta[i], static_cast<Real>(drive.steps));
+      const std::ptrdiff_t whole = static_cast<std::ptrdiff_t>(wanted); // may have been rounded up
+      const Real *at = least + (whole < drive.steps ? whole : drive.steps) * kSmallBlock + i;
+      const Real low = at[0], high = at[kSmallBlock];
+      if (start >= low && start < high)
+        continue;
+      if (high == kInfinity<Real>)
+        v[begin + i] = low + theta[i] / 2;
+      else if (low == -kInfinity<Real>)
+        v[begin + i] = high - theta[i] / 2;
+      else
+        v[begin + i] = (low + high) / 2;
+    }
+  });
+  std::free(least);
+  return true;
 }
 
 template <typename Real>
-void accumulate(Currents<Real> drive, Thresholds<Real> thresholds, std::ptrdiff_t steps, std::ptrdiff_t sample,
-                const Real *v, Real *events) {
-  const std::ptrdiff_t blocks = (drive.neurons + kBlock - 1) / kBlock;
+void accumulate(Member &member, std::ptrdiff_t *next, Currents<Real> drive, Thresholds<Real> thresholds,
+                std::ptrdiff_t steps, std::ptrdiff_t sample, const Real *v, Real *events) {
   const Real probe = static_cast<Real>(drive.steps);
-#pragma omp parallel for schedule(static)
-  for (std::ptrdiff_t block = 0; block < blocks; ++block) {
-    const std::ptrdiff_t begin = block * kBlock;
-    const std::ptrdiff_t count = drive.neurons - begin < kBlock ? drive.neurons - begin : kBlock;
+  take_neurons<kBlock>(member, next, drive.neurons, [&](std::ptrdiff_t begin, std::ptrdiff_t count) {
     alignas(64) Real theta[kBlock], number[kBlock], sent[kBlock], start[kBlock];
     fill_thresholds(thresholds, begin, count, theta);
     for (std::ptrdiff_t i = 0; i < count; ++i) {
@@ -206,7 +212,7 @@ void accumulate(Currents<Real> drive, Thresholds<Real> thresholds, std::ptrdiff_
         sent[i] = total;
       }
     }
-  }
+  });
 }
 
 template <typename Real> constexpr Dense<Real> dense_table() {

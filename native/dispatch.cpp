@@ -1,4 +1,6 @@
 // The choice of the instruction set at run time.
+#include <atomic>
+
 #include "binding.hpp"
 
 namespace transpike {
@@ -15,12 +17,13 @@ std::vector<const Kernels *> runnable_kernels() {
   return found;
 }
 
-static const Kernels *chosen = nullptr;
+static std::atomic<const Kernels *> chosen{nullptr};
 
 const Kernels &kernels() {
-  if (chosen == nullptr)
-    chosen = runnable_kernels().back();
-  return *chosen;
+  const Kernels *found = chosen;
+  if (found == nullptr)
+    chosen = found = runnable_kernels().back(); // whoever else comes here at the same time finds the same
+  return *found;
 }
 
 void use_kernels(const Kernels &wanted) { chosen = &wanted; }

@@ -36,13 +36,14 @@ Reader reader(const Geometry &g) {
 }
 
 // Threads may share the weights, a group of tiles each, instead of the `pixels`: then each lists the inputs of all.
-std::ptrdiff_t groups_of_tiles(std::ptrdiff_t tiles, std::ptrdiff_t weight_bytes, std::ptrdiff_t listed) {
+std::ptrdiff_t groups_of_tiles(std::ptrdiff_t tiles, std::ptrdiff_t weight_bytes, std::ptrdiff_t listed,
+                               std::ptrdiff_t threads) {
   constexpr double kReading = 5, kListing = 0.2; // bytes of weights per cycle, cycles per input and pair of steps
   std::ptrdiff_t best = 1;
   double least = std::numeric_limits<double>::infinity();
-  for (std::ptrdiff_t count = 1; count <= std::min<std::ptrdiff_t>(tiles, threads()); count *= 2) {
+  for (std::ptrdiff_t count = 1; count <= std::min(tiles, threads); count *= 2) {
     const double weights = static_cast<double>(weight_bytes) / static_cast<double>(count);
-    const double inputs = static_cast<double>(listed * count) / threads();
+    const double inputs = static_cast<double>(listed * count) / static_cast<double>(threads);
     const double cycles = weights / kReading + inputs * kListing;
     if (cycles < least) {
       least = cycles;
@@ -54,18 +55,24 @@ std::ptrdiff_t groups_of_tiles(std::ptrdiff_t tiles, std::ptrdiff_t weight_bytes
 
 } // namespace
 
-void run_links(std::vector<Link> &links, std::ptrdiff_t samples) {
+void run_links(std::vector<Link> &links, std::ptrdiff_t samples, int threads) {
   if (samples == 0)
     return;
-  std::vector<std::ptrdiff_t> done(links.size() * static_cast<std::size_t>(samples), 0);
+  struct alignas(kLine) Line {
+    std::ptrdiff_t count[kDone];
+  };
+  std::vector<Line> done(links.size() * static_cast<std::size_t>(samples));
   for (std::size_t i = 0; i < links.size(); ++i) {
     Link &link = links[i];
-    link.done = done.data() + i * static_cast<std::size_t>(samples);
+    link.done = done[i * static_cast<std::size_t>(samples)].count;
+    link.samples = samples;
     link.units = link.pool != nullptr ? link.pool->steps * link.pool->rows : link.stage->pixels * link.stage->groups;
   }
-  nb::gil_scoped_release release;
-  if (!kernels().run_chain(links.data(), static_cast<int>(links.size())))
-    throw std::bad_alloc();
+  const Kernels &chosen = kernels();
+  run_released(threads, [&](Member &member) {
+    if (!chosen.run_chain(member, links.data(), static_cast<int>(links.size())))
+      throw std::bad_alloc();
+  });
 }
 
 void Reader::check(std::ptrdiff_t dy, std::ptrdiff_t dx, std::ptrdiff_t inputs, std::ptrdiff_t per_byte,
@@ -216,11 +223,11 @@ std::vector<std::ptrdiff_t> EventStage::layout() const {
 }
 
 void EventStage::prepare(Prepared &prepared, const Sources<Given> &sources, const std::optional<Floats> &dense,
-                         const RuleNumbers &rule, std::uint8_t *out, std::ptrdiff_t samples,
-                         std::ptrdiff_t steps) const {
+                         const RuleNumbers &rule, std::uint8_t *out, std::ptrdiff_t samples, std::ptrdiff_t steps,
+                         int threads) const {
   const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
   expect(counts() == (kind == Rule::kAccumulate), "accumulate-then-fire needs counts, other schedules need spikes");
-  prepare_currents(prepared, sources, dense, samples, steps);
+  prepare_currents(prepared, sources, dense, samples, steps, threads);
   Stage &stage = prepared.stage;
   expect(v_init_.has_value() && (v_init_->shape(0) == 1 || static_cast<std::ptrdiff_t>(v_init_->shape(0)) == samples),
          "v_init must be set, for one or for all samples");
@@ -246,19 +253,19 @@ void EventStage::means(const Sources<Given> &sources,
          "means must be [steps, samples, channels, rows, columns]");
   expect(!counts(), "only spikes are read step by step");
   Prepared prepared;
-  prepare_currents(prepared, sources, std::nullopt, samples, steps);
+  const int number = threads();
+  prepare_currents(prepared, sources, std::nullopt, samples, steps, number);
   std::vector<float> currents(static_cast<std::size_t>(samples * steps * pixels() * padded()));
   prepared.stage.currents = currents.data(); // [samples, steps, pixels, padded channels]
   Link link{};
   link.stage = &prepared.stage;
   std::vector<Link> links{link};
-  run_links(links, samples);
-  nb::gil_scoped_release release;
-  take_means(currents.data(), samples, steps, out.data());
+  run_links(links, samples, number);
+  take_means(currents.data(), samples, steps, number, out.data());
 }
 
 void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sources, const std::optional<Floats> &dense,
-                                  std::ptrdiff_t samples, std::ptrdiff_t steps) const {
+                                  std::ptrdiff_t samples, std::ptrdiff_t steps, int threads) const {
   const std::ptrdiff_t kept = kept_steps(steps);
   expect(samples >= 0 && steps >= 1, "there must be at least one step");
   // Numbers of list entries: those of one pixel, and those of the columns of a segment (run_stage).
@@ -325,6 +332,7 @@ void EventStage::prepare_currents(Prepared &prepared, const Sources<Given> &sour
   }
   stage.bias = bias_.data();
   stage.theta = theta_.data();
+  stage.threads = threads;
   divide_work(stage);
 }
 
@@ -334,22 +342,24 @@ void EventStage::divide_work(Stage &stage) const {
   const bool streamed = bytes > kCachedWeights;
   const std::ptrdiff_t pairs = (stage.steps + 1) / 2;
   stage.streamed = streamed;
-  stage.groups = streamed && !columns_source_ ? groups_of_tiles(tiles_, bytes, total * inputs_ * pairs) : 1;
-  stage.threads = threads();
-  const std::ptrdiff_t share = (total * stage.groups + threads() - 1) / threads();
+  stage.groups = streamed && !columns_source_ ? groups_of_tiles(tiles_, bytes, total * inputs_ * pairs, stage.threads) : 1;
+  const std::ptrdiff_t share = (total * stage.groups + stage.threads - 1) / stage.threads;
   stage.block = std::clamp<std::ptrdiff_t>(streamed ? share : total / 16, 1, streamed ? 512 : 64);
   stage.list_entries = streamed ? 1 << 19 : 1 << 16;
 }
 
 // Pixels go in blocks, whose currents stay in the cache while one channel after the other is read.
-void EventStage::take_means(const float *currents, std::ptrdiff_t samples, std::ptrdiff_t steps, float *out) const {
+void EventStage::take_means(const float *currents, std::ptrdiff_t samples, std::ptrdiff_t steps, int threads,
+                            float *out) const {
   constexpr std::ptrdiff_t kBlock = 32;
   const std::ptrdiff_t blocks = (pixels() + kBlock - 1) / kBlock;
-#pragma omp parallel for collapse(2) if (samples * steps * pixels() * padded() > 1 << 16)
-  for (std::ptrdiff_t n = 0; n < samples; ++n)
-    for (std::ptrdiff_t block = 0; block < blocks; ++block)
+  const bool small = samples * steps * pixels() * padded() <= 1 << 16;
+  std::ptrdiff_t next = 0;
+  run_released(small ? 1 : threads, [&](Member &member) {
+    take_turns(member, &next, samples * blocks, 1, [&](std::ptrdiff_t turn, std::ptrdiff_t) {
+      const std::ptrdiff_t n = turn / blocks, begin = turn % blocks * kBlock, end = std::min(pixels(), begin + kBlock);
       for (std::ptrdiff_t channel = 0; channel < channels_; ++channel)
-        for (std::ptrdiff_t pixel = block * kBlock; pixel < std::min(pixels(), (block + 1) * kBlock); ++pixel) {
+        for (std::ptrdiff_t pixel = begin; pixel < end; ++pixel) {
           double sum = 0; // as torch adds up float32
           for (std::ptrdiff_t t = 0; t < steps; ++t) {
             sum += currents[((n * steps + t) * pixels() + pixel) * padded() + channel];
@@ -357,6 +367,8 @@ void EventStage::take_means(const float *currents, std::ptrdiff_t samples, std::
                 static_cast<float>(sum) / static_cast<float>(t + 1);
           }
         }
+    });
+  });
 }
 
 void bind_event_stage(nb::module_ &m) {

@@ -50,8 +50,8 @@ struct Prepared {
   Stage stage{};
 };
 
-// Runs links in order on all threads, the GIL released; they say what makes their maps and what they wait for.
-void run_links(std::vector<Link> &links, std::ptrdiff_t samples);
+// Runs links in order on so many threads, the GIL released; they say what makes their maps and what they wait for.
+void run_links(std::vector<Link> &links, std::ptrdiff_t samples, int threads);
 
 class EventStage {
 public:
@@ -93,7 +93,8 @@ public:
 
   // Describes a run to the kernels: neurons that receive the sources and the dense currents, and where they write.
   void prepare(Prepared &prepared, const Sources<Given> &sources, const std::optional<Floats> &dense,
-               const RuleNumbers &rule, std::uint8_t *out, std::ptrdiff_t samples, std::ptrdiff_t steps) const;
+               const RuleNumbers &rule, std::uint8_t *out, std::ptrdiff_t samples, std::ptrdiff_t steps,
+               int threads) const;
 
   // Writes the mean current of the first 1, 2, .. steps to out [steps, samples, channels, rows, columns]; no neuron fires.
   void means(const Sources<Given> &sources,
@@ -121,9 +122,9 @@ private:
   };
 
   void prepare_currents(Prepared &prepared, const Sources<Given> &sources, const std::optional<Floats> &dense,
-                        std::ptrdiff_t samples, std::ptrdiff_t steps) const;
+                        std::ptrdiff_t samples, std::ptrdiff_t steps, int threads) const;
   void divide_work(Stage &stage) const;
-  void take_means(const float *currents, std::ptrdiff_t samples, std::ptrdiff_t steps, float *out) const;
+  void take_means(const float *currents, std::ptrdiff_t samples, std::ptrdiff_t steps, int threads, float *out) const;
   void check_kind(bool of_counts) const { expect(of_counts || !counts(), "a stage of counts cannot read spikes"); }
   std::ptrdiff_t kept_steps(std::ptrdiff_t steps) const { return counts() ? 1 : steps; } // of a map
   std::ptrdiff_t channel_bytes() const { return (channels_ + 7) / 8 * (8 / per_byte_); }

@@ -1,10 +1,9 @@
 // The kernels, compiled once per instruction set. See kernels.hpp for the rule about the standard library.
 #include "kernels.hpp"
 
-#include <cstdlib>
-
 #include "counts.hpp"
 #include "dense.hpp"
+#include "digest.hpp"
 #include "peak.hpp"
 #include "pool.hpp"
 
@@ -16,29 +15,21 @@
 namespace transpike {
 namespace {
 
-bool run_chain(Link *links, int count) {
+bool run_chain(Member &member, Link *links, int count) {
+  static thread_local Arena arena;
   bool enough = true;
-#pragma omp parallel
-  {
-    static thread_local Arena arena;
-    bool ready = true; // a thread without memory leaves the links from there on to the others
-    for (int i = 0; i < count && ready; ++i)
-      if (links[i].pool != nullptr)
-        run_pool(links, links[i]);
-      else
-        ready = links[i].counts ? run_counts(links, links[i], arena) : run_stage(links, links[i], arena);
-    if (!ready) {
-#pragma omp atomic write
-      enough = false;
-    }
-  }
+  for (int i = 0; i < count && enough && !stopped(member); ++i)
+    if (links[i].pool != nullptr)
+      run_pool(member, links, links[i]);
+    else
+      enough = links[i].counts ? run_counts(member, links, links[i], arena) : run_stage(member, links, links[i], arena);
   return enough;
 }
 
 } // namespace
 
 const Kernels &TRANSPIKE_JOIN(kernels_, TRANSPIKE_ISA)() {
-  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_chain, add_up,
+  static const Kernels table{TRANSPIKE_STRING(TRANSPIKE_ISA), run_chain, add_up, digest,
                              dense_table<float>(), dense_table<double>()};
   return table;
 }

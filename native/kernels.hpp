@@ -7,8 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "team.hpp"
+
 namespace transpike {
 
+constexpr std::ptrdiff_t kChunks = 64; // parts of a piece of work that the threads take in turn
 constexpr std::ptrdiff_t kCurrents = 1 << 14; // currents of a block: stay in the second cache
 
 // Thresholds of a population [N, C, inner]: neuron i has theta[(i / inner) % channels].
@@ -26,18 +29,22 @@ template <typename Real> struct Currents {
   std::ptrdiff_t neurons;
 };
 
-// All potentials and events are arrays of one value per neuron (and step); `v` is read and overwritten.
+// All potentials and events are arrays of one value per neuron (and step); `v` is read and overwritten. Every thread of
+// a run calls the same function; `next` counts the blocks of neurons that are taken, from 0.
 template <typename Real> struct Dense {
   // Integrate and fire over all steps; events are 0 or 1.
-  void (*integrate_fire)(Currents<Real>, Thresholds<Real>, bool soft_reset, Real *v, Real *events);
+  void (*integrate_fire)(Member &, std::ptrdiff_t *next, Currents<Real>, Thresholds<Real>, bool soft_reset, Real *v,
+                         Real *events);
   // COS: moves the initial potential v by the offset spikes seen in the steps given (schedules/offset_spike.py).
-  void (*offset_potential)(Currents<Real>, Thresholds<Real>, int iterations, Real epsilon, Real *v);
+  void (*offset_potential)(Member &, std::ptrdiff_t *next, Currents<Real>, Thresholds<Real>, int iterations,
+                           Real epsilon, Real *v);
   // Replaces v by an initial potential with which the steps give the expected count (schedules/exact_potential.py).
-  void (*exact_potential)(Currents<Real>, Thresholds<Real>, Real *v);
+  // False if there is no memory for a block.
+  bool (*exact_potential)(Member &, std::ptrdiff_t *next, Currents<Real>, Thresholds<Real>, Real *v);
   // The expected count of the first `probe` steps, emitted evenly over `steps` steps (schedules/accumulate.py).
   // `sample`: neurons of one.
-  void (*accumulate)(Currents<Real>, Thresholds<Real>, std::ptrdiff_t steps, std::ptrdiff_t sample, const Real *v,
-                     Real *events);
+  void (*accumulate)(Member &, std::ptrdiff_t *next, Currents<Real>, Thresholds<Real>, std::ptrdiff_t steps,
+                     std::ptrdiff_t sample, const Real *v, Real *events);
 };
 
 // A spike map (stage.hpp) as one reader sees it: `at` is the first byte of the window of output pixel (y, x).
@@ -149,6 +156,8 @@ struct Pool {
   std::uint8_t *to; // [samples][steps][rows][columns][channels]
 };
 
+constexpr std::ptrdiff_t kDone = kLine / sizeof(std::ptrdiff_t);
+
 // One map of a chain (chain.hpp), what makes it, and how far the threads have come with it.
 struct Link {
   const Stage *stage; // one of the two, the other is null
@@ -157,17 +166,28 @@ struct Link {
   std::int64_t *spikes; // of each step, to which the stage's are added, or null; not read where maps hold counts
   const int *after;     // links that must be done with a sample before this one begins it
   int afters;
-  std::ptrdiff_t *done; // by sample: how many of its units are done,
+  std::ptrdiff_t *done; // by sample, kDone from one to the next: how many of its units are done,
   std::ptrdiff_t units; // of so many
-  std::ptrdiff_t next;  // turn that nobody has taken
+  std::ptrdiff_t samples;
+  std::ptrdiff_t reach; // neighbours of a sample into which a read at its border may reach
+  alignas(kLine) std::ptrdiff_t next; // turn that nobody has taken
+};
+
+// Bytes that lie one after the other.
+struct Span {
+  const char *data;
+  std::ptrdiff_t bytes;
 };
 
 struct Kernels {
   const char *name;
-  // Makes all maps of a chain; false if there is no memory for the lists of active inputs.
-  bool (*run_chain)(Link *links, int count);
-  // Adds up each row of data [threads][count] `passes` times, a row per thread (peak.hpp); count % 128 == 0.
-  void (*add_up)(const float *data, std::ptrdiff_t threads, std::ptrdiff_t count, std::ptrdiff_t passes, float *totals);
+  // Takes part in making all maps of a chain; false if there is no memory for the lists of active inputs.
+  bool (*run_chain)(Member &, Link *links, int count);
+  // Adds up one row of numbers `passes` times (peak.hpp); count % 128 == 0.
+  float (*add_up)(const float *row, std::ptrdiff_t count, std::ptrdiff_t passes);
+  // A number that tells one content of memory from another (digest.hpp): of all bytes if `stride` is 0, else of kLine bytes
+  // every so many.
+  std::uint64_t (*digest)(const Span *spans, std::ptrdiff_t count, std::ptrdiff_t stride);
   Dense<float> dense_float;
   Dense<double> dense_double;
 };

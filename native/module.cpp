@@ -4,6 +4,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <new>
 #include <string>
 
 #include "binding.hpp"
@@ -16,6 +18,12 @@ namespace {
 template <typename Real> const Dense<Real> &dense();
 template <> const Dense<float> &dense<float>() { return kernels().dense_float; }
 template <> const Dense<double> &dense<double>() { return kernels().dense_double; }
+
+// Runs work whose blocks the threads take in turn.
+template <typename Part> void run_shared(Part part) {
+  std::ptrdiff_t next = 0;
+  run_released(threads(), [&](Member &member) { part(member, &next); });
+}
 
 template <typename Real> using Read = nb::ndarray<const Real, nb::device::cpu>;
 template <typename Real> using Vector = nb::ndarray<Real, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -50,8 +58,10 @@ template <typename Real> void bind(nb::module_ &m) {
         const auto th = thresholds<Real>(theta, inner, c.neurons);
         expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
         expect(events.shape(0) == drive.shape(0) && events.shape(1) == drive.shape(1), "events must be like drive");
-        nb::gil_scoped_release release;
-        dense<Real>().integrate_fire(c, th, soft_reset, v.data(), events.data());
+        const auto fire = dense<Real>().integrate_fire;
+        run_shared([&](Member &member, std::ptrdiff_t *next) {
+          fire(member, next, c, th, soft_reset, v.data(), events.data());
+        });
       },
       nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("soft_reset"),
       nb::arg("v").noconvert(), nb::arg("events").noconvert());
@@ -62,8 +72,10 @@ template <typename Real> void bind(nb::module_ &m) {
         const auto c = currents<Real>(drive);
         const auto th = thresholds<Real>(theta, inner, c.neurons);
         expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
-        nb::gil_scoped_release release;
-        dense<Real>().offset_potential(c, th, iterations, static_cast<Real>(epsilon), v.data());
+        const auto move = dense<Real>().offset_potential;
+        run_shared([&](Member &member, std::ptrdiff_t *next) {
+          move(member, next, c, th, iterations, static_cast<Real>(epsilon), v.data());
+        });
       },
       nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("iterations"),
       nb::arg("epsilon"), nb::arg("v").noconvert());
@@ -73,8 +85,11 @@ template <typename Real> void bind(nb::module_ &m) {
         const auto c = currents<Real>(drive);
         const auto th = thresholds<Real>(theta, inner, c.neurons);
         expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
-        nb::gil_scoped_release release;
-        dense<Real>().exact_potential(c, th, v.data());
+        const auto replace = dense<Real>().exact_potential;
+        run_shared([&](Member &member, std::ptrdiff_t *next) {
+          if (!replace(member, next, c, th, v.data()))
+            throw std::bad_alloc();
+        });
       },
       nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("v").noconvert());
   m.def(
@@ -86,15 +101,38 @@ template <typename Real> void bind(nb::module_ &m) {
         expect(static_cast<std::ptrdiff_t>(v.shape(0)) == c.neurons, "v must have one value per neuron");
         expect(static_cast<std::ptrdiff_t>(events.shape(1)) == c.neurons, "events must have one column per neuron");
         expect(sample >= 1, "a sample has at least one neuron");
-        nb::gil_scoped_release release;
-        dense<Real>().accumulate(c, th, static_cast<std::ptrdiff_t>(events.shape(0)), sample, v.data(), events.data());
+        const auto send = dense<Real>().accumulate;
+        const auto steps = static_cast<std::ptrdiff_t>(events.shape(0));
+        run_shared([&](Member &member, std::ptrdiff_t *next) {
+          send(member, next, c, th, steps, sample, v.data(), events.data());
+        });
       },
       nb::arg("drive").noconvert(), nb::arg("theta").noconvert(), nb::arg("inner"), nb::arg("sample"),
       nb::arg("v").noconvert(),
       nb::arg("events").noconvert());
 }
 
+bool interrupted() {
+  const nb::gil_scoped_acquire acquire;
+  return PyErr_CheckSignals() != 0;
+}
+
 } // namespace
+
+int transpike::threads() {
+  static PyObject *asked = nb::object(nb::module_::import_("torch").attr("get_num_threads")).release().ptr(); // for ever
+  return std::max(1, nb::cast<int>(nb::handle(asked)()));
+}
+
+void transpike::run_released(int count, const Work &work) {
+  bool complete = false;
+  {
+    const nb::gil_scoped_release release;
+    complete = run_on_threads(count, work, interrupted);
+  }
+  if (!complete)
+    throw nb::python_error();
+}
 
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false); // objects that Python keeps until it ends are no leaks
@@ -103,6 +141,7 @@ NB_MODULE(_native, m) {
   bind_spike_map(m);
   bind_event_stage(m);
   bind_chain(m);
+  bind_watch(m);
   m.def("threads", &threads);
   m.def(
       "add_up", // rows [threads, count] -> the sum of each row, added up `passes` times
@@ -111,8 +150,13 @@ NB_MODULE(_native, m) {
         expect(threads >= 1 && passes >= 1, "there must be at least one row and one pass");
         expect(count % 128 == 0, "rows must be whole multiples of 128 numbers long");
         std::vector<float> totals(static_cast<std::size_t>(threads));
-        nb::gil_scoped_release release;
-        kernels().add_up(rows.data(), threads, count, passes, totals.data());
+        const auto add_up = kernels().add_up;
+        std::ptrdiff_t next = 0;
+        run_released(static_cast<int>(threads), [&](Member &member) {
+          take_turns(member, &next, threads, 1, [&](std::ptrdiff_t row, std::ptrdiff_t) {
+            totals[static_cast<std::size_t>(row)] = add_up(rows.data() + row * count, count, passes);
+          });
+        });
         return totals;
       },
       nb::arg("rows").noconvert(), nb::arg("passes"));

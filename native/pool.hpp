@@ -38,12 +38,13 @@ inline void add_counts(const std::uint8_t *from, const Pool &pool, std::uint8_t 
 }
 
 // Takes part in pooling, rows of windows in turn.
-void run_pool(const Link *links, Link &link) {
+void run_pool(Member &member, const Link *links, Link &link) {
   const Pool &pool = *link.pool;
   const std::ptrdiff_t bytes = pool.counts ? pool.bytes : 8 * pool.bytes;
   const std::ptrdiff_t lines = pool.samples * pool.steps * pool.rows, per_sample = pool.steps * pool.rows;
-  take_turns(link, lines, lines / kChunks + 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
-    wait_for(links, link, begin / per_sample, (end - 1) / per_sample);
+  take_turns(member, &link.next, lines, lines / kChunks + 1, [&](std::ptrdiff_t begin, std::ptrdiff_t end) {
+    if (!wait_for(member, links, link, begin / per_sample, (end - 1) / per_sample))
+      return;
     for (std::ptrdiff_t line = begin; line < end; ++line) {
       const std::uint8_t *from = pool.from + line / pool.rows * pool.image + line % pool.rows * pool.row;
       std::uint8_t *to = pool.to + line * pool.columns * bytes;
@@ -53,7 +54,7 @@ void run_pool(const Link *links, Link &link) {
         else
           count_bits(from, pool, to);
     }
-    tell(link, per_sample, begin, end);
+    tell(member, link, per_sample, begin, end);
   });
 }
 

@@ -25,13 +25,15 @@ void unpack(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff_t padd
   const std::uint8_t *data = map.given().data;
   const float *factor = factors.data();
   float *to = events.data();
-  nb::gil_scoped_release release;
-#pragma omp parallel for collapse(2)
-  for (std::ptrdiff_t t = 0; t < steps; ++t)
-    for (std::ptrdiff_t n = 0; n < samples; ++n)
+  std::ptrdiff_t next = 0;
+  run_released(threads(), [&](Member &member) {
+    take_turns(member, &next, steps * samples, 1, [&](std::ptrdiff_t turn, std::ptrdiff_t) {
+      const std::ptrdiff_t t = turn / samples, n = turn % samples;
       for (std::ptrdiff_t y = 0; y < rows; ++y)
         unpack_row(data + (((n * steps + t) * padded_rows + top + y) * padded_columns + left) * bytes, columns, channels,
-                   factor, to + (t * samples + n) * channels * rows * columns + y * columns, rows * columns);
+                   factor, to + turn * channels * rows * columns + y * columns, rows * columns);
+    });
+  });
 }
 
 // The same from a map of counts: k spikes per `probe` steps, sent as evenly as possible (schedules/accumulate.py).
@@ -49,23 +51,26 @@ void unpack_counts(const SpikeMap &map, std::ptrdiff_t padded_rows, std::ptrdiff
   const std::uint8_t *data = map.given().data;
   const float *factor = factors.data();
   float *to = events.data();
-  nb::gil_scoped_release release;
-  float sends[2][256] = {}; // of the even and the odd neurons of a sample
-  for (std::ptrdiff_t t = 0; t < steps; ++t) {
-    for (std::ptrdiff_t odd = 0; odd < 2; ++odd)
-      for (std::ptrdiff_t k = 0; k <= probe; ++k) {
-        const std::ptrdiff_t start = probe - odd;
-        sends[odd][k] = static_cast<float>((2 * k * (t + 1) + start) / (2 * probe) - (2 * k * t + start) / (2 * probe));
-      }
-    for (std::ptrdiff_t n = 0; n < samples; ++n)
+  std::ptrdiff_t next = 0;
+  run_released(threads(), [&](Member &member) {
+    take_turns(member, &next, steps * samples, 1, [&](std::ptrdiff_t turn, std::ptrdiff_t) {
+      const std::ptrdiff_t t = turn / samples, n = turn % samples;
+      float sends[2][256] = {}; // of the even and the odd neurons of a sample
+      for (std::ptrdiff_t odd = 0; odd < 2; ++odd)
+        for (std::ptrdiff_t k = 0; k <= probe; ++k) {
+          const std::ptrdiff_t start = probe - odd, before = (2 * k * t + start) / (2 * probe);
+          sends[odd][k] = static_cast<float>((2 * k * (t + 1) + start) / (2 * probe) - before);
+        }
+      float *event = to + turn * channels * rows * columns;
       for (std::ptrdiff_t c = 0; c < channels; ++c)
         for (std::ptrdiff_t y = 0; y < rows; ++y) {
           const std::uint8_t *from = data + ((n * padded_rows + top + y) * padded_columns + left) * bytes + c;
           const std::ptrdiff_t neuron = (c * rows + y) * columns;
           for (std::ptrdiff_t x = 0; x < columns; ++x)
-            *to++ = sends[(neuron + x) % 2][from[x * bytes]] * factor[c];
+            *event++ = sends[(neuron + x) % 2][from[x * bytes]] * factor[c];
         }
-  }
+    });
+  });
 }
 
 } // namespace

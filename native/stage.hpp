@@ -284,7 +284,7 @@ inline void list_segment(const Stage &stage, int count, std::ptrdiff_t used, con
 }
 
 // Takes part in a stage; false if there is no memory for it.
-bool run_stage(const Link *links, Link &link, Arena &arena) {
+bool run_stage(Member &member, const Link *links, Link &link, Arena &arena) {
   const Stage &stage = *link.stage;
   const Blocks blocks = divide(stage);
   // What a pixel, or a column, lists at a pair of steps: an input is in one list or in two, and entries beyond the end of
@@ -321,7 +321,7 @@ bool run_stage(const Link *links, Link &link, Arena &arena) {
   scratch.vectors = arena.take<Vec>(stage.rule.probe + 2);
   for (int t = 0; t < stage.steps && scratch.spikes != nullptr; ++t)
     scratch.spikes[t] = 0;
-  take_blocks(links, link, blocks, [&](std::ptrdiff_t first, std::ptrdiff_t end, int tile, int last) {
+  take_blocks(member, links, link, blocks, [&](std::ptrdiff_t first, std::ptrdiff_t end, int tile, int last) {
     scratch.end = last;
     run_pixels(
         stage, first, end, per_pixel, free, scratch.pixel,

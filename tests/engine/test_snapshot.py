@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrize, prune
+from torch.utils.hooks import RemovableHandle
 
 import transpike as tp
 from transpike.engine.weights import WeightSnapshot
@@ -109,9 +110,98 @@ def parametrized_threshold(snn: tp.SpikingNetwork) -> None:
     site.parametrizations.theta.original.mul_(0.5)
 
 
+def unseen_data(snn: tp.SpikingNetwork) -> None:
+    snn.network.get_submodule("2").weight.data.mul_(-1)
+
+
+def one_value(snn: tp.SpikingNetwork) -> None:
+    """Small networks are compared value by value."""
+    snn.network.get_submodule("2").weight.data[3, 2, 1, 1] += 64
+
+
+def numpy_view(snn: tp.SpikingNetwork) -> None:
+    snn.network.get_submodule("2").weight.detach().numpy()[...] *= -1
+
+
+def inference_mode(snn: tp.SpikingNetwork) -> None:
+    with torch.inference_mode():
+        snn.network.get_submodule("2").weight.mul_(-1)
+
+
+def other_tensor(snn: tp.SpikingNetwork) -> None:
+    """Another tensor that shares the memory."""
+    weight = snn.network.get_submodule("2").weight
+    torch.empty(0).set_(weight.untyped_storage(), 0, weight.shape, weight.stride()).mul_(-1)
+
+
+def set_source(snn: tp.SpikingNetwork) -> None:
+    weight = snn.network.get_submodule("2").weight
+    weight.set_(-weight.detach().clone())
+
+
+def turned(snn: tp.SpikingNetwork) -> None:
+    """The same memory, read in another order."""
+    weight = snn.network.get_submodule("2").weight
+    weight.data = weight.data.transpose(2, 3)
+
+
+def fused_step(snn: tp.SpikingNetwork) -> None:
+    weight = snn.network.get_submodule("2").weight
+    weight.grad = torch.full_like(weight, 2.0)
+    torch.optim.SGD([weight], lr=0.5, fused=True).step()
+
+
+def padding(snn: tp.SpikingNetwork) -> None:
+    """Pads so that the layer keeps its size."""
+    layer = snn.network.get_submodule("2")
+    layer.padding, layer.dilation = (1, 1), (2, 2)
+
+
+def class_of_layer(snn: tp.SpikingNetwork) -> None:
+    snn.network.get_submodule("2").__class__ = Doubled
+
+
+class Doubled(nn.Conv2d):
+    """A convolution with a forward of its own."""
+
+    def forward(self, value):
+        return 2 * super().forward(value)
+
+
+def hook(snn: tp.SpikingNetwork) -> None:
+    snn.network.get_submodule("2").register_forward_hook(lambda layer, given, answer: 2 * answer)
+
+
+def pre_hook(snn: tp.SpikingNetwork) -> None:
+    snn.network.get_submodule("2").register_forward_pre_hook(lambda layer, given: (2 * given[0],))
+
+
+def image_hook(snn: tp.SpikingNetwork) -> None:
+    """On the convolution of the image, in front of the first neurons."""
+    snn.network.get_submodule("0").register_forward_hook(lambda layer, given, answer: -answer)
+
+
+def global_hook(snn: tp.SpikingNetwork) -> None:
+    convolution = snn.network.get_submodule("2")
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda layer, given, answer: 2 * answer if layer is convolution else None
+    )
+    HANDLES.append(handle)
+
+
+def patched(snn: tp.SpikingNetwork) -> None:
+    layer = snn.network.get_submodule("2")
+    layer.forward = lambda value: nn.functional.conv2d(value, 2 * layer.weight, layer.bias)
+
+
+HANDLES: list[RemovableHandle] = []
+
+UNCOUNTED = (unseen_data, one_value, numpy_view, inference_mode, other_tensor, set_source, turned, fused_step, padding)
+OTHER_CALLS = (hook, pre_hook, image_hook, global_hook, patched, class_of_layer)
+
 WAYS = (
     *(in_place, threshold, potential, data_again, another_module, assigned_state, pruned_weight, pruned_bias),
-    *(parametrized_weight, parametrized_threshold),
+    *(parametrized_weight, parametrized_threshold, *UNCOUNTED),
 )
 
 
@@ -150,14 +240,86 @@ def test_weights_lent_for_one_call_are_given_back() -> None:
         assert torch.equal(snn(x, steps=6), before)
 
 
-def test_data_written_in_place_must_be_said() -> None:
+@pytest.fixture
+def _no_hooks_are_left() -> Iterator[None]:
+    yield
+    while HANDLES:
+        HANDLES.pop().remove()
+
+
+@pytest.mark.usefixtures("_no_hooks_are_left")
+@pytest.mark.parametrize("change", OTHER_CALLS)
+def test_what_only_a_call_of_the_layer_shows_runs_dense(change: Callable[[tp.SpikingNetwork], None]) -> None:
     snn, x = converted()
     with torch.no_grad():
-        snn(x, steps=6)
-        snn.network.get_submodule("2").weight.data.mul_(-1)  # invisible
-        snn.engine.repack()
-        fast = counts(snn, x, tp.kernels.KernelPreference.AUTO)
-        assert fast == counts(snn, x, tp.kernels.KernelPreference.REFERENCE)
+        before = counts(snn, x, tp.kernels.KernelPreference.AUTO)
+        change(snn)
+        after = counts(snn, x, tp.kernels.KernelPreference.AUTO)
+        assert after == counts(snn, x, tp.kernels.KernelPreference.REFERENCE)
+        assert after != before
+        reason = snn.engine.unsupported_reason()
+        if change is class_of_layer:  # one stage
+            assert [name for name, stage in snn.engine.report().items() if not stage.events] == ["3"]
+        else:
+            assert reason is not None
+            assert "forward" in reason
+
+
+@pytest.mark.usefixtures("_no_hooks_are_left")
+def test_without_its_hook_it_runs_event_by_event_again() -> None:
+    snn, x = converted()
+    with torch.no_grad():
+        before = counts(snn, x, tp.kernels.KernelPreference.AUTO)
+        handle = snn.network.get_submodule("2").register_forward_hook(lambda layer, given, answer: 2 * answer)
+        assert snn.engine.unsupported_reason() == "layer '2' has forward hooks; remove them"
+        handle.remove()
+        assert snn.engine.unsupported_reason() is None
+        assert counts(snn, x, tp.kernels.KernelPreference.AUTO) == before
+
+
+def test_a_pruned_weight_follows_its_original() -> None:
+    snn, x = converted()
+    with torch.no_grad():
+        pruned_weight(snn)
+        before = counts(snn, x, tp.kernels.KernelPreference.AUTO)
+        snn.network.get_submodule("2").weight_orig.mul_(-1)
+        after = counts(snn, x, tp.kernels.KernelPreference.AUTO)
+        assert after == counts(snn, x, tp.kernels.KernelPreference.REFERENCE)
+        assert after != before
+
+
+@pytest.mark.parametrize("fused", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad])
+def test_a_step_of_a_fused_optimizer_is_noticed_in_a_large_network(fused: type[torch.optim.Optimizer]) -> None:
+    """One that is compared by samples."""
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 4)
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 300, 2), nn.ReLU(), nn.Flatten())
+    conversion = tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold())
+    snn = tp.convert(model.eval(), conversion, calibration=x, example_inputs=x).requires_grad_(True)
+    with torch.no_grad():
+        snn(x, steps=4)
+        assert snn._backend_cache()._look()._sampled
+    snn(x, steps=4).square().sum().backward()
+    fused(snn.parameters(), lr=0.05, fused=True).step()
+    with torch.no_grad():
+        fast, right = snn(x, steps=4), snn(x, steps=4, kernel=tp.kernels.KernelPreference.REFERENCE)
+    torch.testing.assert_close(fast, right, rtol=1e-4, atol=1e-4)
+
+
+def test_packed_weights_go_before_the_snapshot_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else another thread could find the snapshot current and run the old weights."""
+    snn, x = converted()
+    backends = snn._backend_cache()
+    with torch.no_grad():
+        snn(x, steps=2)
+        in_place(snn)
+        seen = []
+        repack = backends.repack
+        monkeypatch.setattr(
+            backends, "repack", lambda: (seen.append(backends._snapshot.is_current(snn.network)), repack())
+        )
+        snn(x, steps=2)
+    assert seen == [False]
 
 
 def test_nothing_is_packed_again_without_a_change() -> None:

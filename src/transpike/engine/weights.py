@@ -1,58 +1,106 @@
-"""Whether a network's weights, thresholds and potentials still are what they were when they were packed."""
+"""Whether a network still is what it was when its weights were packed."""
 
 from __future__ import annotations
 
-from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+from torch.nn.utils import prune
 
 from transpike.graph.site import Site
+from transpike.kernels.native import module
+
+_WHOLE = 2**16
+"""Bytes of weights up to which they are read whole at every run."""
+
+_LINES = 2**10
+"""Lines of 64 bytes that are read of larger ones."""
 
 
 class WeightSnapshot:
-    """Parameters and buffers of a network, where their numbers lie and how often these changed in place.
+    """What a network's layers hold, and the contents of its parameters and buffers.
 
     Those of the source network's activations, which no spiking run reads, are left out. A snapshot is compared before
     every run, when other data have taken its place in the caches of the CPU: it looks at as little as it can.
 
+    Contents are compared as such, since not every change is counted by ``tensor._version``: not those of fused
+    optimizers, under ``torch.inference_mode``, and through ``.data`` or NumPy. Of more than 64 KiB a sample is read: the
+    first 64 bytes of every parameter, and of each of some 1,000 equal parts. Counted changes are seen all the same, others
+    if they reach into such bytes.
+
     Attributes:
         tensors: the parameters and buffers.
+        unsupported_reason: why torch must call the layers themselves; None if they compute what their classes say.
     """
 
     def __init__(self, network: nn.Module) -> None:
         sites = [module for module in network.modules() if isinstance(module, Site)]
         unread = {part for site in sites for part in site.activation.modules()}
-        modules = [module for module in network.modules() if module not in unread]
-        holders = [holder for module in modules for holder in (module._parameters, module._buffers, module._modules)]
+        modules = {name: module for name, module in network.named_modules() if module not in unread}
+        for each in modules.values():
+            for hook in each._forward_pre_hooks.values():
+                if isinstance(hook, prune.BasePruningMethod):
+                    hook(each, ())  # makes the weight anew, as before each call
         self._network = network
-        self._holders = [holder for holder in holders if holder]
-        self._empty = [holder for holder in holders if not holder]
-        self._held = self._hold()
-        self.tensors = [value for value in self._held if isinstance(value, Tensor)]
-        self._storages = [tensor.untyped_storage() for tensor in self.tensors]  # held, so that no other takes its place
-        self._places, self._versions = self._look()
+        called = {name: each for name, each in modules.items() if not each._modules or isinstance(each, Site)}
+        self._types = [(each, type(each), type(each).forward) for each in called.values()]
+        dicts: list[dict[Any, Any]] = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
+        for name, each in modules.items():
+            own = vars(each)
+            if name in called:
+                dicts += [own, each._forward_hooks, each._forward_pre_hooks]
+                dicts += [value for key, value in own.items() if isinstance(value, dict) and not key.startswith("_")]
+            dicts += [each._parameters, each._buffers, each._modules]
+        self._held = [(found, list(found.items())) for found in dicts]
+        self._watch = module().Watch(dicts)
+        self.tensors = [
+            value
+            for each in modules.values()
+            for value in (*each._parameters.values(), *each._buffers.values())
+            if value is not None
+        ]
+        self.unsupported_reason = _unsupported_reason(modules)
+        storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in self.tensors}
+        self._storages = list(storages.values())  # held, so that no other takes its place
+        places = [(storage.data_ptr(), storage.nbytes()) for storage in self._storages if storage.device.type == "cpu"]
+        size = sum(size for _, size in places)
+        self._sampled = size > _WHOLE
+        self._contents = module().Contents(places, 64 * (size // _LINES // 64 | 1) if self._sampled else 0)
+        self._layout = self._look()
+        self._digest = self._contents.digest()
 
     def is_current(self, network: nn.Module) -> bool:
-        """Whether the network is the same, and as it was; changes through ``.data`` without new memory are not seen."""
-        if network is not self._network or any(self._empty):
-            return False
-        held = self._hold()
+        """Whether the network is the same, and as it was."""
         return (
-            len(held) == len(self._held)
-            and all(map(is_, held, self._held))
-            and self._look() == (self._places, self._versions)
+            network is self._network
+            and self._watch.same()
+            and all(type(each) is kind and kind.forward is forward for each, kind, forward in self._types)
+            and self._look() == self._layout
+            and self._contents.digest() == self._digest
         )
 
-    def _hold(self) -> list[Any]:
-        held: list[Any] = []
-        for holder in self._holders:
-            held.extend(holder.values())
-        return held
+    def _look(self) -> list[Any]:
+        found: list[Any] = [*map(Tensor.data_ptr, self.tensors), *map(Tensor.stride, self.tensors)]
+        if self._sampled:
+            found += self._versions()
+        return found
 
-    def _look(self) -> tuple[list[int], list[int]]:
-        places = [tensor.data_ptr() for tensor in self.tensors]
+    def _versions(self) -> list[int]:
         try:
-            return places, [tensor._version for tensor in self.tensors]
+            return [tensor._version for tensor in self.tensors]
         except RuntimeError:  # tensors of inference mode do not count changes
-            return places, [0 if tensor.is_inference() else tensor._version for tensor in self.tensors]
+            return [0 if tensor.is_inference() else tensor._version for tensor in self.tensors]
+
+
+def _unsupported_reason(modules: dict[str, nn.Module]) -> str | None:
+    if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        return "torch has forward hooks for all modules; remove them"
+    for name, each in modules.items():
+        where = f"layer {name!r}" if name else "the graph of the network"
+        before = [hook for hook in each._forward_pre_hooks.values() if not isinstance(hook, prune.BasePruningMethod)]
+        if each._forward_hooks or before:
+            return f"{where} has forward hooks; remove them"
+        if "forward" in vars(each):
+            return f"{where} has a forward of its own in the place of its class's; delete it, or write a class"
+    return None

@@ -1,7 +1,7 @@
 """The compiled kernels: same spikes as the torch ones, several times faster on a CPU.
 
-Their source is ``native/``. They run on the calling thread and on those of OpenMP, as many as ``torch.set_num_threads``
-says, and with the widest vector instructions that the CPU has.
+Their source is ``native/``. They run on the calling thread and on those of a pool of their own, together as many as
+``torch.set_num_threads`` says, and with the widest vector instructions that the CPU has.
 """
 
 from __future__ import annotations

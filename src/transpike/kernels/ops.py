@@ -97,8 +97,10 @@ def integrate_fire(
         raise ValueError(f"drive needs at least one time-step, got shape {tuple(drive.shape)}")
     if v.shape != drive.shape[1:]:
         raise ValueError(f"v must have the shape {tuple(drive.shape[1:])} of one step, got {tuple(v.shape)}")
-    sizes = zip(reversed(theta.shape), reversed(v.shape), strict=False)
-    if theta.dim() > v.dim() or [size for size, wanted in sizes if size not in (1, wanted)]:
+    fits = theta.dim() <= v.dim()
+    for axis in range(1, min(theta.dim(), v.dim()) + 1):  # a plain loop over sizes: not every dynamo follows others
+        fits = fits and (theta.shape[-axis] == 1 or theta.shape[-axis] == v.shape[-axis])
+    if not fits:
         raise ValueError(f"theta of shape {tuple(theta.shape)} does not broadcast to a step of {tuple(v.shape)}")
     events, v = _integrate_fire(drive, v, theta, soft_reset, surrogate.value, kernel.value)
     return events, v

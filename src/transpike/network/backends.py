@@ -205,6 +205,8 @@ class Backends:
         if torch.is_autocast_enabled("cpu"):
             return "autocast is on"
         state = self._look()
+        if state.unsupported_reason is not None:
+            return state.unsupported_reason
         if not self._usable:
             for tensor in state.tensors:
                 if tensor.device.type != "cpu":
@@ -234,6 +236,7 @@ class Backends:
     def _look(self) -> WeightSnapshot:
         """Forgets packed weights that are no longer the network's."""
         if self._snapshot is None or not self._snapshot.is_current(self.network):
-            self._snapshot, self._usable = WeightSnapshot(self.network), False
-            self.repack()
+            snapshot = WeightSnapshot(self.network)
+            self.repack()  # before the snapshot is there for other threads, which would run the old weights
+            self._snapshot, self._usable = snapshot, False
         return self._snapshot

@@ -142,7 +142,7 @@ def _kernels() -> Iterator[Finding]:
         yield Finding("native kernels", "build", Status.BROKEN, f"of another version: {error}", _REBUILD)
         return
     yield Finding("native kernels", "instruction set", Status.OK, widths)
-    yield Finding("native kernels", "threads of OpenMP", Status.OK, str(threads))
+    yield Finding("native kernels", "threads", Status.OK, str(threads))
 
 
 def _accelerators() -> Iterator[Finding]:
