@@ -37,14 +37,14 @@ def activation(
     """
     from transpike.activations import SlipReLU
     from transpike.cli.words import read_activation
-    from transpike.cli.work import check_writable
+    from transpike.cli.work import check_plot
     from transpike.functional import conversion_error_bound
     from transpike.report import mean_error, plain_table, plot_activations
 
     given = {"levels": levels, "slope": slope, "shift": shift, "ramp_shift": ramp_shift}
     chosen = {name: read_activation(name, given) for name in names or ("threshold-relu", "qcfs", "slip")}
     if output is not None:
-        check_writable(output)
+        check_plot(output)
     table = plain_table(f"mean |ANN - SNN| in thresholds, T = {steps}", "activation", "exact", "Theorem 2", "it holds")
     for name, settings in chosen.items():
         error = mean_error(settings, steps)

@@ -43,7 +43,7 @@ def error(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import read_schedule
-    from transpike.cli.work import check_writable, data_for, device_of
+    from transpike.cli.work import check_output, data_for, device_of
     from transpike.data import loader, test_images
     from transpike.evaluation.causes import error_causes
     from transpike.report import causes_table, error_advice, objective_table, plot_causes
@@ -53,7 +53,7 @@ def error(
     snn = find_converted(file, factory).to(where)
     chosen = None if schedule is None else read_schedule(schedule, steps)
     if output is not None:
-        check_writable(output / "error.json")
+        check_output(output / "error.json")
     name, found = data_for(snn, dataset, data)
     batches = loader(test_images(found, images), batch_size)
     causes = error_causes(snn, batches, steps=steps, schedule=chosen, progress=True)
