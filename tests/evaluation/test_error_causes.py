@@ -168,7 +168,6 @@ def test_causes_add_up(topology, schedule):
         tp.Conversion(tp.rules.Maximum(), tp.rules.HalfThreshold()),
         example_inputs=x,
         calibration=[x],
-        leave=topology.leave,
     )
     causes = error_causes(snn, [x], steps=4, schedule=schedule)
     for site in causes.sites:
