@@ -25,9 +25,9 @@ class WeightSnapshot:
     every run, when other data have taken its place in the caches of the CPU: it looks at as little as it can.
 
     Contents are compared as such, since not every change is counted by ``tensor._version``: not those of fused
-    optimizers, under ``torch.inference_mode``, and through ``.data`` or NumPy. Of more than 64 KiB a sample is read: the
-    first 64 bytes of every parameter, and of each of some 1,000 equal parts. Counted changes are seen all the same, others
-    if they reach into such bytes.
+    optimizers, under ``torch.inference_mode``, and through ``.data`` or NumPy. Of more than 64 KiB a sample is read:
+    the first 64 bytes of every parameter, and of each of some 1,000 equal parts. Counted changes are seen all the
+    same, others if they reach into such bytes.
 
     Attributes:
         tensors: the parameters and buffers.

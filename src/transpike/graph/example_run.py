@@ -59,7 +59,7 @@ def _sum(tensor: Tensor) -> float:
     """
     if tensor.numel() < 2**15 or tensor.device.type != "cpu" or not tensor.is_contiguous():
         return float(tensor.sum().item())
-    return sum(part.sum().item() for part in tensor.detach().view(-1).split(2**14))
+    return sum(part.sum().item() for part in torch.split(tensor.detach().view(-1), 2**14))
 
 
 def check_inputs(inputs: Sequence[Any], where: str) -> int:

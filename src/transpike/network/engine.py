@@ -96,10 +96,10 @@ class NetworkEngine:
     def repack(self) -> None:
         """Packs the weights again at the next run.
 
-        Changes are noticed, of weights, thresholds and layers, with one exception: a change of a few neighbouring weights
-        that PyTorch does not count (written through ``.data``, NumPy, or under ``torch.inference_mode``), in a network of
-        more than 64 KiB of weights. There it is noticed only if it reaches into the first 64 bytes of a parameter or of one
-        of 1,000 equal parts of the weights: call this then.
+        Changes are noticed, of weights, thresholds and layers, with one exception: a change of a few neighbouring
+        weights that PyTorch does not count (written through ``.data``, NumPy, or under ``torch.inference_mode``), in a
+        network of more than 64 KiB of weights. There it is noticed only if it reaches into the first 64 bytes of a
+        parameter, or of one of some 1,000 equal parts of the weights: call this then.
         """
         self._backends.repack()
 
