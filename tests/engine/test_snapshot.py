@@ -172,6 +172,13 @@ def hook(snn: tp.SpikingNetwork) -> None:
     snn.network.get_submodule("2").register_forward_hook(lambda layer, given, answer: 2 * answer)
 
 
+def hook_behind_a_parametrization(snn: tp.SpikingNetwork) -> None:
+    """A parametrized layer has modules inside."""
+    parametrize.register_parametrization(snn.network.get_submodule("2"), "weight", Halved())
+    snn(dyadic_batch((1, 2, 6, 6)), steps=1)
+    hook(snn)
+
+
 def pre_hook(snn: tp.SpikingNetwork) -> None:
     snn.network.get_submodule("2").register_forward_pre_hook(lambda layer, given: (2 * given[0],))
 
@@ -197,7 +204,7 @@ def patched(snn: tp.SpikingNetwork) -> None:
 HANDLES: list[RemovableHandle] = []
 
 UNCOUNTED = (unseen_data, one_value, numpy_view, inference_mode, other_tensor, set_source, turned, fused_step, padding)
-OTHER_CALLS = (hook, pre_hook, image_hook, global_hook, patched, class_of_layer)
+OTHER_CALLS = (hook, hook_behind_a_parametrization, pre_hook, image_hook, global_hook, patched, class_of_layer)
 
 WAYS = (
     *(in_place, threshold, potential, data_again, another_module, assigned_state, pruned_weight, pruned_bias),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.utils import prune
 
@@ -26,15 +26,15 @@ class WeightSnapshot:
 
     Contents are compared as such, since not every change is counted by ``tensor._version``: not those of fused
     optimizers, under ``torch.inference_mode``, and through ``.data`` or NumPy. Of more than 64 KiB a sample is read:
-    the first 64 bytes of every parameter, and of each of some 1,000 equal parts. Counted changes are seen all the same,
-    others if they reach into such bytes.
+    the first 64 bytes of every parameter, and of each of some 1,000 equal parts. Counted changes are seen all the
+    same, others if they reach into such bytes.
 
     Attributes:
         tensors: the parameters and buffers.
         unsupported_reason: why torch must call the layers themselves; None if they compute what their classes say.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: fx.GraphModule) -> None:
         sites = [module for module in network.modules() if isinstance(module, Site)]
         unread = {part for site in sites for part in site.activation.modules()}
         modules = {name: module for name, module in network.named_modules() if module not in unread}
@@ -43,15 +43,21 @@ class WeightSnapshot:
                 if isinstance(hook, prune.BasePruningMethod):
                     hook(each, ())  # makes the weight anew, as before each call
         self._network = network
-        called = {name: each for name, each in modules.items() if not each._modules or isinstance(each, Site)}
-        self._types = [(each, type(each), type(each).forward) for each in called.values()]
+        targets = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
+        called = {name: each for name, each in modules.items() if name in targets or not each._modules}
+        self._called = list(called.values())
+        self._types = [type(each) for each in self._called]
+        self._kinds = list(dict.fromkeys(self._types))
+        self._forwards = [kind.forward for kind in self._kinds]
         dicts: list[dict[Any, Any]] = [torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks]
-        for name, each in modules.items():
+        for each in self._called:
             own = vars(each)
-            if name in called:
-                dicts += [own, each._forward_hooks, each._forward_pre_hooks]
-                dicts += [value for key, value in own.items() if isinstance(value, dict) and not key.startswith("_")]
-            dicts += [each._parameters, each._buffers, each._modules]
+            dicts += [own, each._parameters]
+            dicts += [] if isinstance(each, Site) else [each._forward_hooks, each._forward_pre_hooks]
+            dicts += [value for key, value in own.items() if isinstance(value, dict) and not key.startswith("_")]
+        for each in modules.values():
+            dicts += [held for held in (each._parameters, each._buffers, each._modules) if held]
+        dicts = list({id(each): each for each in dicts}.values())
         self._held = [(found, list(found.items())) for found in dicts]
         self._watch = module().Watch(dicts)
         self.tensors = [
@@ -60,7 +66,9 @@ class WeightSnapshot:
             for value in (*each._parameters.values(), *each._buffers.values())
             if value is not None
         ]
-        self.unsupported_reason = _unsupported_reason(modules)
+        self._vectors = [tensor for tensor in self.tensors if tensor.dim() == 1]
+        self._arrays = [tensor for tensor in self.tensors if tensor.dim() > 1]
+        self.unsupported_reason = _unsupported_reason(called)
         storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage() for tensor in self.tensors}
         self._storages = list(storages.values())  # held, so that no other takes its place
         places = [(storage.data_ptr(), storage.nbytes()) for storage in self._storages if storage.device.type == "cpu"]
@@ -75,13 +83,16 @@ class WeightSnapshot:
         return (
             network is self._network
             and self._watch.same()
-            and all(type(each) is kind and kind.forward is forward for each, kind, forward in self._types)
+            and [*map(type, self._called)] == self._types
+            and [kind.forward for kind in self._kinds] == self._forwards
             and self._look() == self._layout
             and self._contents.digest() == self._digest
         )
 
     def _look(self) -> list[Any]:
-        found: list[Any] = [*map(Tensor.data_ptr, self.tensors), *map(Tensor.stride, self.tensors)]
+        found: list[Any] = [*map(Tensor.data_ptr, self.tensors)]
+        found += map(Tensor.stride, self._arrays)
+        found += map(Tensor.is_contiguous, self._vectors)
         if self._sampled:
             found += self._versions()
         return found
@@ -93,14 +104,15 @@ class WeightSnapshot:
             return [0 if tensor.is_inference() else tensor._version for tensor in self.tensors]
 
 
-def _unsupported_reason(modules: dict[str, nn.Module]) -> str | None:
+def _unsupported_reason(layers: dict[str, nn.Module]) -> str | None:
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         return "torch has forward hooks for all modules; remove them"
-    for name, each in modules.items():
-        where = f"layer {name!r}" if name else "the graph of the network"
-        before = [hook for hook in each._forward_pre_hooks.values() if not isinstance(hook, prune.BasePruningMethod)]
-        if each._forward_hooks or before:
-            return f"{where} has forward hooks; remove them"
-        if "forward" in vars(each):
-            return f"{where} has a forward of its own in the place of its class's; delete it, or write a class"
+    for name, layer in layers.items():
+        if isinstance(layer, Site):  # no run calls it
+            continue
+        before = [hook for hook in layer._forward_pre_hooks.values() if not isinstance(hook, prune.BasePruningMethod)]
+        if layer._forward_hooks or before:
+            return f"layer {name!r} has forward hooks; remove them"
+        if "forward" in vars(layer):
+            return f"layer {name!r} has a forward of its own in the place of its class's; delete it, or write a class"
     return None

@@ -11,8 +11,6 @@ from transpike.engine.layout import StageReport
 from transpike.engine.tune import faster_dense, time_stages
 from transpike.network.backends import Backends
 from transpike.schedules import Schedule
-from transpike.schedules.contract import check_schedule
-from transpike.serialization.fields import check_count
 
 
 class NetworkEngine:
@@ -42,7 +40,7 @@ class NetworkEngine:
     def unsupported_reason(self, schedule: Schedule | None = None) -> str | None:
         """Why no stage of the network runs event by event under a schedule; None if stages do."""
         with torch.no_grad():
-            return self._backends.unsupported_reason(self._chosen(schedule))
+            return self._backends.unsupported_reason(self._schedule if schedule is None else schedule)
 
     def report(self, schedule: Schedule | None = None) -> dict[str, StageReport]:
         """How each site's stage runs on a CPU under a schedule, by name: event by event or dense, and why.
@@ -56,7 +54,7 @@ class NetworkEngine:
         if reason is not None:
             raise ValueError(f"the network does not run event by event: {reason}")
         with torch.no_grad():
-            return self._backends.engine(self._chosen(schedule)).reports
+            return self._backends.engine(self._schedule if schedule is None else schedule).reports
 
     def tune(
         self, *inputs: Tensor, steps: int, schedule: Schedule | None = None, repeats: int = 3
@@ -101,18 +99,16 @@ class NetworkEngine:
         Changes are noticed, of weights, thresholds and layers, with one exception: a change of a few neighbouring
         weights that PyTorch does not count (written through ``.data``, NumPy, or under ``torch.inference_mode``), in a
         network of more than 64 KiB of weights. There it is noticed only if it reaches into the first 64 bytes of a
-        parameter or of one of 1,000 equal parts of the weights: call this then.
+        parameter, or of one of some 1,000 equal parts of the weights: call this then.
         """
         self._backends.repack()
-
-    def _chosen(self, schedule: Schedule | None) -> Schedule:
-        return self._schedule if schedule is None else check_schedule(schedule)
 
     def _prepare(
         self, inputs: tuple[Tensor, ...], schedule: Schedule | None, repeats: int, what: str
     ) -> tuple[Schedule, int]:
         """Checks what is to be timed; returns the schedule and the number of samples."""
-        check_count("repeats", repeats)
+        if repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {repeats}")
         batch = self._check(inputs, f"SpikingNetwork.engine.{what}")
         self.report(schedule)
-        return self._chosen(schedule), batch
+        return self._schedule if schedule is None else schedule, batch
