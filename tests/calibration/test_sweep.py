@@ -86,7 +86,7 @@ def test_percentiles_per_layer_equal_numpy_on_the_network(percentile, model, dat
             values = z.relu().numpy()
             assert np.percentile(values, percentile) > 0
             assert theta.shape == ()
-            assert abs(theta.item() - np.percentile(values, percentile)) <= values.max() / 4096
+            assert theta.item() == pytest.approx(np.percentile(values, percentile), rel=2.0**-9)
 
 
 def test_the_model_and_the_data_are_left_alone(model, data):

@@ -147,7 +147,7 @@ def calibrate_thresholds(
     _warn_of_clipping(rule, shares)
 
 
-MUCH = 0.25
+MUCH = 0.5
 """Share of what a site carries that a threshold may cut off without a warning."""
 
 
