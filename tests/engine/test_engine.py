@@ -75,6 +75,20 @@ def test_every_topology_runs_like_the_reference(topology, schedule: Schedule) ->
     assert_engine_is_the_reference(snn, *inputs, steps=5, schedule=schedule)
 
 
+def test_two_convolutions_with_one_channel_between_them() -> None:
+    """With channels last torch gets the second one wrong, so the engine must not place images so."""
+    x = dyadic_batch((2, 4, 7, 7), 1)
+    layers = nn.Conv2d(4, 1, (3, 1), (2, 3), 1, (2, 2)), nn.Conv2d(1, 48, (3, 2), (1, 2), (1, 0))
+    torch.manual_seed(0)
+    model = make_dyadic(nn.Sequential(*layers, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)))
+    snn = convert(model, x)
+    assert_engine_is_the_reference(snn, x, steps=4)
+    z = model[:2].double()(x.double())
+    theta = snn.site("2").theta.double()
+    spikes = torch.floor(0.5 + 4 * z / theta).clamp(0, 4)  # of a constant drive from theta / 2
+    assert torch.equal(snn(x, steps=4)[-1].double(), model.double()[3:](spikes * theta / 4))
+
+
 class Layer(nn.Module):
     """A stem, one convolution of any kind between populations, a linear readout."""
 

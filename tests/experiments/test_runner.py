@@ -264,7 +264,7 @@ def test_a_row_with_views_calibrates_on_them(straight: tuple[Record, Path]) -> N
     assert torch.equal(seen[0], calibration[0])
     assert not torch.equal(seen[1], seen[2])
     assert all(torch.equal(a, b) for a, b in zip(seen, augmented_views(calibration, 2), strict=True))
-    conversion = Conversion(Percentile(50.0), schedule=AccumulateThenFire(2))
+    conversion = Conversion(Percentile(95.0), schedule=AccumulateThenFire(2))
     row = RecipeRow("views", "relu", (Run(conversion, (2,)),), "30", calibration_views=2)
     record = run(replace(TINY, rows=(row,)), folder)
     model = tp.load_ann(folder / "relu.safetensors")

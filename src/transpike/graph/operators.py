@@ -362,9 +362,13 @@ def _clipped(low: Any, high: Any) -> nn.Module | None:
 
 
 def keeps_channels_last(network: fx.GraphModule) -> bool:
-    """Whether all operators give images with channels last for such images; ``view`` for one would refuse them."""
-    inner = [node for node in network.graph.nodes if node.op not in ("placeholder", "output")]
-    return all(
-        node.op == "call_module" and isinstance(network.get_submodule(str(node.target)), _KEEP_CHANNELS_LAST)
-        for node in inner
-    )
+    """Whether all operators give images with channels last for such images; ``view`` for one would refuse them.
+
+    Convolutions of one channel do not count: torch 2.8 to 2.14 gets some wrong whose output is one pixel wide.
+    """
+
+    def keeps(node: fx.Node) -> bool:
+        module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
+        return isinstance(module, _KEEP_CHANNELS_LAST) and getattr(module, "in_channels", 0) != 1
+
+    return all(keeps(node) for node in network.graph.nodes if node.op not in ("placeholder", "output"))
