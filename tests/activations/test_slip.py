@@ -311,7 +311,7 @@ def test_wrong_settings_are_refused_by_name(field, value):
 
 @pytest.mark.parametrize("value", ["other", 3, None])
 def test_a_gradient_outside_the_closed_choice_is_refused(value):
-    with pytest.raises(ValueError, match="Gradient"):
+    with pytest.raises(ValueError, match="gradient must be one of"):
         SlipReLU(4, 0.3, gradient=value)
 
 

@@ -50,7 +50,6 @@ class Net(nn.Module):
         self.first = nn.Conv2d(3, 8, 3, stride=(1,), padding=(0,))
         self.operator = operator if isinstance(operator, nn.Module) else None
         self.function = operator
-        self.mix = nn.LazyConv2d(6, 1)
         self.last = nn.LazyLinear(4)
 
     def forward(self, x):

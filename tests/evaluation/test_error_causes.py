@@ -110,7 +110,7 @@ def test_equals_a_derivation_in_numpy():
     torch.manual_seed(1)
     x = torch.randn(20, 4, dtype=DOUBLE)
     model = nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 3)).double().eval()
-    conversion = tp.Conversion(tp.rules.Percentile(70), tp.rules.HalfThreshold())
+    conversion = tp.Conversion(tp.rules.Percentile(90), tp.rules.HalfThreshold())
     snn = tp.convert(model, conversion, example_inputs=x, calibration=x)
     causes = error_causes(snn, [x[:12], (x[12:], torch.zeros(8))], steps=5)
     assert causes.images == 20

@@ -139,7 +139,7 @@ def test_plain_where_nothing_helps() -> None:
     assert found.steps == 6
 
 
-@pytest.mark.parametrize("topology", [t for t in TOPOLOGIES if t.tailorable and not t.leave], ids=str)
+@pytest.mark.parametrize("topology", [t for t in TOPOLOGIES if t.tailorable], ids=str)
 def test_greedy_search_keeps_to_the_budget(topology) -> None:
     inputs = topology.dyadic_inputs(8)
     snn = tp.convert(

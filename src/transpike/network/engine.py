@@ -11,6 +11,7 @@ from transpike.engine.layout import StageReport
 from transpike.engine.tune import faster_dense, time_stages
 from transpike.network.backends import Backends
 from transpike.schedules import Schedule
+from transpike.schedules.contract import check_schedule
 
 
 class NetworkEngine:
@@ -40,7 +41,7 @@ class NetworkEngine:
     def unsupported_reason(self, schedule: Schedule | None = None) -> str | None:
         """Why no stage of the network runs event by event under a schedule; None if stages do."""
         with torch.no_grad():
-            return self._backends.unsupported_reason(self._schedule if schedule is None else schedule)
+            return self._backends.unsupported_reason(self._chosen(schedule))
 
     def report(self, schedule: Schedule | None = None) -> dict[str, StageReport]:
         """How each site's stage runs on a CPU under a schedule, by name: event by event or dense, and why.
@@ -54,7 +55,7 @@ class NetworkEngine:
         if reason is not None:
             raise ValueError(f"the network does not run event by event: {reason}")
         with torch.no_grad():
-            return self._backends.engine(self._schedule if schedule is None else schedule).reports
+            return self._backends.engine(self._chosen(schedule)).reports
 
     def tune(
         self, *inputs: Tensor, steps: int, schedule: Schedule | None = None, repeats: int = 3
@@ -111,4 +112,7 @@ class NetworkEngine:
             raise ValueError(f"repeats must be at least 1, got {repeats}")
         batch = self._check(inputs, f"SpikingNetwork.engine.{what}")
         self.report(schedule)
-        return self._schedule if schedule is None else schedule, batch
+        return self._chosen(schedule), batch
+
+    def _chosen(self, schedule: Schedule | None) -> Schedule:
+        return self._schedule if schedule is None else check_schedule(schedule)
