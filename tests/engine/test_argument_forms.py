@@ -88,6 +88,10 @@ def test_forms_in_front_of_a_layer_are_compiled(form):
     operator = COMPILED[form]
 
     class Layered(Net):
+        def __init__(self, operator):
+            super().__init__(operator)
+            self.mix = nn.LazyConv2d(6, 1)
+
         def forward(self, x):
             y = F.relu(self.first(x))
             y = self.function(y) if self.operator is None else self.operator(y)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import transpike as tp
-from transpike.errors import ConversionError, InputError, ModelError, TraceError, VerificationError
+from transpike.errors import ConversionError, InputError, TraceError, VerificationError
 
 FLAT, IMAGE, SEQUENCE = (2, 4), (2, 3, 4, 4), (2, 5, 4)
 
@@ -540,7 +540,7 @@ def test_nan_in_the_weights_is_found_in_every_output():
         model = Two().eval()
         with torch.no_grad():
             getattr(model, layer).bias[0] = float("nan")
-        with pytest.raises(ModelError, match=rf"the weight {layer}.bias holds NaN"):
+        with pytest.raises(InputError, match=rf"the weight {layer}.bias holds NaN"):
             tp.convert(
                 model,
                 tp.Conversion(tp.rules.Maximum()),
