@@ -181,7 +181,9 @@ def test_own_model_needs_the_model(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="other sites"):
         tp.load(path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Sequential(nn.ReLU()), nn.Linear(5, 3)))
     with pytest.raises(CheckpointError, match=r"cannot be prepared[\s\S]*GELU"):
-        tp.load(path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.GELU(), nn.ReLU(), nn.Linear(5, 3)))
+        tp.load(
+            path, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.GELU(), nn.ReLU(), nn.Linear(5, 3))
+        )
 
 
 @dataclass(frozen=True)
