@@ -9,9 +9,7 @@ loads must run, and give finite answers.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import os
 import random
 import resource
@@ -20,13 +18,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from cases import run_cases
 from torch import Tensor, nn
 
 import transpike as tp
@@ -323,31 +321,16 @@ def check(number: int, folder: Path, known: list[Seed]) -> tuple[str, str]:
         path.unlink(missing_ok=True)
 
 
-def main(words: list[str] | None = None) -> int:
-    """Tries cases and prints those that went wrong; the exit status says whether there were any."""
-    parser = argparse.ArgumentParser(description="Damaged and hostile checkpoints.")
-    parser.add_argument("--seed", type=int, default=0, help="number of the first case, in thousands of millions")
-    parser.add_argument("--cases", type=int, default=None, help="how many (default: 1,000, or what the minutes allow)")
-    parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
-    parser.add_argument("--only", type=int, default=None, help="one case, by the number that was printed")
-    given = parser.parse_args(words)
-    torch.set_num_threads(1)
-    first = given.seed * 10**9
-    last = first + (given.cases or (1000 if given.minutes is None else 10**9))
-    numbers = range(first, last) if given.only is None else range(given.only, given.only + 1)
-    end = float("inf") if given.minutes is None else time.monotonic() + 60 * given.minutes
-    outcomes: Counter[str] = Counter()
+def main() -> int:
+    """Tries cases of seeds in a folder of their own."""
     with tempfile.TemporaryDirectory() as folder:
         known = seeds(Path(folder))
-        for number in numbers:
-            if time.monotonic() > end:
-                break
-            what, outcome = check(number, Path(folder), known)
-            outcomes[outcome if outcome in ("refused", "right") else "wrong"] += 1
-            if outcome not in ("refused", "right") or given.only is not None:
-                print(f"{number}: {what}: {outcome}", flush=True)
-    print(json.dumps(dict(outcomes)))
-    return int(outcomes["wrong"] > 0)
+
+        def outcome(number: int) -> tuple[str, str]:
+            what, found = check(number, Path(folder), known)
+            return (found, what) if found in ("refused", "right") else ("wrong", f"{what}: {found}")
+
+        return run_cases("Damaged and hostile checkpoints.", 1000, outcome)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,10 @@ Cases whose events differ in float64 are not exact in float32, so that the order
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import random
 import sys
-import time
 import traceback
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cases import run_cases
 from torch import Tensor, nn
 
 import transpike as tp
@@ -344,30 +341,5 @@ def outcome(number: int) -> tuple[str, str]:
         return "wrong", f"{traceback.format_exc()}; {said}"
 
 
-def main(words: list[str] | None = None) -> int:
-    """Tries cases and prints those that went wrong; the exit status says whether there were any."""
-    parser = argparse.ArgumentParser(description="Random networks, run in every way.")
-    parser.add_argument("--seed", type=int, default=0, help="number of the first case, in thousands of millions")
-    parser.add_argument("--cases", type=int, default=None, help="how many (default: 100, or what the minutes allow)")
-    parser.add_argument("--minutes", type=float, default=None, help="stop after so long")
-    parser.add_argument("--only", type=int, default=None, help="one case, by the number that was printed")
-    given = parser.parse_args(words)
-    torch.set_num_threads(1)
-    first = given.seed * 10**9
-    last = first + (given.cases or (100 if given.minutes is None else 10**9))
-    numbers = range(first, last) if given.only is None else range(given.only, given.only + 1)
-    end = float("inf") if given.minutes is None else time.monotonic() + 60 * given.minutes
-    outcomes: Counter[str] = Counter()
-    for number in numbers:
-        if time.monotonic() > end:
-            break
-        found, what = outcome(number)
-        outcomes[found] += 1
-        if found == "wrong" or given.only is not None:
-            print(f"{number}: {found}: {what}\n  again: python tests/fuzz/networks.py --only {number}", flush=True)
-    print(json.dumps(dict(outcomes)))
-    return int(outcomes["wrong"] > 0)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases("Random networks, run in every way.", 100, outcome))

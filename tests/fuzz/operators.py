@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import itertools
 import operator
 import random
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -19,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cases import run_cases
 from torch import Tensor, fx, nn
 
 import transpike as tp
@@ -922,33 +921,17 @@ def _check_engine(network: Net, x: Tensor, where: str) -> None:
     )
 
 
-def main() -> int:
-    """Draws until the time is over or the cases are done; returns the number of failures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the first case")
-    parser.add_argument("--cases", type=int, help="how many draws of the table; half as many networks")
-    parser.add_argument("--minutes", type=float, default=1.0, help="how long, where --cases is not given")
-    parser.add_argument("--only", help="a name; all failures print it")
-    options = parser.parse_args()
-    names = [options.only] if options.only else all_names()
-    end, done, failures, seed = time.monotonic() + 60 * options.minutes, 0, 0, options.seed
-    outcomes: dict[str, int] = {}
-    while (done < options.cases) if options.cases else (time.monotonic() < end):
-        name = names[done % len(names)]
-        seed = options.seed + done // len(names)
-        for check in (check_table, check_network) if done % 2 == (done // len(names)) % 2 else (check_table,):
-            try:
-                outcome = str(check(name, seed)) if check is check_network else "compared with the table"
-            except Exception:
-                failures += 1
-                outcome = "failed"
-                print(f"--only '{name}' --seed {seed} --cases 1 ({check.__name__})", file=sys.stderr)
-                traceback.print_exc(limit=3)
-            outcomes[outcome] = outcomes.get(outcome, 0) + 1
-        done += 1
-    print(f"{done} draws from seed {options.seed}: {outcomes}")
-    return failures
+def outcome(number: int) -> tuple[str, str]:
+    """Draws an operator by the number of a case and compares it with the table, and every other time in a network."""
+    names = all_names()
+    seed, place = divmod(number, len(names))
+    try:
+        check_table(names[place], seed)
+        found = check_network(names[place], seed) if (number + seed) % 2 else "compared with the table"
+    except Exception:
+        return "wrong", f"{names[place]}, seed {seed}: {traceback.format_exc(limit=3)}"
+    return found, names[place]
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(), 1))
+    sys.exit(run_cases("Operators with random arguments, against the table and in networks.", 1000, outcome))

@@ -1,4 +1,4 @@
-"""A short seeded run of `files`; the long ones are started by hand."""
+"""A few damaged files on every run; `make fuzz` tries many."""
 
 import sys
 from pathlib import Path

@@ -1,20 +1,10 @@
-"""A short seeded run of `operators`; ``python tests/fuzz/operators.py --minutes 10`` is a long one."""
+"""The table of operators against values, and a few networks; `make fuzz` tries many."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import operators
 import pytest
 import torch
 
 from transpike.graph.linear_operators import FORMS
-
-_spec = importlib.util.spec_from_file_location("fuzz_operators", Path(__file__).with_name("operators.py"))
-assert _spec is not None
-assert _spec.loader is not None
-operators = importlib.util.module_from_spec(_spec)
-sys.modules["fuzz_operators"] = operators
-_spec.loader.exec_module(operators)
 
 NAMES = operators.all_names()
 
