@@ -18,7 +18,9 @@ from torch.overrides import TorchFunctionMode
 from transpike.errors import CheckpointError
 
 _MOST_ACTIVATIONS = 2**28
-"""Values that the layers may give for one sample; ResNet-34 with a 3x3 stem on 224x224 images has 1.6e8."""
+"""Values that the layers of a small network may give for one sample."""
+_ACTIVATIONS_PER_WEIGHT = 64
+"""The same for each weight of a large one: FCN-ResNet50 on 1024x1024 pixels has 47, ResNet-50 on 512x512 seven."""
 _MOST_INPUTS = 2**24
 _UNKNOWN = 64
 """Values per input value of a model that cannot be counted."""
@@ -137,9 +139,11 @@ def check_input_shapes(model: nn.Module, shapes: Sequence[Sequence[int]]) -> Non
         raise _TooLargeError("the header's input shapes are none", where=where, fix="make the file again")
     asked = sum(math.prod(shape) for shape in shapes)
     counted = asked if asked > _MOST_INPUTS else _activations(model, shapes)
-    if asked > _MOST_INPUTS or counted > _MOST_ACTIVATIONS:
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    most = max(_MOST_ACTIVATIONS, _ACTIVATIONS_PER_WEIGHT * weights)
+    if asked > _MOST_INPUTS or counted > most:
         raise _TooLargeError(
-            f"one sample would need {counted:,} values in the layers, more than {_MOST_ACTIVATIONS:,}",
+            f"one sample would need {counted:,} values in the layers, more than {most:,}",
             where=where,
             fix="convert the network again on smaller samples",
         )
