@@ -3,7 +3,7 @@
 At one site let z be the ANN's pre-activation, x the mean drive that the spiking network brings there, f the activation
 that the network was converted from, and s the mean output of the neurons. Then
 
-    relu(z) - s = [relu(z) - f(z)]    the tailored activation is no ReLU           ``deviation``
+    relu(z) - s = [relu(z) - f(z)]    the source's activation is no ReLU           ``deviation``
                 + [f(z) - f(x)]       earlier sites bring another drive            ``inherited``
                 + [f(x) - clip(x)]    the neurons cannot send more                 ``clipping``
                 + [clip(x) - Q(x)]    T steps know so many values only             ``quantisation``
@@ -31,6 +31,8 @@ from transpike.graph.walk import NodeVisitor
 from transpike.kernels import KernelPreference
 from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import Memory, Schedule, SiteContext
+from transpike.schedules.contract import check_schedule
+from transpike.serialization.fields import check_count
 
 CAUSES = ("deviation", "inherited", "clipping", "quantisation", "unevenness")
 """In the order in which they arise; attributes of `SiteError`."""
@@ -100,8 +102,12 @@ class SiteError:
         return max(CAUSES, key=lambda name: self.cause(name).share)
 
     def objective(self, weight: float) -> float:
-        """The unified objective of this site, eq. 5: ``w E|relu(z) - f(z)| + (1 - w) E|f(z) - s|``."""
-        return weight * self.deviation.size + (1 - weight) * self.conversion
+        """The unified objective of this site, eq. 5: ``w E|relu(z) - f(z)| + (1 - w) E|f(z) - s|``.
+
+        Raises:
+            ValueError: the weight does not lie in [0, 1].
+        """
+        return _weighed(weight, self.deviation.size, self.conversion)
 
 
 @dataclass(frozen=True)
@@ -132,9 +138,7 @@ class ErrorCauses:
         Raises:
             ValueError: the weight does not lie in [0, 1].
         """
-        if not 0.0 <= weight <= 1.0:
-            raise ValueError(f"weight must lie in [0, 1], got {weight}")
-        return weight * self.deviation + (1 - weight) * self.conversion
+        return _weighed(weight, self.deviation, self.conversion)
 
     @property
     def worst(self) -> tuple[SiteError, ...]:
@@ -148,6 +152,12 @@ class ErrorCauses:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
+
+
+def _weighed(weight: float, deviation: float, conversion: float) -> float:
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"weight must lie in [0, 1], got {weight}")
+    return weight * deviation + (1 - weight) * conversion
 
 
 def _flat(site: SiteError) -> dict[str, Any]:
@@ -179,12 +189,11 @@ def error_causes(
         progress: show a progress bar.
 
     Raises:
-        ValueError: steps below 1.
+        ValueError: steps below 1, or no schedule.
         InputError, DataError: unusable batches, or none.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    schedule = snn.schedule if schedule is None else schedule
+    check_count("steps", steps)
+    schedule = snn.schedule if schedule is None else check_schedule(schedule)
     tallies = {site.name: _Tally() for site in snn.sites}
     answers = _Answers()
     images = 0
