@@ -41,8 +41,10 @@ def activation(
     from transpike.functional import conversion_error_bound
     from transpike.report import mean_error, plain_table, plot_activations
 
-    given = {"levels": levels, "slope": slope, "shift": shift, "ramp_shift": ramp_shift}
-    chosen = {name: read_activation(name, given) for name in names or ("threshold-relu", "qcfs", "slip")}
+    shifts = {"shift": shift, "ramp_shift": ramp_shift}
+    given = {key: value for key, value in shifts.items() if value is not None}
+    defaults = {"levels": levels, "slope": slope}
+    chosen = {name: read_activation(name, given, defaults) for name in names or ("threshold-relu", "qcfs", "slip")}
     if output is not None:
         check_plot(output)
     table = plain_table(f"mean |ANN - SNN| in thresholds, T = {steps}", "activation", "exact", "Theorem 2", "it holds")

@@ -43,19 +43,19 @@ def error(
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import read_schedule
-    from transpike.cli.work import check_output, data_for, device_of
-    from transpike.data import loader, test_images
+    from transpike.cli.work import check_output, check_run, data_for, device_of, test_batches
     from transpike.evaluation.causes import error_causes
     from transpike.report import causes_table, error_advice, objective_table, plot_causes
     from transpike.serialization.json_records import write_json
 
+    check_run(steps, images, dataset)
     where = device_of(device)
     snn = find_converted(file, factory).to(where)
     chosen = None if schedule is None else read_schedule(schedule, steps)
     if output is not None:
         check_output(output / "error.json")
-    name, found = data_for(snn, dataset, data)
-    batches = loader(test_images(found, images), batch_size)
+    name, found = data_for(snn, dataset, data, labelled=False)
+    batches = test_batches(found, images, batch_size)
     causes = error_causes(snn, batches, steps=steps, schedule=chosen, progress=True)
     out.print(causes_table(causes))
     out.print(objective_table(causes, weight))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -80,8 +80,10 @@ def train(
 
     from transpike.activations import ThetaPercentile
     from transpike.cli.find_model import find_model
+    from transpike.cli.words import read_activation
     from transpike.cli.work import calibration_batches, check_output, device_of, open_data
     from transpike.conversion.tailor import tailor, tailoring
+    from transpike.errors import ConfigError
     from transpike.report import training_table
     from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
     from transpike.storage import checkpoint
@@ -97,7 +99,12 @@ def train(
         "gradient": gradient,
         "theta_init": None if theta_percentile is None else ThetaPercentile(theta_percentile),
     }
-    chosen = _activation(activation, {key: value for key, value in settings.items() if value is not None})
+    own = {key: value for key, value in settings.items() if value is not None}
+    if activation is None and own:
+        first = f"--{next(iter(own)).replace('theta_init', 'theta_percentile').replace('_', '-')}"
+        raise ConfigError(f"{first} belongs to --activation", fix="name an --activation, or leave it out")
+    defaults = {"levels": _LEVELS, "slope": _SLOPE}
+    chosen = None if activation is None else read_activation(activation, own, defaults)
     check_output(output, model, weights, factory)
     model_found = find_model(model, option=option, factory=factory, weights=weights)
     network = model_found.network
@@ -128,32 +135,3 @@ def train(
     output.with_suffix(".ckpt").unlink(missing_ok=True)  # the network is saved: nothing is left to go on from
     out.print(training_table(history, last=5 if out.is_terminal else None))
     say(f"written: {output}")
-
-
-def _activation(name: str | None, given: dict[str, Any]) -> Any:
-    """The settings of an activation; what it must have and nobody gave is the CLI's own default.
-
-    Raises:
-        ConfigError: an unknown name, or a setting that it does not take.
-        ValueError: a setting that it refuses.
-    """
-    from inspect import signature
-
-    from transpike.errors import ConfigError, known_words
-
-    options = [f"--{key.replace('theta_init', 'theta_percentile').replace('_', '-')}" for key in given]
-    if name is None:
-        if given:
-            raise ConfigError(f"{options[0]} belongs to --activation", fix="name an --activation, or leave it out")
-        return None
-    if name not in ACTIVATIONS:
-        raise ConfigError(f"there is no activation {name!r}", where="--activation", fix=known_words(name, ACTIVATIONS))
-    needed = signature(ACTIVATIONS[name]).parameters
-    own = {"levels": _LEVELS, "slope": _SLOPE}
-    defaults = {key: value for key, value in own.items() if key in needed}
-    try:
-        return ACTIVATIONS[name](**{**defaults, **given})
-    except TypeError as error:
-        raise ConfigError(
-            f"{name} does not take all of {', '.join(options)}", where="--activation", fix="leave the others out"
-        ) from error

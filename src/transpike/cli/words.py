@@ -30,22 +30,29 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def read_activation(name: str, given: Mapping[str, Any]) -> ActivationSettings:
-    """The settings of an activation, from those of the given ones that it takes and that are not None.
+def read_activation(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ActivationSettings:
+    """The settings of an activation.
+
+    Args:
+        name: of the table.
+        given: what the user set; the activation must take it.
+        defaults: what it gets where it needs it and the user gave nothing.
 
     Raises:
-        ConfigError: an unknown name.
+        ConfigError: an unknown name, or a setting that it does not take.
         ValueError: a setting that it refuses.
     """
     if name not in ACTIVATIONS:
         raise ConfigError(f"there is no activation {name!r}", where="--activation", fix=known_words(name, ACTIVATIONS))
-    build = ACTIVATIONS[name]
-    parameters = signature(build).parameters
-    named = "settings" in parameters  # a named case of SlipReLU, whose slope is what it is named for
-    own = {key: value for key, value in given.items() if value is not None and (key in parameters or named)}
-    if named and "slope" not in parameters:
-        own.pop("slope", None)
-    return build(**own)
+    needed = signature(ACTIVATIONS[name]).parameters
+    own = {key: value for key, value in defaults.items() if key in needed}
+    try:
+        return ACTIVATIONS[name](**{**own, **given})
+    except TypeError as error:
+        options = [f"--{key.replace('theta_init', 'theta_percentile').replace('_', '-')}" for key in given]
+        raise ConfigError(
+            f"{name} does not take all of {', '.join(options)}", where="--activation", fix="leave the others out"
+        ) from error
 
 
 def parse_numbers(text: str, option: str) -> tuple[int, ...]:
