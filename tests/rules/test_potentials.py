@@ -88,7 +88,14 @@ def test_an_empty_range_is_one_value():
     assert torch.equal(random(RandomPotential(low=0.5, high=0.5)), (THETA / 2).expand(3, 8, 8))
 
 
-@pytest.mark.parametrize("limits", [(0.6, 0.5), (math.nan, 1.0), (0.0, math.nan), (-math.inf, 1.0), (0.0, math.inf)])
-def test_limits_that_are_none_are_refused(limits):
-    with pytest.raises(ValueError, match="low at most high"):
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ((0.6, 0.5), "low at most high"),
+        *(((value, 1.0), "low must be a finite number") for value in (math.nan, -math.inf)),
+        *(((0.0, value), "high must be a finite number") for value in (math.nan, math.inf)),
+    ],
+)
+def test_limits_that_are_none_are_refused(limits, message):
+    with pytest.raises(ValueError, match=message):
         RandomPotential(0, *limits)

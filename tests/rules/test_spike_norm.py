@@ -73,6 +73,8 @@ def test_mistakes_are_named():
         tp.convert(two_layers(), tp.Conversion(tp.rules.SpikeNorm(2)), example_inputs=X)
     with pytest.raises(ValueError, match="steps must be at least 1"):
         tp.rules.SpikeNorm(0)
-    for fraction in (0.0, 1.5, math.nan):
+    for fraction in (0.0, 1.5):
         with pytest.raises(ValueError, match="fraction must lie in"):
             tp.rules.SpikeNorm(2, fraction)
+    with pytest.raises(ValueError, match="fraction must be a finite number"):
+        tp.rules.SpikeNorm(2, math.nan)

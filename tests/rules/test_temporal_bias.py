@@ -142,9 +142,12 @@ def test_it_goes_on_from_biases_that_were_set_before():
         assert one.abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("alpha", [0.0, -1.0, 1.5, float("nan")])
-def test_settings_that_are_none_are_refused(alpha):
-    with pytest.raises(ValueError, match="alpha must lie in"):
+@pytest.mark.parametrize(
+    ("alpha", "message"),
+    [*((value, "alpha must lie in") for value in (0.0, -1.0, 1.5)), (float("nan"), "alpha must be a finite number")],
+)
+def test_settings_that_are_none_are_refused(alpha, message):
+    with pytest.raises(ValueError, match=message):
         tp.rules.TemporalBiasCorrection(2, alpha)
     with pytest.raises(ValueError, match="rounds must be at least 1, got 0"):
         tp.rules.TemporalBiasCorrection(2, rounds=0)
