@@ -10,6 +10,7 @@ import json
 import time
 import warnings
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import nn
 import transpike as tp
 from transpike.errors import TraceError
 from transpike.evaluation.offsets import site_errors
+from transpike.serialization.environment import environment
 
 warnings.filterwarnings("ignore")
 FILE = Path(__file__).parents[1] / "results" / "models.json"
@@ -85,7 +87,7 @@ def main() -> None:
         begin = time.perf_counter()
         rows.append(row(name))
         print(rows[-1], f"({time.perf_counter() - begin:.0f} s)", flush=True)
-    record = {"about": ABOUT, "seed": 0, "images": 1, "rows": rows}
+    record = {"about": ABOUT, "environment": asdict(environment()), "seed": 0, "images": 1, "rows": rows}
     FILE.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
