@@ -10,6 +10,7 @@ import re
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
         return given
     tracer = _Tracer(names, inputs)
     try:
-        with _pooling_by_traced_sizes():
+        with _traced_sizes():
             graph = tracer.trace(model)
     except Exception as error:  # user code runs here, so anything may come
         where, owner = _failing_line(error, model)
@@ -144,27 +145,52 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
     return gm
 
 
+_TAKE_SIZES = {
+    F: ("avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    torch: ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "zeros"),
+}
+"""Functions to which torch 2.8 refuses sizes of the graph, as in ``F.avg_pool2d(x, x.size(3))``."""
+
+
+@cache
+def _sizes_are_refused() -> bool:
+    """Whether this torch cannot trace a function that makes a tensor of a size of the graph."""
+    graph = fx.Graph()
+    try:
+        size: Any = fx.Proxy(graph.placeholder("size"), fx.proxy.GraphAppendingTracer(graph))
+        torch.ones(size)
+    except TypeError:
+        from torch._dynamo.trace_rules import get_torch_obj_rule_map
+
+        get_torch_obj_rule_map()  # torch.compile looks the functions up by identity: before they are replaced
+        return True
+    return False
+
+
 @contextmanager
-def _pooling_by_traced_sizes() -> Iterator[None]:
-    """Average pooling over a size of the graph, ``F.avg_pool2d(x, x.size(3))``: torch 2.8 refuses such sizes itself."""
-    originals = {name: getattr(F, name) for name in ("avg_pool1d", "avg_pool2d", "avg_pool3d")}
+def _traced_sizes() -> Iterator[None]:
+    """Makes functions that take sizes traceable where a size is one of the graph."""
+    if not _sizes_are_refused():
+        yield
+        return
+    originals = [(home, name, getattr(home, name)) for home, names in _TAKE_SIZES.items() for name in names]
 
     def traced(original: Any) -> Any:
-        def pool(*args: Any, **kwargs: Any) -> Any:
-            for value in (*args, *kwargs.values()):
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for value in pytree.tree_leaves((args, kwargs)):
                 if isinstance(value, fx.Proxy):
                     return value.tracer.create_proxy("call_function", original, args, kwargs)
             return original(*args, **kwargs)
 
-        return pool
+        return call
 
-    for name, original in originals.items():
-        setattr(F, name, traced(original))
+    for home, name, original in originals:
+        setattr(home, name, traced(original))
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(F, name, original)
+        for home, name, original in originals:
+            setattr(home, name, original)
 
 
 def _return_named_tuples(graph: fx.Graph) -> None:
@@ -214,6 +240,8 @@ def keep_unused_state(gm: fx.GraphModule, model: nn.Module) -> None:
             continue
         for key, value in missing.items():
             if key in dict(target.named_parameters(recurse=False)) | dict(target.named_buffers(recurse=False)):
+                if key in module._non_persistent_buffers_set:  # torch 2.8 forgets it
+                    target._non_persistent_buffers_set.add(key)
                 continue
             if isinstance(value, nn.Parameter):
                 target.register_parameter(key, value)
@@ -223,7 +251,10 @@ def keep_unused_state(gm: fx.GraphModule, model: nn.Module) -> None:
 
 def source_of(node: fx.Node) -> str:
     """``file:line: code`` of the user's line that made ``node``, or a note that it is unknown."""
-    frames = _FRAME.finditer(node.stack_trace or "")
+    trace = node.stack_trace
+    if node.op == "get_attr" and trace is None:  # torch 2.8 records none for what is read
+        trace = next((user.stack_trace for user in node.users), None)
+    frames = _FRAME.finditer(trace or "")
     return _innermost([(m["file"], int(m["line"])) for m in frames]) or "(source line not recorded)"
 
 
