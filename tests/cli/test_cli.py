@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,11 @@ def test_train(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike(*train, "rate-norm", "--theta-percentile", "100", "-o", "norm.safetensors")
     assert code == 0
     assert "rate-norm (momentum 0.1, theta percentile" in out
+    learned = ("--steps", "1,3", "--objective-weight", "0.2", "--objective-penalty", "1")
+    code, out, _ = transpike(*train, "learned-slip", *learned, "-o", "learned.safetensors")
+    assert code == 0
+    assert "learned-slip (steps 1, 3, objective weight 0.2, objective penalty 1)" in out
+    assert len(re.findall(r"stages\.\S+ +\d, 0\.\d\d +\d, 0\.\d\d", out)) == 6  # N, c for both T at each site
     for words, message in (
         (("rate-norm", "--levels", "3"), "rate-norm does not take all of --levels"),
         (("slipp",), "did you mean slip?"),

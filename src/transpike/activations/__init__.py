@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from transpike.activations.contract import ActivationSettings, ThetaPercentile, TrainedActivation
+from transpike.activations.learned_slip import LearnedSlipActivation, LearnedSlipReLU
 from transpike.activations.rate_norm import RateNorm, RateNormActivation
 from transpike.activations.slip import (
     QCF,
@@ -23,6 +24,7 @@ ACTIVATIONS: Mapping[str, Callable[..., ActivationSettings]] = {
     "threshold-relu": ThresholdReLU,
     "shift-threshold-relu": ShiftThresholdReLU,
     "rate-norm": RateNorm,
+    "learned-slip": LearnedSlipReLU,
 }
 """Settings of activations by the name they have on the command line."""
 
@@ -32,6 +34,8 @@ __all__ = [
     "QCFS",
     "ActivationSettings",
     "Gradient",
+    "LearnedSlipActivation",
+    "LearnedSlipReLU",
     "RateNorm",
     "RateNormActivation",
     "ShiftThresholdReLU",

@@ -70,13 +70,21 @@ class ActivationSettings(ABC):
 class TrainedActivation(nn.Module, ABC):
     """A clipped activation with a threshold that is trained; input and output have the same shape.
 
-    All its parameters serve the threshold. `transpike.convert` takes ``theta`` and ``v(0) = shift theta`` from it.
+    `transpike.convert` takes ``theta`` and ``v(0) = shift theta`` from it.
 
     Args:
         config: the settings, kept as `config` and stored in checkpoints.
+
+    Attributes:
+        objective: what it adds to the loss of the batch that went through last, a scalar; None adds nothing.
     """
 
     config: ActivationSettings
+    objective: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: not the objective, which hangs on the graph of its batch."""
+        return self.__dict__ | {"objective": None}
 
     @property
     @abstractmethod

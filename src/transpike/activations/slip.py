@@ -149,14 +149,26 @@ class SlipActivation(TrainedActivation):
     def forward(self, z: Tensor) -> Tensor:
         """Applies eq. 8."""
         c = self.config
-        return _Slip.apply(  # type: ignore[no-any-return]
-            z, self.threshold, c.levels, c.slope, c.shift, c.ramp_shift, c.gradient is Gradient.PAPER
-        )
+        return slip(z, self.threshold, c.levels, c.slope, c.shift, c.ramp_shift, c.gradient)
 
     def extra_repr(self) -> str:
         """The settings, for printing."""
         c = self.config
         return f"N={c.levels}, c={c.slope:g}, delta={c.shift:g}, delta1={c.ramp_shift:g}"
+
+
+def slip(
+    z: Tensor,
+    theta: Tensor,
+    levels: int,
+    slope: float,
+    shift: float,
+    ramp_shift: float = 0.0,
+    gradient: Gradient = Gradient.RELEASED,
+) -> Tensor:
+    """`transpike.functional.slip_relu` with a surrogate derivative, for training."""
+    paper = gradient is Gradient.PAPER
+    return _Slip.apply(z, theta, levels, slope, shift, ramp_shift, paper)  # type: ignore[no-any-return]
 
 
 class _Slip(torch.autograd.Function):
@@ -183,7 +195,7 @@ class _Slip(torch.autograd.Function):
         levels, slope, shift, ramp_shift, paper = ctx.settings
         (grad,) = grads
         x = z / theta
-        passed = grad * _derivative(x, levels, slope, shift, ramp_shift, paper)
+        passed = grad * slip_derivative(x, levels, slope, shift, ramp_shift, paper)
         grad_theta = None
         if ctx.needs_input_grad[1]:
             through_value = (grad * blend(x, levels, slope, shift, ramp_shift)).sum_to_size(theta.shape)
@@ -192,7 +204,9 @@ class _Slip(torch.autograd.Function):
         return grad_z, grad_theta, None, None, None, None, None
 
 
-def _derivative(x: Tensor, levels: int, slope: float, shift: float, ramp_shift: float, paper: bool) -> Tensor:
+def slip_derivative(
+    x: Tensor, levels: int, slope: float, shift: float, ramp_shift: float = 0.0, paper: bool = False
+) -> Tensor:
     """``g'(x)`` of `Gradient`; a side without weight is not computed."""
     sides = []
     if paper or slope > 0.0:

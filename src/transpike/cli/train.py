@@ -44,6 +44,15 @@ def train(
     ramp_shift: Annotated[
         float | None, typer.Option(help="delta1 of SlipReLU in [-1, 1], in units of theta (default: 0).")
     ] = None,
+    steps: Annotated[
+        str | None, typer.Option(help="Every T that learned-slip trains for, as in 1,2,4 (the default).")
+    ] = None,
+    objective_weight: Annotated[
+        float | None, typer.Option(help="w of eq. 5 of learned-slip: 1 for close to ReLU, 0 for close to the SNN.")
+    ] = None,
+    objective_penalty: Annotated[
+        float | None, typer.Option(help="How much eq. 5 adds to the loss of learned-slip.")
+    ] = None,
     gradient: Annotated[
         Gradient | None, typer.Option(help="Surrogate derivative of the staircase (default: released).")
     ] = None,
@@ -75,16 +84,17 @@ def train(
     Examples:
     * `transpike train digits-resnet -o relu.safetensors`
     * `transpike train relu.safetensors --activation slip --theta-percentile 99 --learning-rate .05 -o slip.safetensors`
+    * `transpike train relu.safetensors --activation learned-slip --steps 1,2 -o learned.safetensors`
     """
     import torch
 
     from transpike.activations import ThetaPercentile
     from transpike.cli.find_model import find_model
-    from transpike.cli.words import read_activation
+    from transpike.cli.words import parse_numbers, read_activation
     from transpike.cli.work import calibration_batches, check_output, device_of, open_data
     from transpike.conversion.tailor import tailor, tailoring
     from transpike.errors import ConfigError
-    from transpike.report import training_table
+    from transpike.report import learned_table, training_table
     from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
     from transpike.storage import checkpoint
     from transpike.training import fit
@@ -97,6 +107,9 @@ def train(
         "shift": shift,
         "ramp_shift": ramp_shift,
         "gradient": gradient,
+        "steps": None if steps is None else parse_numbers(steps, "--steps"),
+        "objective_weight": objective_weight,
+        "objective_penalty": objective_penalty,
         "theta_init": None if theta_percentile is None else ThetaPercentile(theta_percentile),
     }
     own = {key: value for key, value in settings.items() if value is not None}
@@ -134,4 +147,7 @@ def train(
     checkpoint.save(network.cpu(), output, inputs=found.inputs)
     output.with_suffix(".ckpt").unlink(missing_ok=True)  # the network is saved: nothing is left to go on from
     out.print(training_table(history, last=5 if out.is_terminal else None))
+    learned = learned_table(network)
+    if learned is not None:
+        out.print(learned)
     say(f"written: {output}")

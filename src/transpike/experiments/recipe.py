@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from transpike.activations import SlipReLU, ThetaPercentile
+from transpike.activations import ACTIVATIONS, ActivationSettings, ThetaPercentile
 from transpike.conversion.config import read_conversion, read_part
 from transpike.conversion.methods import Method
 from transpike.errors import ConfigError, RecipeError
@@ -43,7 +43,7 @@ class Training:
     warmup_steps: int = 0
     spike_penalty: float = 0.0
     precision: str = "32-true"
-    activation: SlipReLU | None = None
+    activation: ActivationSettings | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -200,7 +200,7 @@ def _training(entry: dict[str, Any]) -> Training:
     if settings is not None:
         if "theta_percentile" in settings:
             settings["theta_init"] = ThetaPercentile(settings.pop("theta_percentile"))
-        settings = SlipReLU(**settings)
+        settings = ACTIVATIONS[settings.pop("name", "slip")](**settings)
     return Training(**entry, activation=settings)
 
 

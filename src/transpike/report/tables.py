@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rich.table import Table
+from torch import nn
 
+from transpike.activations import LearnedSlipActivation
 from transpike.conversion.inspect import Inspection
 from transpike.errors import count
 from transpike.evaluation.report import Report
@@ -92,6 +94,19 @@ def training_table(history: Sequence[Epoch], last: int | None = None) -> Table:
         row = [f"{epoch.loss:.4f}", f"{epoch.train_accuracy:.2f}", f"{epoch.validation_accuracy:.2f}"]
         row += [] if epoch.operations is None else [f"{100 * epoch.operations:.1f}"]
         table.add_row(str(epoch.epoch), *row)
+    return table
+
+
+def learned_table(network: nn.Module) -> Table | None:
+    """N, c and theta of every activation that learned them, by T; None if there is none."""
+    found = {name: part for name, part in network.named_modules() if isinstance(part, LearnedSlipActivation)}
+    if not found:
+        return None
+    steps = next(iter(found.values())).config.steps
+    table = plain_table("learned: N, c", "activation", *(f"T={t}" for t in steps), "theta")
+    for name, activation in found.items():
+        pairs = [f"{levels}, {slope:.2f}" for levels, slope in activation.learned.values()]
+        table.add_row(name, *pairs, f"{float(activation.threshold.detach()):.3g}")
     return table
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transpike.activations import ActivationSettings, RateNorm, SlipReLU, ThetaPercentile
+from transpike.activations import ActivationSettings, LearnedSlipReLU, RateNorm, SlipReLU, ThetaPercentile
 from transpike.errors import CheckpointError
 from transpike.graph.fingerprint import Fingerprint, read_fingerprint
 from transpike.graph.prepare import Capture
@@ -34,7 +34,7 @@ def record_kinds() -> dict[str, type]:
     """Records that files may hold, by name: what the tables hold now."""
     tables = (NEURONS, THRESHOLD_RULES, POTENTIAL_RULES, CORRECTIONS, SCHEDULES)
     facts = (ModelInfo, InputSpec, ModelSource, Capture, Conversion, PerLayer, PerChannel, PerNeuron)
-    activations = (SlipReLU, RateNorm, ThetaPercentile)
+    activations = (SlipReLU, LearnedSlipReLU, RateNorm, ThetaPercentile)
     classes = (*facts, *activations, *(cls for table in tables for cls in table.values()))
     return {cls.__name__: cls for cls in classes}
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from transpike.activations import LearnedSlipActivation, TrainedActivation
 from transpike.calibration.progress import ProgressBar
 from transpike.errors import CheckpointError, TrainingError
 from transpike.serialization.container import pack, read_container, unpack, write_container
@@ -42,6 +43,7 @@ class _Classifier(LightningModule):  # type: ignore[misc]
         self.learner = learner
         self.operations = MeanMetric()
         self.network = network
+        self.trained = [module for module in network.modules() if isinstance(module, TrainedActivation)]
         self.settings = settings
         self.history: list[list[float]] = []
         self.loss = MeanMetric()
@@ -70,6 +72,9 @@ class _Classifier(LightningModule):  # type: ignore[misc]
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
+        for module in self.trained:
+            if isinstance(module, LearnedSlipActivation):
+                module.steps = module.config.steps[index % len(module.config.steps)]
         logits = self.learner(images).float()
         loss: Tensor = F.cross_entropy(logits, labels)
         if not bool(torch.isfinite(loss)):
@@ -80,6 +85,9 @@ class _Classifier(LightningModule):  # type: ignore[misc]
             )
         self.loss.update(loss.detach())
         self.train_hits.update(logits.detach(), labels)
+        objectives = [module.objective for module in self.trained if module.objective is not None]
+        if objectives:
+            loss = loss + torch.stack(objectives).sum()
         if self.spike_cost is None:
             return loss
         operations = self.spike_cost.take()
@@ -254,5 +262,7 @@ def run(
     finally:
         if spike_cost is not None:
             spike_cost.remove()
+        for activation in module.trained:
+            activation.objective = None  # it holds on to the last batch
     network.eval().to(memory_format=torch.contiguous_format)  # so that a stored copy computes the same to the bit
     return [Epoch(index, *row) for index, row in enumerate(module.history, start=1)]
