@@ -270,9 +270,7 @@ def study_network(
         events=events,
         event_png=picture(torch.as_tensor(image), inputs),
         examples=tuple(Example(each, picture(torch.as_tensor(tests[each.image][0]), inputs)) for each in chosen),
-        agreement=tuple(
-            sum(each.answers[t] == each.ann for each in answers) / len(answers) for t in range(steps)
-        ),
+        agreement=tuple(sum(each.answers[t] == each.ann for each in answers) / len(answers) for t in range(steps)),
         environment=began,
         data_digest=digest_batches(everything),
         network_digest=digest("converted", snn.network, snn.capture, snn.conversion),
