@@ -63,7 +63,7 @@ ENERGY_RULES = (
         "SOP/FLOP",
         0.077,
         12.5,
-        "77 fJ per synaptic operation of the ROLLS chip, 12.5 pJ per FLOP of an FPGA: two devices, as papers on QCFS do",
+        "77 fJ per synaptic operation of the ROLLS chip, 12.5 pJ per FLOP of an FPGA: two devices, as papers on QCFS",
         "N. Qiao et al., A reconfigurable on-line learning spiking neuromorphic processor, Frontiers in Neuroscience "
         "2015; used by T. Bu et al., ICLR 2022",
         "https://doi.org/10.3389/fnins.2015.00141",

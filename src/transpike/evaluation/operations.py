@@ -255,5 +255,5 @@ def _products(func: Callable[..., Tensor], values: Tensor, weight: Tensor, setti
     if "output_padding" in settings or "transpose" in func.__name__:
         weight = weight.sum(1, keepdim=True)
     else:
-        weight = weight.unflatten(0, (groups, -1)).sum(1)
+        weight = weight.reshape(groups, -1, *weight.shape[1:]).sum(1)
     return float(func(values, weight, None, **settings).sum(dtype=torch.float64))

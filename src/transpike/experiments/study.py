@@ -30,7 +30,7 @@ from transpike.serialization.fields import check_count, check_fields
 from transpike.serialization.json_records import to_json
 from transpike.serialization.model_info import InputSpec, model_info
 
-_EVENT_BITS = 2_400_000
+_EVENT_BITS = 2_500_000
 """Of the events of one image, all sites and steps: more neurons are left out."""
 _LEAST_SHOWN = 256
 

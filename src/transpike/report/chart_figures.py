@@ -50,15 +50,12 @@ def chart_figure(chart: Chart, view: str | None = None) -> Any:
     for number, (name, value) in enumerate(chart.levels.items()):
         axes.axhline(value, color="black", linewidth=1, linestyle=_STYLES[1 + number % 3], label=name)
     if categories:
-        axes.set_xticks(range(len(series[0].x)), series[0].x, rotation=60, ha="right", fontsize=8)
+        axes.set_xticks(range(len(series[0].x)), [str(x) for x in series[0].x], rotation=60, ha="right", fontsize=8)
     elif chart.log_x:
-        ticks = sorted(
-            {2**k for k in range(21)} & {int(x) for each in series for x in each.x if not isinstance(x, str)}
-        )
+        seen = {int(x) for each in series for x in each.x if not isinstance(x, str)}
+        ticks = [2**k for k in range(21) if min(seen) <= 2**k <= max(seen)]
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    if chart.log_y:
-        axes.set_yscale("log")
     axes.set_title(chart.title, fontsize=10)
     axes.set_xlabel(chart.x_title)
     axes.set_ylabel(chart.y_title)
@@ -109,10 +106,10 @@ def plotly_figure(chart: Chart) -> dict[str, Any]:
     elif chart.log_x:
         ticks = sorted({2**k for k in range(21) if min(numbers) <= 2**k <= max(numbers)} | {int(min(numbers))})
         layout["xaxis"] |= {"type": "log", "tickvals": ticks, "ticktext": [str(tick) for tick in ticks]}
+    elif first[0].mark is Mark.BAR:
+        layout["xaxis"] |= {"dtick": max(1, round((max(numbers) - min(numbers)) / 16))}
     else:
-        layout["xaxis"] |= {"rangemode": "tozero"} if not chart.views or first[0].mark is not Mark.BAR else {"dtick": 1}
-    if chart.log_y:
-        layout["yaxis"] |= {"type": "log"}
+        layout["xaxis"] |= {"rangemode": "tozero"}
     span = [min(numbers), max(numbers)] if numbers else []
     return {
         "name": chart.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -54,7 +54,6 @@ class Chart:
         views: series by the name of the view; with several the reader chooses.
         levels: horizontal lines by name.
         log_x: powers of two are evenly spaced.
-        log_y: powers of ten are evenly spaced.
         stacked: bars stand on each other.
     """
 
@@ -65,7 +64,6 @@ class Chart:
     views: Mapping[str, tuple[Series, ...]]
     levels: Mapping[str, float]
     log_x: bool = False
-    log_y: bool = False
     stacked: bool = False
 
 
@@ -273,8 +271,7 @@ def _levels(study: Study) -> dict[str, float]:
     return {", ".join(same): value for value, same in names.items()}
 
 
-def _lines(reports: Mapping[str, Report], steps: object) -> tuple[Series, ...]:
-    assert callable(steps)
+def _lines(reports: Mapping[str, Report], steps: Callable[[Report], list[int]]) -> tuple[Series, ...]:
     return tuple(
         Series(
             label,

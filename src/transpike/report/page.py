@@ -109,7 +109,7 @@ def study_page(study: Study) -> str:
 def cell(value: Any) -> str:
     """A value as text of a table: whole numbers in full, others with four figures at most."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -166,8 +166,9 @@ def _facts(study: Study) -> dict[str, str]:
         "Conversion": study.conversion,
         "Schedules": "; ".join(f"{label}: {report.schedule}" for label, report in study.reports.items()),
         "Test images": f"{study.report.images:,} (--images {settings.images}) of {study.dataset}; the first "
-        f"{study.causes.images:,} for causes, offsets and answers, the first {study.ann_operations.images:,} for operations",
-        "Random numbers": "none are drawn; split and order of the data are fixed",
+        f"{study.causes.images:,} for causes, offsets and answers, the first {study.ann_operations.images:,} for "
+        "operations",
+        "Seed": "0, of the split of the data; test images are taken in their order",
         "Digest of the network": study.network_digest,
         "Digest of the test data": study.data_digest,
         "Precision, device": f"{study.report.dtype}, {study.report.device}",
@@ -191,7 +192,7 @@ def _library() -> str:
 
 @cache
 def _packed(library: str) -> str:
-    """gzip in base64; without the time, so that equal studies give equal pages."""
+    """The library as gzip in base64; without the time, so that equal studies give equal pages."""
     return base64.b64encode(gzip.compress(library.encode(), 9, mtime=0)).decode("ascii")
 
 

@@ -144,7 +144,7 @@
     };
     return draw("plot-raster", [trace], {
       xaxis: { title: { text: "step" }, dtick: Math.ceil(steps.length / 16), showgrid: false, zeroline: false },
-      yaxis: { title: { text: "neuron" }, showgrid: false, zeroline: false, showticklabels: false },
+      yaxis: { title: { text: "neuron" }, showgrid: false, zeroline: false, showticklabels: false, ticks: "" },
       shapes: [{
         type: "rect", x0: raster.step - 0.5, x1: raster.step + 0.5, y0: -0.5, y1: count - 0.5,
         line: { color: colour("now"), width: 2 },
