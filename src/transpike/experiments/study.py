@@ -114,7 +114,8 @@ class Study:
         classes: their names; empty if the data has none.
         settings: what was measured.
         relu_top1: accuracy in percent with ReLU in place of every activation, the same weights.
-        reports: accuracy, spikes and latency by label of the schedule; the first one is used for all that follows.
+        reports: accuracy, spikes and latency by label of the schedule.
+        main: label of the schedule that all details are about.
         baseline: the same of a converted plain ReLU network, by label; empty without one.
         rows: reports of a recipe's rows, by label; empty without a recipe.
         causes: error by cause at the largest T.
@@ -142,6 +143,7 @@ class Study:
     settings: StudySettings
     relu_top1: float
     reports: Mapping[str, Report]
+    main: str
     baseline: Mapping[str, Report]
     rows: Mapping[str, Report]
     causes: ErrorCauses
@@ -159,13 +161,8 @@ class Study:
     origin: tuple[str, ...] = field(default=())
 
     @property
-    def main(self) -> str:
-        """The label of the schedule that all details are about."""
-        return next(iter(self.reports))
-
-    @property
     def report(self) -> Report:
-        """Its report."""
+        """The report of the schedule that all details are about."""
         return self.reports[self.main]
 
     def class_name(self, index: int) -> str:
@@ -260,6 +257,7 @@ def study_network(
         settings=settings,
         relu_top1=relu_accuracy(snn, everything, progress=progress),
         reports=reports,
+        main=next(iter(schedules)),
         baseline=others,
         rows=dict(rows or {}),
         causes=error_causes(snn, few, steps=steps, schedule=main, progress=progress),

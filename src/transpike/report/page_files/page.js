@@ -53,9 +53,9 @@
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: colour("text"), size: small ? 11 : 13, family: getComputedStyle(document.body).fontFamily },
       hoverlabel: { bgcolor: colour("panel"), bordercolor: colour("faint"), font: { color: colour("text") } },
-      margin: { l: 50, r: 15, t: 10, b: 50 },
+      margin: { l: 50, r: small ? 10 : 40, t: 10, b: 50 },
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("text") },
+      modebar: { orientation: "v", bgcolor: "rgba(0,0,0,0)", color: colour("faint"), activecolor: colour("text") },
       dragmode: small ? false : "zoom",
     };
   }
@@ -68,6 +68,8 @@
   });
 
   function draw(id, traces, layout) {
+    // On a narrow screen every name of the legend takes a line.
+    byId(id).style.height = narrow() && traces.length > 2 ? 21 + 1.3 * traces.length + "rem" : "";
     return plotly.react(byId(id), traces, layoutOf(layout), settings());
   }
 
