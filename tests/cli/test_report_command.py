@@ -74,6 +74,16 @@ def test_the_folder_of_a_recipe(transpike, tmp_path: Path, networks: Path) -> No
     assert (code, "holds no converted network" in err) == (1, True)
 
 
+def test_foreign_files_stay(transpike, networks: Path) -> None:
+    Path("report.html").write_text("<p>mine</p>")
+    code, _, err = transpike("report", "snn.safetensors", *FEW)
+    assert (code, "no report that transpike wrote" in err) == (1, True)
+    assert Path("report.html").read_text() == "<p>mine</p>"
+    Path("report.html").unlink()
+    for _ in range(2):  # an earlier report is replaced
+        assert transpike("report", "snn.safetensors", "--schedules", "plain", *FEW)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

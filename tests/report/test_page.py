@@ -132,6 +132,7 @@ def test_tables(study: Study) -> None:
     tables = study_tables(study)
     rows = {(row["schedule"], row["T"]): row for row in tables["accuracy"]}
     assert set(rows) == {*((label, t) for label in ("plain", "cos") for t in (1, 2, 3)), ("late", 3)}
+    assert [(row["schedule"], row["T"]) for row in tables["schedules"]] == [("plain", 3), ("cos", 3), ("late", 3)]
     late = study.reports["late"].rows[0]
     assert rows["late", 3]["pipeline"] == late.latency.pipeline_steps
     assert rows["late", 3]["to ANN"] == late.top1 - study.report.ann_top1

@@ -76,7 +76,7 @@ def report(
     from transpike.cli.work import check_output, check_run, data_for, device_of
     from transpike.errors import ConfigError
     from transpike.experiments.study import StudySettings, study_network
-    from transpike.report import need_page_libraries, write_page
+    from transpike.report import check_page_path, need_page_libraries, write_page
     from transpike.serialization.json_records import write_json
 
     if output.suffix not in (".html", ".htm"):
@@ -98,6 +98,7 @@ def report(
     for written in (output, record):
         if written is not None:
             check_output(written, file, baseline, factory)
+    check_page_path(output)
     snn = find_converted(file, factory).to(where)
     other = None if baseline is None else find_converted(baseline, factory).to(where)
     _, found = data_for(snn, dataset, data)

@@ -15,7 +15,7 @@ from transpike.report.offset_tables import (
     offsets_table,
     running_table,
 )
-from transpike.report.page import need_page_libraries, study_page, write_page
+from transpike.report.page import check_page_path, need_page_libraries, study_page, write_page
 from transpike.report.plots import plot_accuracy, plot_latency
 from transpike.report.study_tables import study_frames, study_tables
 from transpike.report.tables import (
@@ -36,6 +36,7 @@ __all__ = [
     "cases_table",
     "causes_table",
     "chart_figure",
+    "check_page_path",
     "choice_table",
     "comparison_table",
     "convergence_table",

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from transpike.errors import needs_extra
+from transpike.errors import OutputError, needs_extra
 from transpike.evaluation.energy import ENERGY_RULES
 from transpike.experiments.study import Study
 from transpike.report.chart_figures import plotly_figure
@@ -32,6 +32,9 @@ _SECTIONS = (
     ("cost", "Events, operations, energy"),
     ("reproduce", "Reproduce"),
 )
+
+_HEAD = 4096
+"""Bytes of a page that say who wrote it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,24 @@ def need_page_libraries() -> None:
         import jinja2  # noqa: F401
         import PIL.Image  # noqa: F401
         import plotly  # noqa: F401
+
+
+def check_page_path(path: Path) -> None:
+    """Makes sure that no foreign file lies where a page is to be written.
+
+    Raises:
+        OutputError: there is one.
+    """
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        ours = b'<meta name="generator" content="transpike' in file.read(_HEAD)
+    if not ours:
+        raise OutputError(
+            "the file is no report that transpike wrote, and is left as it is",
+            where=str(path),
+            fix="choose another -o, or remove this file",
+        )
 
 
 def write_page(study: Study, path: Path) -> None:

@@ -25,6 +25,7 @@ def study_frames(study: Study) -> dict[str, Any]:
 def study_tables(study: Study) -> dict[str, Rows]:
     """All tables of a study by name; those without data are empty."""
     return {
+        "schedules": [_accuracy(label, report)[-1] for label, report in _all(study).items()],
         "accuracy": [row for label, report in _all(study).items() for row in _accuracy(label, report)],
         "rows": [row for label, report in study.rows.items() for row in _accuracy(label, report)],
         "agreement": [{"T": t, "same answer %": 100 * share} for t, share in enumerate(study.agreement, 1)],
