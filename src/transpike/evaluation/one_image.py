@@ -207,7 +207,7 @@ def _site_events(name: str, events: Tensor, most: int) -> SiteEvents:
         tuple(part.shape[1:]),
         events[0].numel(),
         tuple(chosen),
-        tuple(int(total) for total in events.abs().flatten(1).sum(1)),
+        tuple(events.abs().flatten(1).sum(1).long().tolist()),
         tuple(_hexadecimal(row) for row in (part != 0).flatten(1)),
     )
 

@@ -268,7 +268,7 @@ def study_network(
         events=events,
         event_png=picture(torch.as_tensor(image), inputs),
         examples=tuple(Example(each, picture(torch.as_tensor(tests[each.image][0]), inputs)) for each in chosen),
-        agreement=tuple(sum(each.answers[t] == each.ann for each in answers) / len(answers) for t in range(steps)),
+        agreement=_agreement(answers),
         environment=began,
         data_digest=digest_batches(everything),
         network_digest=digest("converted", snn.network, snn.capture, snn.conversion),
@@ -313,6 +313,12 @@ def picture(image: Tensor, inputs: InputSpec) -> str:
     file = io.BytesIO()
     Image.fromarray(pixels[:, :, 0] if image.shape[0] == 1 else pixels).save(file, "PNG", optimize=True)
     return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _agreement(answers: Sequence[ImageAnswers]) -> tuple[float, ...]:
+    """Share of images with the ANN's answer at every T."""
+    same = torch.tensor([[answer == each.ann for answer in each.answers] for each in answers])
+    return tuple(same.double().mean(0).tolist())
 
 
 def _offsets(

@@ -173,7 +173,7 @@ def _cards(study: Study) -> list[_Card]:
         ),
         _Card("Spikes per image", cell(round(last.events)), f"{last.events / study.neurons:.2f} per neuron"),
         _Card(
-            "Energy of the ANN's",
+            "Energy, share of the ANN's",
             f"{100 * rule.spiking(run.operations) / rule.dense(ann):.1f} %",
             f"{rule.name}, T = {run.steps}, arithmetic only",
         ),
