@@ -14,7 +14,19 @@ import transpike as tp
 from transpike.conversion.config import TABLES
 
 COMMANDS = [
-    *("models", "inspect", "train", "convert", "choose", "evaluate", "evaluate-early", "bench", "run", "doctor"),
+    *(
+        "models",
+        "inspect",
+        "train",
+        "convert",
+        "choose",
+        "evaluate",
+        "evaluate-early",
+        "report",
+        "bench",
+        "run",
+        "doctor",
+    ),
     *("compare schedules", "compare methods", "analyze activation", "analyze error", "analyze offset"),
 ]
 

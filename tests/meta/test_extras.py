@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-OPTIONAL = ("lightning", "torchmetrics", "sklearn", "matplotlib", "torchvision", "PIL", "timm")
+OPTIONAL = ("lightning", "torchmetrics", "sklearn", "matplotlib", "plotly", "pandas", "torchvision", "PIL", "timm")
 WITHOUT = f"""
 import sys
 sys.modules.update(dict.fromkeys({OPTIONAL!r}))  # importing these fails as if they were not there

@@ -1,6 +1,8 @@
 """Tables for the terminal and plots for people."""
 
 from transpike.report.activation_plots import mean_error, plot_activations
+from transpike.report.chart_figures import chart_figure, study_figures
+from transpike.report.charts import Chart, study_charts
 from transpike.report.error_plots import plot_causes
 from transpike.report.error_tables import causes_table, error_advice, objective_table
 from transpike.report.layout import plain_table
@@ -13,7 +15,9 @@ from transpike.report.offset_tables import (
     offsets_table,
     running_table,
 )
+from transpike.report.page import check_page_path, need_page_libraries, study_page, write_page
 from transpike.report.plots import plot_accuracy, plot_latency
+from transpike.report.study_tables import study_frames, study_tables
 from transpike.report.tables import (
     LATENCY_CAPTION,
     comparison_table,
@@ -29,8 +33,11 @@ from transpike.report.tables import (
 
 __all__ = [
     "LATENCY_CAPTION",
+    "Chart",
     "cases_table",
     "causes_table",
+    "chart_figure",
+    "check_page_path",
     "choice_table",
     "comparison_table",
     "convergence_table",
@@ -41,6 +48,7 @@ __all__ = [
     "mean_error",
     "methods_table",
     "models_table",
+    "need_page_libraries",
     "objective_table",
     "offsets_table",
     "plain_table",
@@ -57,5 +65,11 @@ __all__ = [
     "running_table",
     "schedules_table",
     "sites_table",
+    "study_charts",
+    "study_figures",
+    "study_frames",
+    "study_page",
+    "study_tables",
     "training_table",
+    "write_page",
 ]

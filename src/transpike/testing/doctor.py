@@ -28,6 +28,8 @@ _NEEDED = ("torch", "numpy", "safetensors", "typer", "rich")
 _EXTRAS = {
     "lightning": "transpike[train]",
     "matplotlib": "transpike[plots]",
+    "plotly": "transpike[plots]",
+    "pandas": "transpike[plots]",
     "torchvision": "transpike[vision]",
     "scikit-learn": "transpike[vision]",
     "timm": "timm",
