@@ -82,12 +82,15 @@ def sweep(
     from transpike.experiments.run_sweep import run_sweep
     from transpike.experiments.sweep import Sweep, find_search
     from transpike.report import plot_sweep, sweep_notes, sweep_tables
+    from transpike.serialization.fields import fitted
     from transpike.serialization.model_info import model_info
 
     where = device_of(device)
     starts: list[float | ThetaPercentile] = [] if thetas is None else list(parse_axis(thetas, "--thetas"))
     percentiles = theta_percentiles or ("99" if thetas is None else "")
-    starts += [ThetaPercentile(value) for value in parse_axis(percentiles, "--theta-percentiles")] if percentiles else []
+    starts += (
+        [ThetaPercentile(value) for value in parse_axis(percentiles, "--theta-percentiles")] if percentiles else []
+    )
     inputs = [model_info(zoo.build(name)).inputs for name in networks]
     name = dataset or ("" if inputs[0] is None else inputs[0].dataset)
     if not name:
@@ -99,13 +102,11 @@ def sweep(
         slopes=parse_axis(slopes, "--slopes"),
         shifts=parse_axis(shifts, "--shifts"),
         ramp_shifts=parse_axis(ramp_shifts, "--ramp-shifts"),
-        gradients=tuple(gradients.split(",")),
+        gradients=fitted("--gradients", gradients.split(","), tuple[Gradient, ...]),
         theta_inits=tuple(starts),
         seeds=parse_numbers(seeds, "--seeds"),
         relu=Training("relu", relu_epochs, relu_learning_rate, batch_size=batch_size),
-        training=Training(
-            "slip", epochs, learning_rate, start=None if from_scratch else "relu", batch_size=batch_size
-        ),
+        training=Training("slip", epochs, learning_rate, start=None if from_scratch else "relu", batch_size=batch_size),
         at=parse_numbers(at, "--at"),
         criterion_steps=steps,
         calibration_images=calibration_images,

@@ -22,6 +22,9 @@ AXES = ("levels", "slopes", "shifts", "ramp_shifts", "gradients", "theta_inits")
 """The fields of a `Sweep` that settings of the activation are taken from, in the order of the grid."""
 _FIELDS = ("levels", "slope", "shift", "ramp_shift", "gradient", "theta_init")
 
+_RELU = Training("relu", epochs=25, learning_rate=0.1)
+_SLIP = Training("slip", epochs=20, learning_rate=0.05, start="relu")
+
 
 class Search(StrEnum):
     """Which settings of the grid are tried."""
@@ -107,8 +110,8 @@ class Sweep:
     gradients: tuple[Gradient, ...] = (Gradient.RELEASED,)
     theta_inits: tuple[float | ThetaPercentile, ...] = (ThetaPercentile(99.0),)
     seeds: tuple[int, ...] = (0,)
-    relu: Training = Training("relu", epochs=25, learning_rate=0.1)
-    training: Training = Training("slip", epochs=20, learning_rate=0.05, start="relu")
+    relu: Training = _RELU
+    training: Training = _SLIP
     at: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     criterion_steps: int = 1
     calibration_images: int = 512
