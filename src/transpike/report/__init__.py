@@ -14,6 +14,9 @@ from transpike.report.offset_tables import (
     running_table,
 )
 from transpike.report.plots import plot_accuracy, plot_latency
+from transpike.report.sweep_plots import plot_criterion, plot_shifts, plot_slopes, plot_sweep
+from transpike.report.sweep_tables import choice_table as sweep_choice_table
+from transpike.report.sweep_tables import sweep_notes, sweep_tables
 from transpike.report.tables import (
     LATENCY_CAPTION,
     comparison_table,
@@ -47,13 +50,20 @@ __all__ = [
     "plot_cases",
     "plot_causes",
     "plot_convergence",
+    "plot_criterion",
     "plot_influence",
     "plot_latency",
     "plot_offsets",
+    "plot_shifts",
+    "plot_slopes",
+    "plot_sweep",
     "recipes_table",
     "report_table",
     "running_table",
     "schedules_table",
     "sites_table",
+    "sweep_choice_table",
+    "sweep_notes",
+    "sweep_tables",
     "training_table",
 ]
