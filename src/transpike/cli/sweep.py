@@ -19,7 +19,7 @@ _AXIS = "0,0.5 or FIRST:LAST:STEP"
 @app.command()
 def sweep(
     networks: Annotated[
-        list[str], typer.Argument(metavar="NETWORK...", help="Built-in networks (`transpike models`), one or more.")
+        list[str], typer.Argument(metavar="NETWORK", help="Built-in networks (`transpike models`), one or more.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write, and to go on from.")],
     levels: Annotated[str, typer.Option(help="N, separated by commas.")] = "1,2,4,8",

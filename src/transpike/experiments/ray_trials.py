@@ -124,8 +124,6 @@ def _tune(
         trainable = tune.with_resources(tune.with_parameters(_ray_trial, workshop=workshop), resources)
         tuner = tune.Tuner(trainable, param_space=space, tune_config=tune.TuneConfig(**settings), run_config=run_config)
         grid = tuner.fit()
-        if callback.interrupted:
-            raise KeyboardInterrupt
         if grid.errors:
             raise _own_error(grid.errors[0], len(grid.errors))
     finally:
@@ -217,8 +215,6 @@ def _callback(workshop: Workshop, results: Mapping[Trial, TrialResult], ended: C
     from ray.tune import Callback
 
     class Ended(Callback):  # type: ignore[misc]
-        interrupted = False
-
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
             self._look(trial, final=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -85,7 +86,12 @@ def plot_slopes(record: SweepRecord, cells: Sequence[Cell], path: Path, label: s
     figure.supylabel("top-1 accuracy on test images in %", fontsize=9)
     seeds = f"; lines: mean of {len(sweep.seeds)} seeds, shades: their range" if len(sweep.seeds) > 1 else ""
     figure.suptitle(f"{label}{seeds}", fontsize=10)
-    figure.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=8, fontsize=8)
+    handles = grid.flat[0].get_legend_handles_labels()
+    free = list(grid.flat)[len(panels) :]
+    if free:
+        free[0].legend(*handles, loc="center", fontsize=10, frameon=False)
+    else:
+        figure.legend(*handles, loc="outside right upper", fontsize=9)
     write_figure(figure, path)
 
 
@@ -112,7 +118,7 @@ def plot_criterion(record: SweepRecord, cells: Sequence[Cell], path: Path, label
         place = (row, column) if cell.setting == chosen else place
     there = [value for line in values for value in line if value > 0]
     low, high = min(there, default=0.1), max(there, default=1.0)
-    size = (max(5.0, 2.2 + 0.62 * len(sweep.slopes)), max(2.8, 1.7 + 0.5 * len(sweep.levels)))
+    size = (max(6.0, 2.2 + 0.62 * len(sweep.slopes)), max(2.8, 1.7 + 0.5 * len(sweep.levels)))
     figure = figure_class(figsize=size, layout="constrained")
     axes = figure.subplots()
     norm = LogNorm(low, max(high, 1.01 * low))
@@ -126,15 +132,19 @@ def plot_criterion(record: SweepRecord, cells: Sequence[Cell], path: Path, label
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     if place is not None:
         axes.add_patch(
-            Rectangle((place[1] - 0.5, place[0] - 0.5), 1, 1, fill=False, edgecolor="#d62728", linewidth=2.5)
+            Rectangle(
+                (place[1] - 0.5, place[0] - 0.5), 1, 1, fill=False, clip_on=False, edgecolor="#d62728", linewidth=2.5
+            )
         )
     axes.set_xticks(range(len(sweep.slopes)), [f"{c:g}" for c in sweep.slopes])
     axes.set_yticks(range(len(sweep.levels)), [str(levels) for levels in sweep.levels])
     axes.set_xlabel("slope c")
     axes.set_ylabel("levels N")
-    figure.colorbar(drawn, ax=axes, label="criterion in points", pad=0.02)
+    bar = figure.colorbar(drawn, ax=axes, label="percentage points", pad=0.02, format="%g", ticks=_decades(low, high))
+    bar.ax.minorticks_off()
     frame = "; framed: the choice" if place is not None else ""
-    figure.suptitle(f"{label}: criterion of section 4.4 at T = {t}, validation part{frame}", fontsize=10)
+    title = f"{label}: criterion of section 4.4 at T = {t} on the validation part{frame}"
+    figure.suptitle("\n".join(textwrap.wrap(title, round(13 * size[0]))), fontsize=10)
     write_figure(figure, path)
 
 
@@ -180,6 +190,13 @@ def plot_shifts(record: SweepRecord, path: Path) -> None:
 
 def _without_shift(setting: Setting) -> Setting:
     return replace(setting, activation=replace(setting.activation, levels=1, slope=0.0, shift=0.0))
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Round numbers on a logarithmic scale, and the ends where there are few."""
+    ticks = [step * 10.0**power for power in range(-3, 3) for step in (1, 2, 5)]
+    inside = [tick for tick in ticks if low <= tick <= high]
+    return inside if len(inside) > 2 else [low, high]
 
 
 def _matplotlib() -> tuple[Any, Any]:

@@ -26,15 +26,18 @@ def variants(record: SweepRecord) -> dict[Setting, list[Cell]]:
 
 def variant_label(record: SweepRecord, variant: Setting) -> str:
     """Network and what the sweep varies besides N and c."""
+    return ", ".join([variant.network, *_varied(record, variant)])
+
+
+def _varied(record: SweepRecord, variant: Setting) -> list[str]:
     sweep, a = record.sweep, variant.activation
-    words = [variant.network]
-    words += [f"delta={a.shift:g}"] if len(sweep.shifts) > 1 else []
+    words = [f"delta={a.shift:g}"] if len(sweep.shifts) > 1 else []
     words += [f"delta1={a.ramp_shift:g}"] if len(sweep.ramp_shifts) > 1 else []
     words += [f"{a.gradient.value} gradient"] if len(sweep.gradients) > 1 else []
     if len(sweep.theta_inits) > 1:
         start = a.theta_init
         words.append(f"theta from p{start.percentile:g}" if isinstance(start, ThetaPercentile) else f"theta={start:g}")
-    return ", ".join(words)
+    return words
 
 
 def spiking(steps: int) -> Callable[[Scores], float]:
@@ -101,6 +104,8 @@ def choice_table(record: SweepRecord) -> Table:
         f"choice by the criterion on the validation part, and the best on test images in hindsight{_seeds(record)}",
         *("T", "chosen", "criterion", "test ANN", "test SNN", "best in hindsight", "test SNN", "behind"),
     )
+    for column in (1, 5):
+        table.columns[column].no_wrap = False
     for t in record.sweep.at:
         chosen, best = record.choose(t), record.best_in_hindsight(t)
         here, there = (cell.mean("test", spiking(t)) for cell in (chosen, best))
@@ -138,11 +143,8 @@ def sweep_notes(record: SweepRecord) -> list[str]:
 
 def _name(record: SweepRecord, cell: Cell) -> str:
     a = cell.setting.activation
-    own = f"N={a.levels}, c={a.slope:g}"
-    whole = variants(record)
-    if len(whole) == 1:
-        return own
-    return f"{own}, {variant_label(record, cell.setting)}"
+    network = [cell.setting.network] if len(record.sweep.networks) > 1 else []
+    return ", ".join([*network, f"N={a.levels}", f"c={a.slope:g}", *_varied(record, cell.setting)])
 
 
 def _seeds(record: SweepRecord) -> str:
