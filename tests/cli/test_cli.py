@@ -13,7 +13,19 @@ import transpike as tp
 from transpike.conversion.config import TABLES
 
 COMMANDS = [
-    *("models", "inspect", "train", "convert", "choose", "evaluate", "evaluate-early", "bench", "run", "doctor"),
+    *(
+        "models",
+        "inspect",
+        "train",
+        "convert",
+        "choose",
+        "evaluate",
+        "evaluate-early",
+        "bench",
+        "run",
+        "sweep",
+        "doctor",
+    ),
     *("compare schedules", "compare methods", "analyze activation", "analyze error", "analyze offset"),
 ]
 

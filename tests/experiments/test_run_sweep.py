@@ -20,9 +20,9 @@ import transpike as tp
 from transpike.errors import DataError, MissingExtraError, OutputError
 from transpike.experiments import ray_trials
 from transpike.experiments.recipe import Training
-from transpike.experiments.run_sweep import run_sweep
 from transpike.experiments.sweep import Search, Sweep
 from transpike.experiments.sweep_record import SweepRecord, TrialState, read_sweep
+from transpike.experiments.sweep_runner import run_sweep
 from transpike.experiments.trial import Workshop, digest_sweep_data, run_trial
 from transpike.serialization.folder_lock import locked
 from transpike.serialization.json_records import to_json
@@ -214,7 +214,7 @@ def test_other_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         run_sweep(sweep, tmp_path / "foreign")
     assert (tmp_path / "foreign" / "sweep.json").read_text() == "mine"
 
-    monkeypatch.setattr("transpike.experiments.run_sweep.run_trials", lambda *args, **settings: None)
+    monkeypatch.setattr("transpike.experiments.sweep_runner.run_trials", lambda *args, **settings: None)
     run_sweep(sweep, tmp_path / "own")
     with pytest.raises(DataError, match=r"levels was \[2\], and is \[4\]"):
         run_sweep(replace(sweep, levels=(4,)), tmp_path / "own")

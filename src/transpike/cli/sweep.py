@@ -79,8 +79,8 @@ def sweep(
     from transpike.cli.work import check_output, device_of
     from transpike.errors import ModelError
     from transpike.experiments.recipe import Training
-    from transpike.experiments.run_sweep import run_sweep
     from transpike.experiments.sweep import Sweep, find_search
+    from transpike.experiments.sweep_runner import run_sweep
     from transpike.report import plot_sweep, sweep_notes, sweep_tables
     from transpike.serialization.fields import fitted
     from transpike.serialization.model_info import model_info

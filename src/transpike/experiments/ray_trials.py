@@ -74,17 +74,24 @@ def run_trials(
         gpus = 0.0 if torch_device(workshop.device) == "cpu" else 1.0
     resources = {"cpu": float(workshop.threads), "gpu": gpus}
     with _environment(), _ray(workshop.folder, address):
-        _train_starts(workshop, resources, say)
+        _train_starts(workshop, resources, results, say)
         _tune(workshop, resources, results, ended)
 
 
-def _train_starts(workshop: Workshop, resources: dict[str, float], say: Callable[[str], None]) -> None:
-    """Trains the ReLU network of each network and seed, once."""
+def _train_starts(
+    workshop: Workshop,
+    resources: dict[str, float],
+    results: Mapping[Trial, TrialResult],
+    say: Callable[[str], None],
+) -> None:
+    """Trains the ReLU network of each network and seed that there are trials of, once."""
     import ray
 
     work = ray.remote(num_cpus=resources["cpu"], num_gpus=resources["gpu"], max_retries=0)(train_start)
     sweep = workshop.sweep
-    waiting = [work.remote(workshop, network, seed) for network in sweep.networks for seed in sweep.seeds]
+    left = [trial for trial in sweep.trials(sweep.grid()) if trial not in results]
+    needed = dict.fromkeys((trial.setting.network, trial.seed) for trial in left)
+    waiting = [work.remote(workshop, network, seed) for network, seed in needed]
     try:
         while waiting:
             (done, *_), waiting = ray.wait(waiting)
