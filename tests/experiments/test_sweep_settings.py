@@ -101,3 +101,12 @@ def test_an_unknown_search_is_told_what_there_is():
     assert find_search("optuna") is Search.OPTUNA
     with pytest.raises(ValueError, match="did you mean random"):
         find_search("randon")
+
+
+def test_what_is_not_usual_stands_in_the_name():
+    names = [
+        str(Setting("digits-resnet", SlipReLU(2, 0.2, theta_init=start))) for start in (ThetaPercentile(99.0), 8.0)
+    ]
+    assert names == ["N=2, c=0.2", "N=2, c=0.2, theta=8"]
+    odd = SlipReLU(2, 0.2, 0.0, -0.25, Gradient.PAPER, ThetaPercentile(98.5))
+    assert str(Setting("x", odd)) == "N=2, c=0.2, delta=0, delta1=-0.25, gradient=paper, theta=p98.5"

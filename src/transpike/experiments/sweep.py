@@ -25,6 +25,8 @@ _FIELDS = ("levels", "slope", "shift", "ramp_shift", "gradient", "theta_init")
 _RELU = Training("relu", epochs=25, learning_rate=0.1)
 _SLIP = Training("slip", epochs=20, learning_rate=0.05, start="relu")
 
+_THETA = ThetaPercentile(99.0)
+
 
 class Search(StrEnum):
     """Which settings of the grid are tried."""
@@ -52,6 +54,7 @@ class Setting:
             "delta": None if a.shift == 0.5 else f"{a.shift:g}",
             "delta1": None if a.ramp_shift == 0 else f"{a.ramp_shift:g}",
             "gradient": None if a.gradient is Gradient.RELEASED else a.gradient.value,
+            "theta": None if a.theta_init == _THETA else theta_words(a.theta_init),
         }
         words = [f"N={a.levels}", f"c={a.slope:g}", *(f"{key}={word}" for key, word in rest.items() if word)]
         return ", ".join(words)
@@ -108,7 +111,7 @@ class Sweep:
     shifts: tuple[float, ...] = (0.5,)
     ramp_shifts: tuple[float, ...] = (0.0,)
     gradients: tuple[Gradient, ...] = (Gradient.RELEASED,)
-    theta_inits: tuple[float | ThetaPercentile, ...] = (ThetaPercentile(99.0),)
+    theta_inits: tuple[float | ThetaPercentile, ...] = (_THETA,)
     seeds: tuple[int, ...] = (0,)
     relu: Training = _RELU
     training: Training = _SLIP
@@ -186,6 +189,11 @@ class Sweep:
         """
         shared = (self.relu, self.training, self.at, self.calibration_images, self.images)
         return digest("trial", trial, *shared, self.criterion_steps if self.prune else 0, data, version)
+
+
+def theta_words(start: float | ThetaPercentile) -> str:
+    """An initial threshold: ``8``, or ``p99`` for a percentile."""
+    return f"p{start.percentile:g}" if isinstance(start, ThetaPercentile) else f"{start:g}"
 
 
 def first_difference(old: Sweep, new: Sweep) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from transpike.activations import SlipReLU, ThetaPercentile
 from transpike.errors import DataError
 from transpike.experiments.recipe import Training
-from transpike.experiments.sweep import Setting, Sweep, Trial
+from transpike.experiments.sweep import Setting, Sweep, Trial, theta_words
 from transpike.functional import selection_criterion
 from transpike.serialization.environment import Environment
 from transpike.serialization.json_records import from_json
@@ -166,7 +166,6 @@ class SweepRecord:
         found = []
         for result in self.results:
             a = result.trial.setting.activation
-            theta = a.theta_init
             row: dict[str, Any] = {
                 "network": result.trial.setting.network,
                 "levels": a.levels,
@@ -174,7 +173,7 @@ class SweepRecord:
                 "shift": a.shift,
                 "ramp_shift": a.ramp_shift,
                 "gradient": a.gradient.value,
-                "theta_init": f"p{theta.percentile:g}" if isinstance(theta, ThetaPercentile) else theta,
+                "theta_init": theta_words(a.theta_init),
                 "seed": result.trial.seed,
                 "state": result.state.value,
                 "epochs": result.epochs,

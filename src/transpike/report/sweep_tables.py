@@ -8,9 +8,8 @@ from dataclasses import replace
 
 from rich.table import Table
 
-from transpike.activations import ThetaPercentile
 from transpike.errors import count
-from transpike.experiments.sweep import Setting
+from transpike.experiments.sweep import Setting, theta_words
 from transpike.experiments.sweep_record import Cell, Scores, SweepRecord, TrialState
 from transpike.report.layout import plain_table
 
@@ -34,10 +33,7 @@ def _varied(record: SweepRecord, variant: Setting) -> list[str]:
     words = [f"delta={a.shift:g}"] if len(sweep.shifts) > 1 else []
     words += [f"delta1={a.ramp_shift:g}"] if len(sweep.ramp_shifts) > 1 else []
     words += [f"{a.gradient.value} gradient"] if len(sweep.gradients) > 1 else []
-    if len(sweep.theta_inits) > 1:
-        start = a.theta_init
-        words.append(f"theta from p{start.percentile:g}" if isinstance(start, ThetaPercentile) else f"theta={start:g}")
-    return words
+    return [*words, f"theta={theta_words(a.theta_init)}"] if len(sweep.theta_inits) > 1 else words
 
 
 def spiking(steps: int) -> Callable[[Scores], float]:
