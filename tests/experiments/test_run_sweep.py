@@ -45,8 +45,11 @@ def _command(folder: Path) -> list[str]:
 
 def _start(folder: Path, log: Path) -> subprocess.Popen[bytes]:
     """The command in a process group of its own, as a shell starts it."""
+    home = os.environ | {"HOME": str(folder.parent / "home")}
     with log.open("wb") as stream:
-        return subprocess.Popen(_command(folder), start_new_session=True, stdout=stream, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            _command(folder), start_new_session=True, stdout=stream, stderr=subprocess.STDOUT, env=home
+        )
 
 
 def _wait_for_trials(folder: Path, least: int, process: subprocess.Popen[bytes], log: Path) -> dict[Path, int]:
@@ -85,6 +88,7 @@ def test_an_interrupted_and_a_killed_sweep_go_on_without_repeating_a_trial(tmp_p
     assert [result.state for result in whole.results] == [TrialState.FINISHED] * 4
 
     folder, log = tmp_path / "killed", tmp_path / "log"
+    (tmp_path / "home").mkdir()
     process = _start(folder, log)
     first = _wait_for_trials(folder, 1, process, log)
     temporary = (folder / "ray" / "temporary").read_text().strip()
@@ -113,6 +117,7 @@ def test_an_interrupted_and_a_killed_sweep_go_on_without_repeating_a_trial(tmp_p
     record = read_sweep(folder)
     assert record.finished
     assert _numbers(record) == _numbers(whole)
+    assert not (tmp_path / "home" / ".ray").exists(), "Ray wrote into the user's home"
     names = {entry.name for entry in folder.iterdir()}
     assert names == {".lock", "sweep.json", "relu", "trials", "accuracy.png", "criterion.png"}
 

@@ -1,10 +1,11 @@
 import math
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 from sweeps import ended, made_up, small_sweep
 
-from transpike.experiments.sweep_record import Scores, TrialState
+from transpike.experiments.sweep_record import Scores, TrialState, read_sweep
 from transpike.report import plot_criterion, plot_slopes, plot_sweep, sweep_notes, sweep_tables
 
 
@@ -97,3 +98,14 @@ def test_tables_fit_into_120_columns(record):
     text = console.export_text()
     assert "…" not in text
     assert "best in hindsight" in text
+
+
+def test_the_guide_prints_what_the_record_says():
+    root = Path(__file__).parents[2]
+    record = read_sweep(root / "results" / "sweep-digits.json")
+    assert record.finished
+    assert len(record.results) == 80
+    lines = (root / "docs" / "guides" / "choose-levels-and-slope.md").read_text(encoding="utf-8").splitlines()
+    printed = [" ".join(line.split()) for line in lines]
+    for row in _cells(sweep_tables(record)[-1]):
+        assert " ".join(row) in printed

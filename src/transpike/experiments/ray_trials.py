@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ _QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "100000",  # Ray's own state is not what a sweep goes on from
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+_TOKEN_MODE = "RAY_AUTH_MODE"
 _TEMPORARY = "transpike-ray-"
 _STORE_BYTES = 200_000_000
 
@@ -255,10 +258,10 @@ def _callback(workshop: Workshop, results: Mapping[Trial, TrialResult], ended: C
 
 
 @contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    """Ray without statistics, signal handlers and files that nobody asked for."""
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update(_QUIET)
+def _environment(settings: Mapping[str, str] = _QUIET) -> Iterator[None]:
+    """Environment variables for Ray, without its messages; all is as before afterwards."""
+    before = {name: os.environ.get(name) for name in (*settings, _TOKEN_MODE)}  # Ray sets the mode itself
+    os.environ.update(settings)
     loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -273,6 +276,21 @@ def _environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _token(temporary: Path) -> dict[str, str]:
+    """Where the token lies without which nobody may use our Ray: Ray would write one into the user's home."""
+    given = any(name in os.environ for name in (_TOKEN_MODE, "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if given or (Path.home() / ".ray" / "auth_token").exists():
+        return {}
+    file = temporary / "token"  # in a folder that other users cannot read
+    file.write_text(_token_of_process(), encoding="utf-8")
+    return {"RAY_AUTH_TOKEN_PATH": str(file)}
+
+
+@cache
+def _token_of_process() -> str:
+    return secrets.token_hex(32)  # one for all sessions: Ray reads it once in a process
 
 
 @contextlib.contextmanager
@@ -297,16 +315,17 @@ def _ray(folder: Path, address: str | None) -> Iterator[None]:
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(f"{temporary}\n", encoding="utf-8")
     try:
-        ray.init(
-            num_cpus=usable_cores(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            object_store_memory=_STORE_BYTES,
-            _temp_dir=str(temporary),
-            _node_ip_address="127.0.0.1",
-        )
-        yield
+        with _environment(_token(temporary)):
+            ray.init(
+                num_cpus=usable_cores(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.CRITICAL,
+                object_store_memory=_STORE_BYTES,
+                _temp_dir=str(temporary),
+                _node_ip_address="127.0.0.1",  # nothing outside of this machine can reach it
+            )
+            yield
     finally:
         ray.shutdown()
         _remove_temporary(temporary)
