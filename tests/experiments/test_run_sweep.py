@@ -63,19 +63,21 @@ def _wait_for_trials(folder: Path, least: int, process: subprocess.Popen[bytes],
 
 
 def _processes_of(temporary: str) -> list[str]:
-    """Command lines of living processes that name Ray's folder."""
+    """Living processes that name Ray's folder or have a file open there: some of Ray's change their command line."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            line = (entry / "cmdline").read_bytes().decode(errors="replace") if entry.name.isdecimal() else ""
-        except OSError:
+            words = [(entry / "cmdline").read_text(errors="replace")] if entry.name.isdecimal() else []
+            words += [os.readlink(link) for link in (entry / "fd").iterdir()] if words else []
+        except OSError:  # gone, or another user's
             continue
-        found += [line] if temporary in line else []
+        found += [words[0]] if any(temporary in word for word in words) else []
     return found
 
 
 def _all_gone(temporary: str) -> bool:
-    for _ in range(300):
+    """Waits for Ray's agents, which look once in a while whether what started them is there."""
+    for _ in range(1800):
         if not _processes_of(temporary):
             return True
         time.sleep(0.1)
