@@ -25,6 +25,7 @@ COMMANDS = [
         "report",
         "bench",
         "run",
+        "sweep",
         "doctor",
     ),
     *("compare schedules", "compare methods", "analyze activation", "analyze error", "analyze offset"),

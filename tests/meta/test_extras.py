@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-OPTIONAL = ("lightning", "torchmetrics", "sklearn", "matplotlib", "plotly", "pandas", "torchvision", "PIL", "timm")
+OPTIONAL = (
+    *("lightning", "torchmetrics", "sklearn", "matplotlib", "plotly", "pandas", "torchvision", "PIL", "timm"),
+    *("ray", "optuna"),
+)
 WITHOUT = f"""
 import sys
 sys.modules.update(dict.fromkeys({OPTIONAL!r}))  # importing these fails as if they were not there
@@ -39,6 +42,10 @@ print(report.row(4).top1 > 50, torch.equal(tp.load(file, model=model)(x, steps=4
     [
         ("tp.data.load_data('digits', None)", "vision"),
         ("tp.fit(tp.zoo.build('digits-resnet'), tp.data.Data(None, [], [], [], []), epochs=1)", "train"),
+        (
+            "from transpike import experiments as e; e.run_sweep(e.Sweep('digits', ('x',), (1,), (0.5,)), None)",
+            "sweep",
+        ),
     ],
 )
 def test_what_needs_one_names_the_extra(call, extra):

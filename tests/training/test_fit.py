@@ -249,3 +249,34 @@ def test_order_depends_on_seed_and_epoch() -> None:
     sampler.set_epoch(0)
     assert list(sampler) == first
     assert list(EpochShuffle(50, seed=2)) != first
+
+
+def test_on_epoch_sees_every_epoch_and_changes_nothing() -> None:
+    seen = []
+
+    def look(epoch: tp.training.Epoch, net: nn.Module) -> None:
+        torch.rand(7)  # dropout and order must not notice
+        seen.append((epoch, [parameter.detach().clone() for parameter in net.parameters()]))
+
+    plain, watched = network(), network()
+    fit(plain, blobs(), epochs=3, batch_size=16)
+    history = fit(watched, blobs(), epochs=3, batch_size=16, on_epoch=look)
+    assert same(plain, watched)
+    assert [epoch for epoch, _ in seen] == history
+    assert all(torch.equal(a, b) for a, b in zip(seen[-1][1], watched.parameters(), strict=True))
+    assert not torch.equal(seen[0][1][0], seen[1][1][0])
+
+
+def test_what_on_epoch_raises_ends_the_training_and_a_resumed_one_reports_the_rest(tmp_path: Path) -> None:
+    epochs = []
+
+    def stop(epoch: tp.training.Epoch, net: nn.Module) -> None:
+        epochs.append(epoch.epoch)
+        if epochs == [1, 2]:
+            raise OSError("the disk is gone")
+
+    again = {"epochs": 3, "batch_size": 16, "checkpoint": tmp_path / "state.ckpt", "on_epoch": stop}
+    with pytest.raises(OSError, match="the disk is gone"):
+        fit(network(), blobs(), **again)
+    fit(network(), blobs(), **again)
+    assert epochs == [1, 2, 2, 3]

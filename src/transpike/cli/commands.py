@@ -2,7 +2,8 @@
 
 from transpike.cli import models, inspect, train, convert, choose  # noqa: F401, I001
 from transpike.cli import evaluate, evaluate_early, compare_methods, compare_schedules  # noqa: F401
-from transpike.cli import analyze_activation, analyze_error, analyze_offset, report, bench, run, doctor  # noqa: F401
+from transpike.cli import analyze_activation, analyze_error, analyze_offset, report, bench, run, sweep  # noqa: F401
+from transpike.cli import doctor  # noqa: F401
 from transpike.cli.main import analyze, app, compare
 
 app.add_typer(compare, name="compare")

@@ -67,6 +67,25 @@ def parse_numbers(text: str, option: str) -> tuple[int, ...]:
         raise ValueError(f"{option} takes whole numbers separated by commas, not {text!r}") from error
 
 
+def parse_axis(text: str, option: str) -> tuple[float, ...]:
+    """``"0,0.5"``, or ``"0:0.9:0.1"`` from first to last in steps, both included, to numbers.
+
+    Raises:
+        ValueError: something else stands there, or a range that no whole number of steps ends.
+    """
+    first, *more = text.split(":")
+    try:
+        if not more:
+            return tuple(float(word) for word in text.split(","))
+        low, (high, step) = float(first), (float(word) for word in more)
+    except ValueError:
+        raise ValueError(f"{option} takes numbers 0,0.5 or a range FIRST:LAST:STEP, not {text!r}") from None
+    gaps = (high - low) / step if step > 0 else -1.0
+    if not -1e-9 <= gaps < 10_000 or abs(gaps - round(gaps)) > 1e-6:
+        raise ValueError(f"{option}: from {low:g} no whole number of steps of {step:g} leads to {high:g}")
+    return tuple(round(low + index * step, 10) for index in range(round(gaps) + 1))
+
+
 def read_schedule(text: str, probe_steps: int | None = None) -> Schedule:
     """A schedule from ``NAME`` or ``NAME:setting=value``.
 

@@ -165,6 +165,19 @@ class Runner:
             row.label, row.network, row.images, tuple(runs), row.published, row.published_in, refused=refused
         )
 
+    def accuracy(self, network: nn.Module, images: str) -> float:
+        """Top-1 accuracy of the source network in percent."""
+        if self.device is not None:
+            network = copy.deepcopy(network).to(self.device)
+        reference = reference_tensor(network)
+        hits = count = 0
+        with torch.no_grad():
+            for inputs, labels in self.tests(images):
+                answer = network(inputs.to(reference.device, reference.dtype)).argmax(1)
+                hits += int((answer == labels.to(reference.device)).sum())
+                count += len(labels)
+        return 100.0 * hits / count
+
     def _measure(self, row: RecipeRow, run: Run, network: nn.Module, name: str) -> RunResult:
         calibration = self._views(row.calibration_views)
         seen = self._digest(("calibration", row.calibration_views), lambda: digest(calibration))
@@ -197,7 +210,7 @@ class Runner:
         if not isinstance(network, SpikingNetwork):  # not the report's, since a conversion may change weights
             pair = digest(source, tested)
             if pair not in self._accuracies:
-                self._accuracies[pair] = self._accuracy(network, row.images)
+                self._accuracies[pair] = self.accuracy(network, row.images)
             ann = self._accuracies[pair]
         schedule = snn.schedule if run.schedule is None else run.schedule
         result = RunResult(snn.conversion, schedule, row.calibration_views, ann, report, seconds, here, digest=key)
@@ -243,19 +256,6 @@ class Runner:
 
     def _cache(self, name: str) -> Path | None:
         return None if self.folder is None else self.folder / "cache" / f"{name}.json"
-
-    def _accuracy(self, network: nn.Module, images: str) -> float:
-        """Top-1 accuracy of the source network in percent."""
-        if self.device is not None:
-            network = copy.deepcopy(network).to(self.device)
-        reference = reference_tensor(network)
-        hits = count = 0
-        with torch.no_grad():
-            for inputs, labels in self.tests(images):
-                answer = network(inputs.to(reference.device, reference.dtype)).argmax(1)
-                hits += int((answer == labels.to(reference.device)).sum())
-                count += len(labels)
-        return 100.0 * hits / count
 
 
 def _finished(stored: Any | None) -> RunResult | None:

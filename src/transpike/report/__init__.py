@@ -18,6 +18,9 @@ from transpike.report.offset_tables import (
 from transpike.report.page import check_page_path, need_page_libraries, study_page, write_page
 from transpike.report.plots import plot_accuracy, plot_latency
 from transpike.report.study_tables import study_frames, study_tables
+from transpike.report.sweep_plots import plot_criterion, plot_shifts, plot_slopes, plot_sweep
+from transpike.report.sweep_tables import choice_table as sweep_choice_table
+from transpike.report.sweep_tables import sweep_notes, sweep_tables
 from transpike.report.tables import (
     LATENCY_CAPTION,
     comparison_table,
@@ -57,9 +60,13 @@ __all__ = [
     "plot_cases",
     "plot_causes",
     "plot_convergence",
+    "plot_criterion",
     "plot_influence",
     "plot_latency",
     "plot_offsets",
+    "plot_shifts",
+    "plot_slopes",
+    "plot_sweep",
     "recipes_table",
     "report_table",
     "running_table",
@@ -70,6 +77,9 @@ __all__ = [
     "study_frames",
     "study_page",
     "study_tables",
+    "sweep_choice_table",
+    "sweep_notes",
+    "sweep_tables",
     "training_table",
     "write_page",
 ]

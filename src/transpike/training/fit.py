@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ def fit(
     precision: str = "32-true",
     compile: bool = False,
     progress: bool = False,
+    on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
 ) -> list[Epoch]:
     """Trains ``network`` in place with cross-entropy; the defaults are the papers' settings.
 
@@ -125,6 +126,8 @@ def fit(
             that multiply bfloat16.
         compile: train under ``torch.compile``, which needs a C++ compiler and a minute to prepare; rounds otherwise.
         progress: show a progress bar.
+        on_epoch: called after every epoch with what it brought and the network, which must not be changed: it trains
+            on. What it raises ends the training, before the epoch is written to ``checkpoint``.
 
     Raises:
         ValueError: a setting out of range.
@@ -176,7 +179,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        return run(network, settings, train, validation, checkpoint, device, compile, progress)
+        return run(network, settings, train, validation, checkpoint, device, compile, progress, on_epoch)
 
 
 _DIGESTED = 100_000  # samples of a part that are looked at; of more, as many, evenly spread

@@ -37,8 +37,10 @@ class _Classifier(LightningModule):  # type: ignore[misc]
         classes: int,
         spike_cost: SpikeCost | None,
         learner: Callable[[Tensor], Tensor],
+        on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
         super().__init__()
+        self.on_epoch = on_epoch
         self.spike_cost = spike_cost
         self.learner = learner
         self.operations = MeanMetric()
@@ -106,6 +108,9 @@ class _Classifier(LightningModule):  # type: ignore[misc]
         self.history.append([float(value) for value in row])
         for metric in (self.loss, self.train_hits, self.validation_hits, self.operations):
             metric.reset()
+        if self.on_epoch is not None:
+            with torch.random.fork_rng():
+                self.on_epoch(Epoch(len(self.history), *self.history[-1]), self.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["transpike"] = {"settings": self.settings, "history": self.history}
@@ -205,6 +210,7 @@ def run(
     device: str,
     compiled: bool,
     progress: bool,
+    on_epoch: Callable[[Epoch, nn.Module], None] | None,
 ) -> list[Epoch]:
     """Trains; see `transpike.training.fit`."""
     resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
@@ -243,7 +249,7 @@ def run(
     spike_cost = SpikeCost(network, example) if settings["spike_penalty"] else None
     # A function, so that the compiled form is no second child; a shape each, since the last batch alone may differ.
     learner = torch.compile(network.__call__, dynamic=False) if compiled else network.__call__
-    module = _Classifier(network, settings, classes, spike_cost, learner)
+    module = _Classifier(network, settings, classes, spike_cost, learner, on_epoch)
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, train, validation, ckpt_path=resume)
