@@ -13,7 +13,7 @@ import transpike as tp
 from transpike.conversion.methods import METHODS, Method, Requirement, find_methods
 from transpike.neurons import NEURONS, EventKind
 from transpike.rules import CORRECTIONS, THRESHOLD_RULES, BlockReconstruction
-from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Staggered
+from transpike.schedules import AccumulateThenFire, OffsetSpike, Plain, Radix, SignedDigits, Staggered
 
 
 def quick(method: Method) -> Method:
@@ -44,6 +44,7 @@ def test_what_methods_need():
         "reconstruction": {Requirement.WEIGHTS},
         "snm": {Requirement.NEGATIVE},
         "burst": {Requirement.SEVERAL},
+        "digits": {Requirement.NEGATIVE},
     }
     assert all(Requirement.DATA in method.needs for method in METHODS.values())
     free = Method("free", "", lambda _: tp.Conversion(potential=tp.rules.HalfThreshold()))
@@ -61,6 +62,8 @@ def test_methods_that_are_tuned_and_their_schedules():
         "accumulate": AccumulateThenFire(3),
         "accumulate-finetuned": AccumulateThenFire(3),
         "reconstruction": AccumulateThenFire(3),
+        "radix": Radix(3),
+        "digits": SignedDigits(3),
     }
 
 

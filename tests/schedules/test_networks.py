@@ -14,8 +14,10 @@ from transpike.schedules import (
     Latency,
     OffsetSpike,
     Plain,
+    Radix,
     Residual,
     Schedule,
+    SignedDigits,
     Staggered,
     TwoPasses,
 )
@@ -29,6 +31,7 @@ LIST = [
     AccumulateThenFire(4),
     Staggered(2),
     TwoPasses(3),
+    SignedDigits(5),
 ]
 
 
@@ -44,7 +47,7 @@ def spiking(topology, batch=3):
 
 
 def test_the_table_is_complete() -> None:
-    assert {type(schedule) for schedule in LIST} | {Plain} == set(SCHEDULES.values())
+    assert {type(schedule) for schedule in LIST} | {Plain, Radix} == set(SCHEDULES.values())
 
 
 @pytest.mark.parametrize("schedule", LIST, ids=repr)
@@ -53,7 +56,8 @@ def test_runs_are_consistent(topology, schedule: Schedule) -> None:
     snn, inputs = spiking(topology)
     run = record(snn, *inputs, steps=6, schedule=schedule)
     for site, events in run.events.items():
-        assert set(events.unique().tolist()) <= {0.0, 1.0}, site  # binary and not negative
+        allowed = {-1.0, 0.0, 1.0} if isinstance(schedule, SignedDigits) else {0.0, 1.0}
+        assert set(events.unique().tolist()) <= allowed, site
     short = snn(*inputs, steps=4, schedule=schedule)
     tree_map = torch.utils._pytree.tree_map
     assert_same_answer(short, tree_map(lambda rows: rows[:4], run.answer))
@@ -114,6 +118,10 @@ def test_latency_is_counted_honestly() -> None:
         2, 2, 21, 21
     )  # the first layer sends for 20 steps and has waited for one
     assert snn.latency(8) == Latency(8, 8, 8, 8)
+    assert snn.latency(4, Radix(4)) == Latency(4, 8, 80, 8)
+    assert snn.latency(5, SignedDigits(5)) == Latency(5, 5, 24, 24)  # 19 sites wait for one step each
+    some = SignedDigits(6, 1.6, 0.6, 0, ((snn.sites[1].name, 1), (snn.sites[-1].name, 1)))
+    assert snn.latency(6, some) == Latency(6, 6, 8, 8)
 
 
 def test_evaluation_counts_the_spikes_of_both_passes() -> None:

@@ -95,10 +95,11 @@ def _stage(runner: SiteRunner, pre: list[Tensor], calls: Sequence[tuple[Any, ...
     """The view of one site; ``calls`` are the arguments of its runner."""
 
     def emit(currents: Tensor) -> Tensor:
-        return runner.emit(runner.site.biased(currents, calls[0][4]), None)[0]
+        drive = runner.site.biased(currents, calls[0][4], once=runner.schedule.incremental)
+        return runner.emit(drive, None)[0]
 
     currents = [runner.currents(value, batch, steps) for value, _, batch, steps, _ in calls]
-    return StageView(runner.name, runner.site, runner.neuron, pre, currents, emit, answers)
+    return StageView(runner.name, runner.site, runner.neuron, pre, currents, runner.schedule, emit, answers)
 
 
 def _arguments(lowered: Lowered, first: Tensor, steps: int, statics: tuple[Tensor, ...]) -> tuple[Any, ...]:

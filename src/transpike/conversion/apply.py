@@ -109,13 +109,13 @@ def _set_potential(snn: SpikingNetwork, name: str, rule: PotentialRule | None) -
 
 
 def _emitted(snn: SpikingNetwork, part: BlockCorrection, data: CalibrationData, node: str) -> Tensor:
-    """What a site sends on the average of the steps, ``[N, *]``."""
+    """What a site's events stand for, ``[N, *]``."""
     (name,) = [site.name for site in snn.sites if site.node == node]
     means: list[Tensor] = []
 
     def observe(site: str, _: Tensor, events: Tensor) -> None:
         if site == name:
-            means.append(snn.site(name).theta * events.mean(0))
+            means.append(snn.schedule.total(snn.schedule.values(events, snn.site(name).theta)).to(events.dtype))
 
     for index, batch in enumerate(batches_of(data)):
         inputs = checked_inputs(snn.network, batch, index)

@@ -29,8 +29,9 @@ from transpike.rules import (
     TemporalBiasCorrection,
     ZeroPotential,
 )
-from transpike.schedules import AccumulateThenFire, OffsetSpike, Schedule, Staggered, Wait
+from transpike.schedules import AccumulateThenFire, OffsetSpike, Radix, Schedule, SignedDigits, Staggered, Wait
 from transpike.schedules.contract import MOST_STEPS
+from transpike.schedules.digits import MOST_DIGITS, DigitCode
 from transpike.serialization.fields import check_count
 
 
@@ -86,8 +87,8 @@ class Method:
         wanted = {
             Requirement.DATA: any(not isinstance(part, PotentialRule) for part in made.parts),
             Requirement.WEIGHTS: any(isinstance(part, BlockCorrection) and part.changes_weights for part in made.parts),
-            Requirement.NEGATIVE: made.neuron.events is EventKind.SIGNED,
-            Requirement.SEVERAL: made.neuron.events is EventKind.COUNT,
+            Requirement.NEGATIVE: made.events is EventKind.SIGNED,
+            Requirement.SEVERAL: made.events is EventKind.COUNT,
         }
         return tuple(need for need, present in wanted.items() if present)
 
@@ -105,6 +106,11 @@ def _mse(steps: int, *corrections: Part, schedule: Schedule | None = None) -> Co
 def _quantised(steps: int, *corrections: Part) -> Conversion:
     """Accumulate-then-fire, with biases corrected for it."""
     return _mse(steps, BiasCorrection(steps), *corrections, schedule=AccumulateThenFire(steps))
+
+
+def _digits(schedule: DigitCode) -> Conversion:
+    """Full scales of least squared error at the code's resolution, and biases corrected under it."""
+    return _mse(schedule.levels, BiasCorrection(schedule.digits), schedule=schedule)
 
 
 def _finetuned(steps: int) -> Conversion:
@@ -194,6 +200,16 @@ _TABLE = (
         "cos",
         "Hao et al. 2023 (COS, ICLR), on thresholds of least squared error",
         lambda steps: _mse(steps, schedule=OffsetSpike(steps)),
+    ),
+    Method(
+        "radix",
+        "ours, after Kim et al. 2018 (phase coding) and Wang et al. 2022 (radix encoding): bits of accumulated counts",
+        lambda steps: _digits(Radix(min(steps, MOST_DIGITS))),
+    ),
+    Method(
+        "digits",
+        "ours, after Ercegovac 1984 (online arithmetic): signed digits, the most significant first, lag 1 at each site",
+        lambda steps: _digits(SignedDigits(min(steps, MOST_DIGITS))),
     ),
     Method("accumulate", "ours: accumulate-then-fire and corrected biases", _quantised),
     Method(

@@ -11,7 +11,8 @@ that the network was converted from, and s the mean output of the neurons. Then
 
 clip(x) is f(x), at most as much as a neuron can send; Q(x) is what the same neurons send under the same schedule if x
 arrives in every step (eq. 7 of the paper for integrate-and-fire neurons). Each bracket is computed from these values;
-that they add up is checked and reported as ``residual``.
+that they add up is checked and reported as ``residual``. Under a code of digits (`DigitCode`) means are sums, Q(x) is
+what the digits say if x arrives at once, and unevenness is what later digits could not take back.
 """
 
 from __future__ import annotations
@@ -202,7 +203,7 @@ def error_causes(
             relu = NodeVisitor(snn.network, on_site=lambda _, site, args: args[0].clamp_min(0.0)).run(*inputs)
             drives: dict[str, Tensor] = {}
             source = NodeVisitor(snn.network, on_site=_source(drives)).run(*inputs)
-            seen = _Seen(schedule.passes)
+            seen = _Seen(schedule)
             answer = snn(*inputs, steps=steps, schedule=schedule, observe=seen)
             for name, tally in tallies.items():
                 tally.add(*_values(snn, name, drives[name], seen.passes[name], schedule))
@@ -224,57 +225,64 @@ def _source(drives: dict[str, Tensor]) -> Any:
 
 @dataclass
 class _Pass:
-    """What came to a site and left it in one pass: sums ``[N, *]`` over steps, and their numbers."""
+    """What came to a site and left it, in thresholds, in one pass: sums ``[N, *]`` over steps, and their numbers."""
 
     drive: Tensor
     received: int
-    events: Tensor
-    sent: int
+    sent: Tensor
+    steps: int
 
 
 class _Seen:
     """An observer that adds up drives and events of every site; a run in parts is one pass unless there are several."""
 
-    def __init__(self, passes: int) -> None:
-        self.apart = passes > 1
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.apart = schedule.passes > 1
         self.passes: dict[str, list[_Pass]] = {}
 
     def __call__(self, name: str, drive: Tensor, events: Tensor) -> None:
-        own = _Pass(drive.double().sum(0), drive.shape[0], events.double().sum(0), events.shape[0])
+        sent = self.schedule.values(events.double(), torch.ones((), dtype=torch.float64, device=events.device)).sum(0)
+        own = _Pass(drive.double().sum(0), drive.shape[0], sent, events.shape[0])
         known = self.passes.setdefault(name, [])
         if not known or self.apart:
             known.append(own)
         else:
             known[0].drive += own.drive
             known[0].received += own.received
-            known[0].events += own.events
             known[0].sent += own.sent
+            known[0].steps += own.steps
 
 
 def _values(snn: SpikingNetwork, name: str, z: Tensor, passes: list[_Pass], schedule: Schedule) -> Iterator[Tensor]:
     """relu(z), f(z), f(x), clip(x), Q(x) and s in float64, and the most that a neuron sends."""
     site = snn.site(name)
     last = passes[-1]
-    x = (last.drive / last.received).to(z.dtype)
+    once = schedule.incremental
+    x = (last.drive if once else last.drive / last.received).to(z.dtype)
     theta = site.theta.double()
     most = snn.neuron.most_events * theta
     even: Tensor | None = None
     memory: Memory | None = None
     for number, own in enumerate(passes):
         drive = x.unsqueeze(0).expand(own.received, *x.shape)
+        if once:
+            drive = torch.cat([drive[:1], torch.zeros_like(drive[1:])])
         context = SiteContext(
             name, drive, snn.neuron, site.parameters_of_neurons, memory, number, KernelPreference.AUTO
         )
         even, memory = schedule.emit(context)
     assert even is not None
+    one = torch.ones((), dtype=torch.float64)
+    largest = float(schedule.total(schedule.values(one.expand(len(even), 1), one)))
     after = site(x).double()
     yield z.double().clamp_min(0.0)
     yield site(z).double()
     yield after
     yield torch.minimum(after, most)
-    yield theta * even.double().mean(0)
-    yield theta * last.events / last.sent
-    yield most
+    yield schedule.total(schedule.values(even.double(), theta))
+    yield theta * last.sent if once else theta * last.sent / last.steps
+    yield most * largest
 
 
 class _Tally:

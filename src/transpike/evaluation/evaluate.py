@@ -93,6 +93,8 @@ def evaluate(
     schedule = snn.schedule if schedule is None else check_schedule(schedule)
     rows = rows_for(steps, schedule, at)
     check_count("readout_delay", readout_delay, 0)
+    if readout_delay and schedule.incremental:
+        raise ValueError(f"the answer under {schedule} is a sum: no step of it can be left out")
     if cache is not None:
         check_writable(cache)
     if device is not None or dtype is not None:

@@ -130,10 +130,18 @@ class Site(nn.Module):
         """Whether the bias is the same at every step."""
         return self.bias.dim() == 0 or self.bias.shape[0] == 1
 
-    def biased(self, drive: Tensor, start: Tensor) -> Tensor:
-        """The drive ``[S, N, *]`` with the bias of these steps; ``start`` is the number of steps before them."""
+    def biased(self, drive: Tensor, start: Tensor, *, once: bool = False) -> Tensor:
+        """The drive ``[S, N, *]`` with the bias of these steps.
+
+        Args:
+            drive: what arrives.
+            start: the number of steps before them.
+            once: add the first step's bias in the first step, and nothing later; ``start`` is 0.
+        """
         if self.bias.dim() == 0:
             return drive
+        if once:
+            return torch.cat([drive[:1] + self.bias[0], drive[1:]])
         if self.steady:
             return drive + self.bias
         steps = start + torch.arange(drive.shape[0], device=drive.device)

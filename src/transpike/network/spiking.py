@@ -102,6 +102,8 @@ class SpikingNetwork(nn.Module):
         if chunk is not None and not schedule.streamable:
             raise ValueError(f"{schedule} needs all steps at once; leave chunk out and use smaller batches")
         backends = self._backend_cache()
+        if schedule.incremental and not all(isinstance(value, Tensor) for value in inputs):
+            raise ValueError(f"{schedule} takes its input once: give tensors [N, *], no frames")
         frames, first = split_frames(self.network, inputs, lambda: max(self.timing(steps, schedule).pass_lengths))
         batch = self._check(first, "SpikingNetwork")
         for name, values in frames.items():

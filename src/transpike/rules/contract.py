@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from transpike.errors import CalibrationError
-from transpike.functional import summing_type
 from transpike.graph.site import Site
 from transpike.neurons import Neuron
 from transpike.schedules import Schedule
@@ -140,6 +140,7 @@ class StageView:
         source: per batch the source network's pre-activation ``[N, *]``.
         currents: per batch what arrives from the sites before it, which are calibrated already: ``[S, N, *]``,
             without the site's own bias.
+        schedule: how the neurons run.
         emit: the events ``[S_out, N, *]`` that the neurons, as they are set now, send for one batch's currents.
         answers: whether its spikes reach the answer but no other neurons.
     """
@@ -149,6 +150,7 @@ class StageView:
     neuron: Neuron
     source: Sequence[Tensor]
     currents: Sequence[Tensor]
+    schedule: Schedule
     emit: Callable[[Tensor], Tensor]
     answers: bool = False
 
@@ -158,19 +160,20 @@ class StageView:
         return [self.module(z) for z in self.source]
 
     def mean_outputs(self) -> list[Tensor]:
-        """Per batch the neurons' mean output ``[N, *]`` over the steps, as they are set now."""
+        """Per batch what the neurons' output stands for ``[N, *]``, as they are set now."""
         return [
-            self.module.theta * self.emit(currents).mean(0, dtype=summing_type(currents.dtype))
+            self.schedule.total(self.schedule.values(self.emit(currents), self.module.theta))
             for currents in self.currents
         ]
 
     def drive(self, currents: Tensor) -> Tensor:
         """Currents of all steps, ``[S, N, *]``, with the site's bias."""
-        return self.module.biased(currents, torch.zeros((), dtype=torch.int64, device=currents.device))
+        start = torch.zeros((), dtype=torch.int64, device=currents.device)
+        return self.module.biased(currents, start, once=self.schedule.incremental)
 
     def mean_drives(self) -> list[Tensor]:
-        """Per batch the mean drive ``[N, *]`` over the steps."""
-        return [self.drive(currents).mean(0, dtype=summing_type(currents.dtype)) for currents in self.currents]
+        """Per batch what the drive stands for, ``[N, *]``."""
+        return [self.schedule.total(self.drive(currents)) for currents in self.currents]
 
 
 class Correction(Part, ABC):
@@ -185,6 +188,7 @@ class Correction(Part, ABC):
     """
 
     steps: int
+    moves_potentials: ClassVar[bool] = False  # whether that is all it does
 
     @property
     def rounds(self) -> int:
@@ -193,7 +197,11 @@ class Correction(Part, ABC):
 
     def unsupported_reason(self, schedule: Schedule) -> str | None:
         """Why it cannot be made for a schedule; None if it can."""
-        return "stages are corrected in one pass" if schedule.passes > 1 else None
+        if schedule.passes > 1:
+            return "stages are corrected in one pass"
+        if schedule.incremental and self.moves_potentials:
+            return "digits do not depend on initial potentials"
+        return None
 
     @abstractmethod
     def update(self, stage: StageView) -> None:
@@ -252,7 +260,7 @@ class BlockCorrection(Part, ABC):
 
     def unsupported_reason(self, schedule: Schedule) -> str | None:
         """Why it cannot be made for a schedule; None if it can."""
-        return None
+        return "blocks are made of staircases, not of digits" if schedule.incremental else None
 
     @property
     def changes_weights(self) -> bool:

@@ -82,6 +82,11 @@ class Conversion:
         )
 
     @property
+    def events(self) -> EventKind:
+        """What a neuron may send in one step."""
+        return self.schedule.events or self.neuron.events
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """Threshold rule, potential rule and corrections, those that there are."""
         return tuple(part for part in (self.threshold, self.potential, *self.corrections) if part is not None)

@@ -11,7 +11,6 @@ from torch import Tensor, fx
 from transpike.errors import RangeError
 from transpike.graph.site import Site
 from transpike.graph.walk import NodeVisitor
-from transpike.neurons import EventKind
 from transpike.runtime.lower import SiteRunner
 
 Observer = Callable[[str, Tensor, Tensor], None]
@@ -41,13 +40,7 @@ def observing(body: fx.GraphModule, observe: Observer) -> Callable[..., Any]:
     """Runs a lowered body like itself and reports every site."""
 
     def run(name: str, runner: SiteRunner, args: tuple[Any, ...]) -> Any:
-        result = runner(*args)
-        value, _, batch, steps, start = args
-        events = result[0].unflatten(0, (-1, batch)) / runner.site.theta
-        if runner.neuron.events is EventKind.COUNT:  # (k theta) / theta may miss k by a rounding, unless k is 1
-            events = events.round()
-        observe(runner.name, runner.drive(value, batch, steps, start), events)
-        return result
+        return runner.run(lambda drive, events: observe(runner.name, drive, events), *args)
 
     return NodeVisitor(body, on_site=run, kind=SiteRunner).run
 

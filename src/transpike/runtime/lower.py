@@ -8,11 +8,13 @@ readouts take their memory as an argument and return the new one.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from transpike.functional import summing_type
 from transpike.graph.normalize import modules_of
@@ -49,6 +51,21 @@ def join(batch: int, held: tuple[bool, ...], *values: Tensor) -> tuple[Tensor, .
     )
 
 
+def silence(value: Any, batch: int) -> Any:
+    """One step of zeros, ``[N, *]``."""
+    return pytree.tree_map(lambda sequence: torch.zeros_like(sequence[:batch]), value)
+
+
+def first_only(value: Any, at_rest: Any, batch: int) -> Any:
+    """Takes what an operator gives for zeros, such as its bias, off all steps ``[S * N, *]`` but the first."""
+
+    def difference(value: Tensor, at_rest: Tensor) -> Tensor:
+        steps = unfold(value, batch)
+        return fold(torch.cat([steps[:1], steps[1:] - at_rest]))
+
+    return pytree.tree_map(difference, value, at_rest)  # an operator may give several tensors
+
+
 class SiteRunner(nn.Module):
     """Runs one population under a schedule, and turns events into output ``theta * events``."""
 
@@ -73,13 +90,18 @@ class SiteRunner(nn.Module):
 
     def currents(self, value: Tensor, batch: int, steps: int) -> Tensor:
         """What arrives, ``[S, N, *]``; a constant current takes no memory."""
-        return value.unsqueeze(0).expand(steps, *value.shape) if self.constant_drive else unfold(value, batch)
+        if not self.constant_drive:
+            return unfold(value, batch)
+        if self.schedule.incremental:
+            return torch.cat([value.unsqueeze(0), value.new_zeros(steps - 1, *value.shape)])
+        return value.unsqueeze(0).expand(steps, *value.shape)
 
     def drive(self, value: Tensor, batch: int, steps: int, start: Tensor) -> Tensor:
         """The input current ``[S, N, *]``: what arrives, and the site's bias."""
-        if self.constant_drive and self.site.steady:
+        once = self.schedule.incremental
+        if self.constant_drive and self.site.steady and not once:
             return self.site.biased(value.unsqueeze(0), start).expand(steps, *value.shape)
-        return self.site.biased(self.currents(value, batch, steps), start)
+        return self.site.biased(self.currents(value, batch, steps), start, once=once)
 
     def emit(self, drive: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """The events ``[S_out, N, *]`` and the new memory for a drive ``[S, N, *]``."""
@@ -91,8 +113,23 @@ class SiteRunner(nn.Module):
         self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
     ) -> tuple[Tensor, Memory]:
         """Folded currents (or one constant current) in, folded output and new memory out."""
-        events, memory = self.emit(self.drive(value, batch, steps, start), memory)
-        return fold(self.site.theta * events), memory
+        return self.run(None, value, memory, batch, steps, start)
+
+    def run(
+        self,
+        observe: Callable[[Tensor, Tensor], None] | None,
+        value: Tensor,
+        memory: Memory | None,
+        batch: int,
+        steps: int,
+        start: Tensor,
+    ) -> tuple[Tensor, Memory]:
+        """`forward`, which shows drive and events ``[S, N, *]``."""
+        drive = self.drive(value, batch, steps, start)
+        events, memory = self.emit(drive, memory)
+        if observe is not None:
+            observe(drive, events)
+        return fold(self.schedule.values(events, self.site.theta)), memory
 
 
 class TemporalMaxPool(nn.Module):
@@ -122,11 +159,13 @@ class Readout(nn.Module):
 
     Args:
         name: of the node of the network whose value it is.
+        incremental: the running sum instead.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, incremental: bool = False) -> None:
         super().__init__()
         self.name = name
+        self.incremental = incremental
 
     def forward(
         self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
@@ -138,6 +177,8 @@ class Readout(nn.Module):
         sums = unfold(value, batch).cumsum(0, dtype=summing_type(value.dtype))
         if memory is not None:
             sums = memory[0] + sums
+        if self.incremental:
+            return fold(sums).to(value.dtype), (sums[-1],)
         count = start + torch.arange(1, sums.shape[0] + 1, device=sums.device)
         means = sums / count.view(-1, *[1] * (sums.dim() - 1)).to(sums.dtype)
         return fold(means).to(value.dtype), (sums[-1],)
@@ -189,6 +230,7 @@ class _Lowering:
         self.gm = gm
         self.plan = plan
         self.settings = (neuron, schedule, kernel, number)
+        self.incremental = schedule.incremental
         self.modules = modules_of(gm)
         self.constant_drive = {site.name: site.constant_drive for site in plan.sites}
         self.body = fx.Graph()
@@ -252,7 +294,10 @@ class _Lowering:
                     self.env[node] = self._emit(node, new, order)
                 if node in self.readout_memories:
                     value, memory = self._call(
-                        f"readout_{node.name}", Readout(node.name), self.env[node], self.readout_memories[node]
+                        f"readout_{node.name}",
+                        Readout(node.name, self.incremental),
+                        self.env[node],
+                        self.readout_memories[node],
                     )
                     self.means[node] = value
                     new[readout_order[node]] = memory
@@ -273,10 +318,21 @@ class _Lowering:
             value, memory = self._call(name, runner, self.env[node.all_input_nodes[0]], self.memories[node])
             new[order[node]] = memory
             return value
-        sources = self._operands(node)
+        sources = self._operands(node, self.env)
         if node.op == "call_module":
             self.roots[str(node.target)] = self.modules[str(node.target)]
-        return self.body.node_copy(node, lambda source: sources[source])
+        value = self.body.node_copy(node, lambda source: sources[source])
+        if not self.incremental or self.kind(node) is not Kind.SEQUENCE:
+            return value
+        silent = self._operands(node, self.env | self._silent(node))
+        return self.body.call_function(
+            first_only, (value, self.body.node_copy(node, lambda source: silent[source]), self.batch)
+        )
+
+    def _silent(self, node: fx.Node) -> dict[fx.Node, fx.Node]:
+        """One step of zeros for every sequence that a node reads."""
+        sequences = [source for source in node.all_input_nodes if self.kind(source) is Kind.SEQUENCE]
+        return {source: self.body.call_function(silence, (self.env[source], self.batch)) for source in sequences}
 
     def _call(self, name: str, runner: nn.Module, value: fx.Node, memory: fx.Node) -> tuple[fx.Node, fx.Node]:
         self.roots[name] = runner
@@ -284,8 +340,8 @@ class _Lowering:
         get = operator.getitem
         return self.body.call_function(get, (pair, 0)), self.body.call_function(get, (pair, 1))
 
-    def _operands(self, node: fx.Node) -> dict[fx.Node, fx.Node]:
-        """The body's values for a node's inputs, brought to one number of steps."""
+    def _operands(self, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -> dict[fx.Node, fx.Node]:
+        """The values ``env`` of a node's inputs, brought to one number of steps."""
         if node.name in self.plan.read:
             return {source: self._one_step(source) for source in node.all_input_nodes}
         mean = self.kind(node) is Kind.MEAN
@@ -293,7 +349,7 @@ class _Lowering:
         in_time: list[fx.Node] = []
         for source in node.all_input_nodes:
             kind = self.kind(source)
-            found[source] = self.means[source] if mean and kind is Kind.SEQUENCE else self.env[source]
+            found[source] = self.means[source] if mean and kind is Kind.SEQUENCE else env[source]
             if kind in (Kind.STATIC, Kind.SEQUENCE, Kind.MEAN):
                 in_time.append(source)
         held = tuple(self.kind(source) is Kind.STATIC for source in in_time)

@@ -2,6 +2,7 @@
 
 from transpike.schedules.accumulate import AccumulateThenFire
 from transpike.schedules.contract import Memory, Schedule, SiteContext
+from transpike.schedules.digits import DigitCode, Radix, SignedDigits
 from transpike.schedules.exact_potential import ExactPotential
 from transpike.schedules.latency import Latency
 from transpike.schedules.offset_spike import Decision, OffsetSpike
@@ -19,20 +20,25 @@ SCHEDULES: dict[str, type[Schedule]] = {
     "accumulate": AccumulateThenFire,
     "staggered": Staggered,
     "srp": TwoPasses,
+    "radix": Radix,
+    "digits": SignedDigits,
 }
 
 __all__ = [
     "SCHEDULES",
     "AccumulateThenFire",
     "Decision",
+    "DigitCode",
     "ExactPotential",
     "Latency",
     "Memory",
     "OffsetSpike",
     "Plain",
     "Probing",
+    "Radix",
     "Residual",
     "Schedule",
+    "SignedDigits",
     "SiteContext",
     "Staggered",
     "TwoPasses",

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from transpike.functional import summing_type
 from transpike.kernels import KernelPreference
-from transpike.neurons import Neuron, SiteParameters
+from transpike.neurons import EventKind, Neuron, SiteParameters
 from transpike.serialization.fields import check_fields
 from transpike.serialization.words import in_words
 
@@ -75,11 +76,16 @@ class Schedule(ABC):
         streamable: a run may be cut into chunks of any length, and `step` works.
         prefix_consistent: the first rows of a longer run are the rows of a shorter one.
         passes: how often the whole network runs; the memory of a pass goes to the next.
+        incremental: what a sequence stands for is the sum of its steps, not their mean: constant inputs and biases
+            enter in the first step only, and readouts add up.
+        events: what a neuron may send in one step, where the schedule decides it; None leaves it to the neuron.
     """
 
     streamable: ClassVar[bool]
     prefix_consistent: ClassVar[bool]
     passes: ClassVar[int] = 1
+    incremental: ClassVar[bool] = False
+    events: ClassVar[EventKind | None] = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -112,6 +118,15 @@ class Schedule(ABC):
     def interval(self, steps: int) -> int:
         """Steps that a layer is busy with one sample, lags not counted."""
         return self.site_steps(steps)
+
+    def values(self, events: Tensor, theta: Tensor) -> Tensor:
+        """What the events ``[S, N, *]`` of a site's steps are worth to the next layer; a threshold each by default."""
+        return theta * events
+
+    def total(self, sequence: Tensor) -> Tensor:
+        """What ``[S, N, *]`` stands for, ``[N, *]``: the mean of the steps, or their sum."""
+        dtype = summing_type(sequence.dtype)
+        return sequence.sum(0, dtype=dtype) if self.incremental else sequence.mean(0, dtype=dtype)
 
     @abstractmethod
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:

@@ -251,7 +251,7 @@ def _fit(
     Raises:
         ValueError: the neuron sends what is not allowed, or the budget is too small.
     """
-    kind = method(budget).neuron.events
+    kind = method(budget).events
     if kind not in allowed:
         names = ", ".join(each.value for each in allowed)
         raise ValueError(f"its neurons send {kind.value} events, allowed are: {names}")

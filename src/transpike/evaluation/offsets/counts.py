@@ -71,11 +71,13 @@ def need_counts(snn: SpikingNetwork, schedule: Schedule, steps: int) -> None:
     """Refuses what does not send 0 .. T spikes in answer to T steps of drive.
 
     Raises:
-        ValueError: T below 1, or a schedule of several passes or with lags.
+        ValueError: T below 1, or a schedule of several passes, with lags or of digits.
         InputError: a neuron that sends other events than 0 and 1.
     """
     if steps < 1:
         raise ValueError(f"probe_steps must be at least 1, got {steps}")
+    if schedule.incremental:
+        raise ValueError(f"{schedule} sends digits, of which none is a spike too many or too few")
     if snn.neuron.events is not EventKind.BINARY:
         raise InputError(
             "offset spikes are counted in neurons that send 0 or 1 at each step",

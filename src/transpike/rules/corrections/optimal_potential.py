@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ class OptimalPotential(Correction):
     steps: int
     candidates: int = 16
     granularity: Granularity = field(default_factory=PerChannel)
+    moves_potentials: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -28,6 +29,7 @@ class PotentialCorrection(Correction):
     steps: int
     iterations: int = 4
     granularity: PerNeuron | PerChannel | PerLayer = field(default_factory=PerNeuron)
+    moves_potentials: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from transpike.functional import summing_type
 from transpike.rules.contract import Correction, PerChannel, PerLayer, StageView, average
 from transpike.rules.corrections.correction import check_counts, correct
 
@@ -50,10 +49,8 @@ class AnswerThresholds(Correction):
         theta, share, bias = site.theta.detach(), (site.v_init / site.theta).detach(), site.bias.detach()
 
         def outputs() -> list[Tensor]:
-            return [
-                site.theta * stage.emit(currents)[: self.steps].mean(0, dtype=summing_type(currents.dtype))
-                for currents in stage.currents
-            ]
+            sent = (stage.schedule.values(stage.emit(currents), site.theta) for currents in stage.currents)
+            return [stage.schedule.total(values[: self.steps]) for values in sent]
 
         def loss() -> Tensor:
             errors = (output - target for output, target in zip(outputs(), wanted, strict=True))
