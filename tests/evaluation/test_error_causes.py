@@ -1,5 +1,7 @@
 """The causes of error, against a derivation in NumPy and on networks that have one cause only."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -157,6 +159,8 @@ def test_equals_a_derivation_in_numpy():
         tp.schedules.AccumulateThenFire(4),
         tp.schedules.Staggered(2),
         tp.schedules.TwoPasses(2),
+        tp.schedules.Radix(4),
+        tp.schedules.SignedDigits(4),
     ],
     ids=str,
 )
@@ -195,3 +199,70 @@ def test_bad_settings():
         error_causes(snn, [], steps=2)
     with pytest.raises(ValueError, match="weight must lie"):
         error_causes(snn, [torch.ones(1, 1, dtype=DOUBLE)], steps=2).objective(2)
+
+
+CHAIN = [
+    tp.schedules.Plain(),
+    tp.schedules.OffsetSpike(4),
+    tp.schedules.AccumulateThenFire(4),
+    tp.schedules.Staggered(1),
+    tp.schedules.SignedDigits(4),
+]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("trained", [False, True], ids=["relu", "qcfs"])
+def test_the_split_on_a_trained_network_equals_one_in_float64(pretrained, qcfs_resnet20, data_root, trained):
+    """On CIFAR-10, every site, under several schedules; plain also from the definitions, written here."""
+    ann = tp.zoo.CifarResNet20().eval()
+    tp.zoo.load_weights(ann, pretrained / "resnet20_cifar10_relu.th")
+    images = torch.stack([tp.data.load_data("cifar10", data_root).test[index][0] for index in range(8)])
+    conversion = tp.Conversion(tp.rules.Percentile(99.0), tp.rules.HalfThreshold())
+    if trained:
+        ann, conversion = qcfs_resnet20, tp.Conversion()
+    snn = tp.convert(ann, conversion, calibration=images, example_inputs=images[:2])
+    double = tp.convert(ann, conversion, calibration=images, example_inputs=images[:2]).double()
+    for name in (site.name for site in snn.sites):  # the same numbers, not those of a calibration in float64
+        double.site(name).theta.data = snn.site(name).theta.double()
+        double.site(name).v_init.data = snn.site(name).v_init.double()
+    for schedule in CHAIN:
+        causes = error_causes(snn, [images], steps=4, schedule=schedule)
+        exact = error_causes(double, [images.double()], steps=4, schedule=schedule)
+        for site, wanted in zip(causes.sites, exact.sites, strict=True):
+            assert site.residual <= 1e-12 * max(1.0, site.scale)  # the sum of the causes, in float64, of these floats
+            assert wanted.residual <= 1e-12 * max(1.0, wanted.scale)
+            assert sum(site.cause(name).share for name in CAUSES) == pytest.approx(1.0, abs=1e-9)
+            # An event that falls on the other side of a rounding goes on, so that single neurons may differ.
+            for name in CAUSES:
+                assert site.cause(name).size == pytest.approx(wanted.cause(name).size, abs=0.02 * wanted.scale)
+        assert causes.sites[0].unevenness.size <= 1e-6 * causes.sites[0].scale  # its drive is the same at every step
+        if schedule == tp.schedules.Plain():
+            for site, sizes in zip(exact.sites, _derived(double, images.double(), 4), strict=True):
+                for name, size in zip(CAUSES, sizes, strict=True):
+                    assert site.cause(name).size == pytest.approx(size, rel=1e-9, abs=1e-12)
+
+
+def _derived(snn, x, steps):
+    """Mean absolute sizes of the causes at every site of a plain run, from eq. 7 and a hook on every activation."""
+    z, sent, drives = {}, {}, {}
+    hooks = []
+    for site in snn.sites:
+        take = lambda module, args, name=site.name: z.__setitem__(name, args[0])  # noqa: E731
+        hooks.append(snn.site(site.name).register_forward_pre_hook(take))
+    with torch.no_grad():
+        snn.network(x)
+        for hook in hooks:
+            hook.remove()
+
+        def observe(name, drive, events):
+            drives[name], sent[name] = drive.mean(0), snn.site(name).theta * events.mean(0)
+
+        snn(x, steps=steps, observe=observe)
+        for site in snn.sites:
+            module = snn.site(site.name)
+            theta, source = module.theta, module.activation
+            values = [z[site.name].clamp_min(0), source(z[site.name]), source(drives[site.name])]
+            values.append(torch.minimum(values[-1], theta))
+            count = torch.floor((steps * drives[site.name] + module.v_init) / theta).clamp(0, steps)
+            values += [theta * count / steps, sent[site.name]]
+            yield [float((a - b).abs().mean()) for a, b in itertools.pairwise(values)]

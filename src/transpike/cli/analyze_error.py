@@ -45,7 +45,7 @@ def error(
     from transpike.cli.words import read_schedule
     from transpike.cli.work import check_output, check_run, data_for, device_of, test_batches
     from transpike.evaluation.causes import error_causes
-    from transpike.report import causes_table, error_advice, objective_table, plot_causes
+    from transpike.report import bounds_table, causes_table, error_advice, objective_table, plot_causes
     from transpike.serialization.json_records import write_json
 
     check_run(steps, images, dataset)
@@ -59,6 +59,9 @@ def error(
     causes = error_causes(snn, batches, steps=steps, schedule=chosen, progress=True)
     out.print(causes_table(causes))
     out.print(objective_table(causes, weight))
+    bounds = bounds_table(snn, causes)
+    if bounds is not None:
+        out.print(bounds)
     if causes.agreement is not None:
         say(f"same answer as the ANN for {100 * causes.agreement:.1f} % of {causes.images:,} images of {name}")
     for line in error_advice(causes):

@@ -4,7 +4,7 @@ from transpike.report.activation_plots import mean_error, plot_activations
 from transpike.report.chart_figures import chart_figure, study_figures
 from transpike.report.charts import Chart, study_charts
 from transpike.report.error_plots import plot_causes
-from transpike.report.error_tables import causes_table, error_advice, objective_table
+from transpike.report.error_tables import bounds_table, causes_table, error_advice, objective_table
 from transpike.report.layout import plain_table
 from transpike.report.methods import choice_table, methods_table
 from transpike.report.offset_plots import plot_cases, plot_convergence, plot_influence, plot_offsets
@@ -37,6 +37,7 @@ from transpike.report.tables import (
 __all__ = [
     "LATENCY_CAPTION",
     "Chart",
+    "bounds_table",
     "cases_table",
     "causes_table",
     "chart_figure",

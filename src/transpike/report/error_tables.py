@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from rich.table import Table
 
+from transpike.activations import SlipActivation
 from transpike.evaluation.causes import CAUSES, ErrorCauses
+from transpike.functional import uniform_error
+from transpike.network.spiking import SpikingNetwork
 from transpike.report.layout import plain_table
 
 _WORST = 3
@@ -15,9 +18,9 @@ _NEGLIGIBLE = 0.01
 _ADVICE = {
     "clipping": "its threshold is low: a higher percentile, the maximum, or one threshold per channel",
     "quantisation": "its steps are coarse: more time-steps, thresholds per channel or of least error (minimum-mse), "
-    "v(0) of half a threshold, or a bias correction",
+    "v(0) of half a threshold, a bias correction, or digits instead of rates (radix, digits)",
     "unevenness": "its input comes unevenly: a schedule that looks before it sends (cos, accumulate), or a lag "
-    "(staggered)",
+    "(staggered); of digits another lag, or a smaller base",
 }
 
 
@@ -54,6 +57,45 @@ def objective_table(causes: ErrorCauses, weight: float) -> Table:
         table.add_row(site.site, *(f"{value:.4g}" for value in halves))
     whole = (causes.deviation, causes.conversion, causes.objective(weight))
     table.add_row("answer", *(f"{value:.4g}" for value in whole))
+    return table
+
+
+def bounds_table(snn: SpikingNetwork, causes: ErrorCauses) -> Table | None:
+    """What the papers say of each site trained with SlipReLU, beside what was measured; None without such sites.
+
+    SlipReLU's Theorem 2 gives ``c theta / (4 T)`` as the mean of |ANN - SNN| for a drive that is uniform in [0, theta]
+    and the same at every step. It does not contain N: `transpike.functional.uniform_error` has the exact mean. What is
+    measured is the mean over the real drives below theta and above 0 (quantisation). COS counts what comes unevenly in
+    offset spikes: so many too many or too few, on the average, of T.
+    """
+    trained = {site.name: snn.site(site.name).activation for site in snn.sites}
+    slips = {name: module for name, module in trained.items() if isinstance(module, SlipActivation)}
+    if not slips:
+        return None
+    table = plain_table(
+        f"bounds, T = {causes.steps}: mean |ANN - SNN| of a drive that is the same at every step, in units of theta",
+        *("site", "N", "c", "Theorem 2", "exact, uniform drive", "measured", "offset spikes"),
+    )
+    for site in causes.sites:
+        if site.site in slips:
+            settings = slips[site.site].config
+            theta = float(snn.site(site.site).theta.mean())
+            exact = uniform_error(
+                settings.levels,
+                settings.slope,
+                causes.steps,
+                shift=settings.shift,
+                ramp_shift=settings.ramp_shift,
+                start=float((snn.site(site.site).v_init / theta).mean()),
+            )[1]
+            numbers = (settings.slope / (4 * causes.steps), exact, site.quantisation.size / theta)
+            offset = site.unevenness.size * causes.steps / theta
+            table.add_row(
+                site.site,
+                *(str(settings.levels), f"{settings.slope:g}"),
+                *(f"{number:.4f}" for number in numbers),
+                f"{offset:.3f}",
+            )
     return table
 
 

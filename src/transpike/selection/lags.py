@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of
 from transpike.errors import CalibrationError, InputError
 from transpike.graph.walk import argument_count, reference_tensor
 from transpike.network.spiking import SpikingNetwork, converted
-from transpike.schedules import Plain, Schedule, Staggered, Wait
+from transpike.schedules import Plain, Schedule, SignedDigits, Staggered, Wait
+from transpike.schedules.digits import MOST_DIGITS
 from transpike.serialization.fields import check_count, fitted
 
 _BATCH = 100
@@ -28,6 +29,9 @@ _LATER = 6
 """After the first round only the candidates that did best in the round before are tried again."""
 _GAIN = 0.5
 """Percentage points of agreement that a further lag must gain; less is likely to be noise, and lags cost steps."""
+
+_BASES = {1.5: 0.6, 1.6: 0.6, 1.8: 0.65, 2.0: 0.65}
+"""The bases of digits that are tried, with the share of a digit's worth from which it is sent."""
 
 Lags = tuple[int, ...]
 
@@ -99,6 +103,7 @@ def search_lags(
     *,
     calibration: CalibrationData,
     budget: int,
+    digits: bool = False,
     max_lag: int = 4,
     evaluations: int = 200,
     doubt: float = 2.0,
@@ -107,16 +112,19 @@ def search_lags(
     """Finds the lags with which the network answers best after ``budget`` pipeline steps.
 
     Lags cost readout steps: T is the budget less the lags along the longest path (on parallel branches a lag may cost
-    nothing). Both ways to wait (`Wait`) are tried. If all vectors of lags fit into ``evaluations``, all are run; else
-    lags are added greedily, at one site or at a group of sites (those of one population shape, the last few, all),
-    while a round gains half a percentage point. Half of the images, at most 256, choose by agreement with the ANN's
-    own answers; on the others the winner must mend more of plain's answers than it spoils, by ``doubt`` standard
-    deviations of a fair coin. Otherwise plain is returned. Deterministic; no labels are used.
+    nothing). Both ways to wait (`Wait`) are tried; or, of digits, some bases. If all vectors of lags fit into
+    ``evaluations``, all are run; else lags are added greedily, at one site or at a group of sites (those of one
+    population shape, the last few, all; for digits every other one), while a round gains half a percentage point. Half
+    of the images, at most 256, choose by agreement with the ANN's own answers; on the others the winner must mend more
+    of plain's answers than it spoils, by ``doubt`` standard deviations of a fair coin. Otherwise plain is returned.
+    Deterministic; no labels are used.
 
     Args:
         snn: the converted network, a classifier.
         calibration: training images, 512 or more: never those that the accuracy is reported on.
         budget: B, at least 1.
+        digits: search among `SignedDigits`, with base and T, instead of `Staggered`. Their events may be negative; give
+            a network with thresholds for about as many values as the digits tell apart, and a few hundred evaluations.
         max_lag: largest lag of a site.
         evaluations: bound for the schedules that are run; a run on a part of the images counts as one, too.
         doubt: standard deviations.
@@ -143,7 +151,8 @@ def search_lags(
     with torch.no_grad(), ProgressBar(f"lags for {budget} steps", evaluations, progress) as bar:
         chosen, held = _split(pieces, min(_CHOOSE, (images + 1) // 2))
         choosing, confirming = _Judge(snn, chosen, budget), _Judge(snn, held, budget)
-        search = _Search(choosing, max_lag, evaluations, bar)
+        families = _digits(choosing) if digits else _rates()
+        search = _Search(choosing, max_lag, evaluations, bar, families, alternating=digits)
         best = search.run()
         plain_hits, confirmed_plain = confirming.score(Plain())
         hits, confirmed_best = confirming.score(best.schedule)
@@ -226,11 +235,51 @@ class _Judge:
         return answer.softmax(1)
 
 
-class _Search:
-    """Runs candidates on the images that choose, as many as allowed."""
+_Family = Callable[[tuple[tuple[str, int], ...]], Schedule]
+"""A schedule for lags of sites."""
 
-    def __init__(self, judge: _Judge, max_lag: int, evaluations: int, bar: ProgressBar) -> None:
+
+def _rates() -> list[_Family]:
+    return [lambda lags, wait=wait: Staggered(0, lags, wait) for wait in Wait]  # type: ignore[misc]
+
+
+def _digits(judge: _Judge) -> list[_Family]:
+    """As many digits as the lags leave time for."""
+
+    def family(base: float, decision: float) -> _Family:
+        def schedule(lags: tuple[tuple[str, int], ...]) -> Schedule:
+            waiting = SignedDigits(1, base, decision, 0, lags)
+            return replace(waiting, digits=min(MOST_DIGITS, max(1, judge.steps(waiting))))
+
+        return schedule
+
+    return [family(base, decision) for base, decision in _BASES.items()]
+
+
+class _Search:
+    """Runs candidates on the images that choose, as many as allowed.
+
+    Args:
+        judge: compares answers with the ANN's.
+        max_lag: largest lag of a site.
+        evaluations: bound for the number of runs.
+        bar: moves with every run.
+        families: the kinds of schedules whose lags are searched.
+        alternating: whether a lag at every other site is among the moves: in a residual network, the ends of blocks.
+    """
+
+    def __init__(
+        self,
+        judge: _Judge,
+        max_lag: int,
+        evaluations: int,
+        bar: ProgressBar,
+        families: Sequence[_Family],
+        alternating: bool,
+    ) -> None:
         self.judge = judge
+        self.families = families
+        self.alternating = alternating
         self.screen = _Judge(judge.snn, _split(judge.pieces, -(-judge.images // _SCREEN))[0], judge.budget)
         self.sites = judge.snn.sites
         self.max_lag = min(max_lag, judge.budget - 1)
@@ -241,20 +290,20 @@ class _Search:
     def run(self) -> Trial:
         """The best of all, or of what greedy search reaches."""
         plain = self._try(self.judge, Plain())
-        if len(Wait) * ((self.max_lag + 1) ** len(self.sites) - 1) <= self.evaluations - 1:
+        if len(self.families) * ((self.max_lag + 1) ** len(self.sites) - 1) <= self.evaluations - 1:
             reached = [self._try(self.judge, schedule) for schedule in self._all()]
         else:
-            half = (self.evaluations - 1) // len(Wait)
-            reached = [self._greedy(plain, wait, half) for wait in Wait]
+            share = (self.evaluations - 1) // len(self.families)
+            reached = [self._greedy(plain, family, share) for family in self.families]
         return max([plain, *reached], key=lambda trial: trial.score.order)  # of equals the first: plain
 
     def _all(self) -> Iterator[Schedule]:
-        for wait in Wait:
+        for family in self.families:
             for lags in itertools.product(range(self.max_lag + 1), repeat=len(self.sites)):
                 if any(lags) and self._fits(lags):
-                    yield self._schedule(lags, wait)
+                    yield family(self._named(lags))
 
-    def _greedy(self, plain: Trial, wait: Wait, allowed: int) -> Trial:
+    def _greedy(self, plain: Trial, family: _Family, allowed: int) -> Trial:
         """Adds the lag that helps most until none helps; the first tries are on a part of the images."""
         end = len(self.trail) + allowed
         moves = self._moves()
@@ -267,7 +316,7 @@ class _Search:
                     continue
                 if len(self.trail) >= end - _BEST:  # trials on a few images only would be for nothing
                     break
-                tried.append((self._try(self.screen, self._schedule(now, wait)), now, move))
+                tried.append((self._try(self.screen, family(self._named(now))), now, move))
             tried.sort(key=lambda found: found[0].score.order, reverse=True)
             finals = [(self._try(self.judge, trial.schedule), now) for trial, now, _ in tried[:_BEST]]
             if not finals:
@@ -286,18 +335,19 @@ class _Search:
             groups.append(set(members))
         groups += [set(range(count - size, count)) for size in _powers_of_two(count)]
         groups.append(set(range(count)))
+        if self.alternating:
+            groups += [set(range(first, count, 2)[:size]) for first in (0, 1, 2) for size in (2, 3, 4, 5, 6, 8, count)]
         distinct = list(dict.fromkeys(frozenset(group) for group in groups))
         amounts = dict.fromkeys([1, max(1, self.judge.budget // 8)])
         return [
             tuple(amount if index in group else 0 for index in range(count)) for amount in amounts for group in distinct
         ]
 
-    def _schedule(self, lags: Lags, wait: Wait) -> Schedule:
-        own = tuple((site.name, lag) for site, lag in zip(self.sites, lags, strict=True) if lag)
-        return Staggered(0, own, wait)
+    def _named(self, lags: Lags) -> tuple[tuple[str, int], ...]:
+        return tuple((site.name, lag) for site, lag in zip(self.sites, lags, strict=True) if lag)
 
     def _fits(self, lags: Lags) -> bool:
-        return self.judge.steps(self._schedule(lags, Wait.INTEGRATE)) >= 1
+        return self.judge.steps(Staggered(0, self._named(lags))) >= 1
 
     def _try(self, judge: _Judge, schedule: Schedule) -> Trial:
         trial = Trial(schedule, judge.steps(schedule), judge.images, judge.score(schedule)[1])
