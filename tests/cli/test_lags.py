@@ -27,3 +27,25 @@ def test_lags_for_a_budget(transpike, networks, tmp_path: Path) -> None:
     code, _, err = transpike(*words, "--budget", "3")
     assert code == 1
     assert "--schedule staggered" in err
+
+
+def test_digits_for_a_budget(transpike, networks, tmp_path: Path) -> None:
+    code, _, err = transpike(
+        *("convert", "relu.safetensors", "--method", "digits", "--budget", "9", "-o", "digits.safetensors"),
+        *("--calibration-images", "64"),
+    )
+    if code == 1:  # a small network may answer as well without
+        assert "no lags of digits" in err
+    else:
+        assert (tmp_path / "digits.safetensors").is_file()
+        code, out, err = transpike("evaluate", "digits.safetensors", "--images", "40", "-T", "4")
+        assert (code, err) == (0, "")
+        assert "digits" in out
+    words = ("compare", "schedules", "snn.safetensors", "-T", "4", "--images", "20", "-o", "cmp", "--schedules")
+    code, out, err = transpike(*words, "plain,radix:digits=3,digits:digits=4")
+    assert (code, err) == (0, "")
+    rows = {row["label"]: row for row in json.loads((tmp_path / "cmp" / "result.json").read_text())["rows"]}
+    assert rows["radix:digits=3"]["runs"][0]["report"]["rows"][2]["latency"]["answer_steps"] == 3
+    code, _, err = transpike("convert", "relu.safetensors", "--method", "cos", "--budget", "9", "-o", "x.safetensors")
+    assert code == 1
+    assert "--method digits" in err

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import transpike as tp
 from transpike.data import load_data, loader, random_subset
 from transpike.errors import CalibrationError, InputError
-from transpike.schedules import Plain, Staggered, Wait
+from transpike.schedules import Plain, SignedDigits, Staggered, Wait
 from transpike.selection.lags import LagSearch, Score, Trial, search_lags
 from transpike.serialization.json_records import from_json, to_json
 from transpike.testing import TOPOLOGIES, dyadic_batch, make_dyadic, set_dyadic_thresholds
@@ -222,3 +222,27 @@ def test_few_evaluations_are_enough_for_an_answer(evaluations: int) -> None:
     whole = [trial for trial in found.trail if trial.images == found.images[0]]
     if evaluations == 12:  # five for each way to wait: two tried on a part of the images, then both on all
         assert len(whole) > 1
+
+
+def test_digits_are_searched_with_base_and_number() -> None:
+    """All lags of three sites and all bases fit into the evaluations: the best is what trying all of them gives."""
+    snn, _, x = branches(64, seed=3)
+    budget = 5
+    found = search_lags(snn, calibration=x, budget=budget, digits=True, max_lag=1)
+    tried = [trial for trial in found.trail if isinstance(trial.schedule, SignedDigits)]
+    assert {trial.schedule.base for trial in tried} == {1.5, 1.6, 1.8, 2.0}
+    assert len(tried) == 4 * (2**3 - 1)
+    for trial in found.trail:
+        assert snn.latency(trial.steps, trial.schedule).pipeline_steps == budget
+        if isinstance(trial.schedule, SignedDigits):
+            assert trial.schedule.digits == trial.steps
+    chosen = x[: found.images[0]]
+    wanted = snn.ann(chosen).softmax(1)
+
+    def agreement(schedule, steps: int) -> float:
+        answer = snn(chosen, steps=steps, schedule=schedule)[-1]
+        return 100 * float((answer.argmax(1) == wanted.argmax(1)).double().mean())
+
+    best = max(agreement(trial.schedule, trial.steps) for trial in found.trail)
+    assert found.best.agreement == pytest.approx(best)
+    assert found.best.agreement >= found.plain.agreement

@@ -35,8 +35,8 @@ def compare_schedules(
         typer.Option(
             metavar="NAMES",
             help=f"Separated by commas: {', '.join(TABLES['schedule'])}; each NAME or NAME:setting=value. "
-            "staggered:budget=8 has its lags searched on training images for an answer after 8 pipeline steps, and is "
-            "shown at that point only.",
+            "staggered:budget=8 and digits:budget=8 have lags searched on training images for an answer after 8 "
+            "pipeline steps, and are shown at that point only.",
         ),
     ] = "plain,residual,cos,cos:iterations=2,cos:iterations=4,exact,accumulate,staggered:budget=4,srp",
     dataset: DataName = None,
@@ -59,18 +59,22 @@ def compare_schedules(
     * `transpike compare schedules snn.safetensors --schedules plain,staggered:budget=2,staggered:budget=8`
     """
     from transpike.cli.find_model import find_converted
-    from transpike.cli.words import parse_numbers, read_schedule
-    from transpike.cli.work import check_output, check_run, data_for, device_of, search_schedule, test_batches
+    from transpike.cli.words import read_schedule
+    from transpike.cli.work import (
+        check_output,
+        check_run,
+        data_for,
+        device_of,
+        search_schedule,
+        searched_budget,
+        test_batches,
+    )
     from transpike.experiments.compare import TestSet
     from transpike.experiments.compare import compare_schedules as run
     from transpike.report import plot_latency, schedules_table
 
-    searched = "staggered:budget="
     wanted: dict[str, Schedule | int] = {
-        label: parse_numbers(label.removeprefix(searched), searched)[0]
-        if label.startswith(searched)
-        else read_schedule(label, probe_steps)
-        for label in schedules.split(",")
+        label: searched_budget(label) or read_schedule(label, probe_steps) for label in schedules.split(",")
     }
     check_run(steps, images, dataset)
     if output is not None:
@@ -84,7 +88,7 @@ def compare_schedules(
     at: dict[str, tuple[int, ...]] = {}
     for label, schedule in wanted.items():
         if isinstance(schedule, int):
-            lags = search_schedule(snn, found, schedule)
+            lags = search_schedule(snn, found, schedule, label.partition(":")[0])
             ready[label], at[label] = lags.schedule, (lags.steps,)
         else:
             ready[label] = schedule

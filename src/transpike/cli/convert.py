@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -35,6 +35,13 @@ from transpike.cli.output import note, noting_warnings, say
 from transpike.conversion.config import GRANULARITIES, TABLES
 from transpike.graph.operators import MaxPooling
 
+if TYPE_CHECKING:
+    from transpike.network.spiking import SpikingNetwork
+    from transpike.rules import Conversion
+
+_DIGITS = 5
+"""For thresholds while lags are searched."""
+
 
 @app.command()
 def convert(
@@ -44,6 +51,10 @@ def convert(
     config: Annotated[Path | None, typer.Option(help="TOML file with a method or with parts.")] = None,
     steps: Annotated[
         int | None, typer.Option("--steps", "-T", help="T that the parts are made for; most methods need it.")
+    ] = None,
+    budget: Annotated[
+        int | None,
+        typer.Option(help="Of --method digits: lags, base and T for an answer after so many pipeline steps."),
     ] = None,
     threshold: Threshold = None,
     per: Annotated[str | None, named("--per", GRANULARITIES, "Of --threshold: one per (default: layer)")] = None,
@@ -86,23 +97,28 @@ def convert(
     Examples:
     * `transpike convert slip.safetensors -o snn.safetensors`
     * `transpike convert relu.safetensors --method accumulate --steps 4 -o snn.safetensors`
+    * `transpike convert relu.safetensors --method digits --budget 12 -o snn.safetensors`
     * `transpike convert relu.safetensors --threshold minimum-mse --correction bias --steps 8 -o snn.safetensors`
     * `transpike convert cifar-resnet20 --weights w.pt --dataset cifar10 --schedule cos -o snn.safetensors`
     * `transpike convert mymodel.py:Net --weights w.pt --dataset folder --data DIR -o snn.safetensors`
     """
     from transpike.cli.find_model import find_model
     from transpike.cli.words import read_conversion_words
-    from transpike.cli.work import calibration_batches, check_classes, check_output, open_data
+    from transpike.cli.work import calibration_batches, check_classes, check_output, open_data, search_schedule
     from transpike.conversion.convert import convert as convert_model
-    from transpike.errors import DataError
+    from transpike.conversion.methods import digit_conversion
+    from transpike.errors import ConfigError, DataError
     from transpike.rules import BlockCorrection
+    from transpike.schedules import SignedDigits
     from transpike.serialization.model_info import model_info
     from transpike.storage import checkpoint
 
+    if budget is not None and method != "digits":
+        raise ConfigError("--budget searches lags of digits", fix="use it with --method digits, or leave it out")
     conversion = read_conversion_words(
         method=method,
         config=config,
-        steps=steps,
+        steps=_DIGITS if budget is not None and steps is None else steps,
         threshold=threshold,
         per=per,
         percentile=percentile,
@@ -124,17 +140,30 @@ def convert(
         check_classes(found.network, images, name)
     except DataError as problem:  # calibration needs no labels
         note(f"{problem.what}: enough to calibrate, but not to evaluate")
-    with noting_warnings():
-        snn = convert_model(
-            found.network,
-            conversion,
-            example_inputs=example,
-            calibration=batches,
-            leave=leave or (),
-            leaf_modules=leaf or (),
-            max_pooling=max_pooling,
-            progress=True,
-        )
+
+    def made(conversion: Conversion) -> SpikingNetwork:
+        with noting_warnings():
+            return convert_model(
+                found.network,
+                conversion,
+                example_inputs=example,
+                calibration=batches,
+                leave=leave or (),
+                leaf_modules=leaf or (),
+                max_pooling=max_pooling,
+                progress=True,
+            )
+
+    snn = made(conversion)
+    if budget is not None:
+        lags = search_schedule(snn, images, budget, "digits")
+        if not isinstance(lags.schedule, SignedDigits):
+            raise ConfigError(
+                f"on training images no lags of digits answer better than plain neurons after {budget} pipeline steps",
+                fix="give a larger --budget, or convert by another method",
+            )
+        steps, conversion = lags.steps, digit_conversion(lags.schedule)
+        snn = made(conversion)
     changed = any(isinstance(part, BlockCorrection) for part in conversion.corrections)
     other = changed or max_pooling is MaxPooling.AVERAGE
     snn.verify(batches[0][0][:16], ann=None if other else found.network.eval())

@@ -43,7 +43,7 @@ def evaluate(
     probe_steps: ProbeSteps = None,
     budget: Annotated[
         int | None,
-        typer.Option(help="Of --schedule staggered: search lags for an answer after so many pipeline steps."),
+        typer.Option(help="Of --schedule staggered or digits: search lags for an answer after so many pipeline steps."),
     ] = None,
     readout_delay: Annotated[
         str, typer.Option(help="Steps at the start whose output is left out; auto (LTB): till the last layer fires.")
@@ -68,6 +68,7 @@ def evaluate(
     from transpike.cli.find_model import find_converted
     from transpike.cli.words import schedule_for
     from transpike.cli.work import (
+        SEARCHED,
         check_output,
         check_plot,
         check_run,
@@ -90,13 +91,14 @@ def evaluate(
         check_plot(plot)
     snn = find_converted(file, factory).to(where)
     how = schedule_for(snn, schedule, probe_steps)
-    if budget is not None and schedule != "staggered":
-        raise ValueError("--budget searches lags for one answer: use it with --schedule staggered alone")
+    if budget is not None and schedule not in SEARCHED:
+        raise ValueError("--budget searches lags for one answer: use it with --schedule staggered or digits alone")
     name, found = data_for(snn, dataset, data)
     test = test_batches(found, images, batch_size)
     at = None
     if budget is not None:
-        lags = search_schedule(snn, found, budget)
+        assert schedule is not None
+        lags = search_schedule(snn, found, budget, schedule)
         how, steps, at = lags.schedule, lags.steps, [lags.steps]
     report = evaluate_network(
         snn,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from transpike.schedules import Schedule
 
 _DEFAULT = ("plain", "residual", "cos", "accumulate")
-_SEARCHED = "staggered:budget="
 
 
 @app.command()
@@ -143,8 +142,8 @@ def _schedules(
     snn: SpikingNetwork, data: Data, words: str | None, probe_steps: int
 ) -> tuple[dict[str, Schedule], dict[str, tuple[int, ...]]]:
     """Schedules by label, and the T of those that are made for one."""
-    from transpike.cli.words import parse_numbers, read_schedule
-    from transpike.cli.work import search_schedule
+    from transpike.cli.words import read_schedule
+    from transpike.cli.work import search_schedule, searched_budget
 
     found: dict[str, Schedule] = {}
     at: dict[str, tuple[int, ...]] = {}
@@ -155,9 +154,9 @@ def _schedules(
             found.setdefault(name, read_schedule(name, probe_steps))
         return found, at
     for label in words.split(","):
-        if label.startswith(_SEARCHED):
-            (budget,) = parse_numbers(label.removeprefix(_SEARCHED), _SEARCHED)
-            lags = search_schedule(snn, data, budget)
+        budget = searched_budget(label)
+        if budget is not None:
+            lags = search_schedule(snn, data, budget, label.partition(":")[0])
             found[label], at[label] = lags.schedule, (lags.steps,)
         else:
             found[label] = read_schedule(label, probe_steps)

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from transpike.cli.options import Device
 from transpike.cli.output import note
+from transpike.cli.words import parse_numbers
 from transpike.data import DATA, Data, Preparation, load_data, loader, random_subset, test_images
 from transpike.data.contract import check_images_word
 from transpike.errors import ConfigError, DataError, ModelError, OutputError, known_words
@@ -135,11 +136,27 @@ def calibration_batches(data: Data, images: int, seed: int = 0, *, held_back: bo
     return list(loader(random_subset(part, min(images, there), seed)))
 
 
-def search_schedule(snn: SpikingNetwork, data: Data, budget: int) -> LagSearch:
-    """Lags of the staggered schedule for ``budget`` pipeline steps, searched on at most 1,024 training images."""
+SEARCHED = ("staggered", "digits")
+"""The schedules whose lags can be searched for a budget of pipeline steps."""
+
+
+def searched_budget(label: str) -> int | None:
+    """B of ``staggered:budget=B`` or ``digits:budget=B``; None where no budget stands.
+
+    Raises:
+        ValueError: B is no whole number.
+    """
+    name, colon, budget = label.partition(":budget=")
+    return parse_numbers(budget, f"{name}:budget=")[0] if colon and name in SEARCHED else None
+
+
+def search_schedule(snn: SpikingNetwork, data: Data, budget: int, name: str) -> LagSearch:
+    """Lags of a schedule of `SEARCHED` for ``budget`` pipeline steps, searched on at most 1,024 training images."""
     count = min(_SEARCH_IMAGES, len(data.calibration))  # type: ignore[arg-type]
+    images = list(loader(random_subset(data.calibration, count)))
+    digits = name == "digits"
     return search_lags(
-        snn, calibration=list(loader(random_subset(data.calibration, count))), budget=budget, progress=True
+        snn, calibration=images, budget=budget, digits=digits, evaluations=500 if digits else 200, progress=True
     )
 
 

@@ -108,7 +108,7 @@ def _quantised(steps: int, *corrections: Part) -> Conversion:
     return _mse(steps, BiasCorrection(steps), *corrections, schedule=AccumulateThenFire(steps))
 
 
-def _digits(schedule: DigitCode) -> Conversion:
+def digit_conversion(schedule: DigitCode) -> Conversion:
     """Full scales of least squared error at the code's resolution, and biases corrected under it."""
     return _mse(schedule.levels, BiasCorrection(schedule.digits), schedule=schedule)
 
@@ -204,12 +204,12 @@ _TABLE = (
     Method(
         "radix",
         "ours, after Kim et al. 2018 (phase coding) and Wang et al. 2022 (radix encoding): bits of accumulated counts",
-        lambda steps: _digits(Radix(min(steps, MOST_DIGITS))),
+        lambda steps: digit_conversion(Radix(min(steps, MOST_DIGITS))),
     ),
     Method(
         "digits",
         "ours, after Ercegovac 1984 (online arithmetic): signed digits, the most significant first, lag 1 at each site",
-        lambda steps: _digits(SignedDigits(min(steps, MOST_DIGITS))),
+        lambda steps: digit_conversion(SignedDigits(min(steps, MOST_DIGITS))),
     ),
     Method("accumulate", "ours: accumulate-then-fire and corrected biases", _quantised),
     Method(
