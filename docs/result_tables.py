@@ -8,6 +8,8 @@ from itertools import groupby
 
 from records import LONG, RESULTS, SHORT, Line, about, found, link, percent, raw, sources, table
 
+from transpike.experiments import read_sweep
+
 PRETRAINED = "pretrained-resnet20.json"
 SCHEDULES = "schedules-resnet20-qcfs4.json"
 DIGITS = "digits.json"
@@ -166,14 +168,37 @@ def _head(steps: Sequence[int], spikes: int | None) -> tuple[str, ...]:
     return ("run", "test images", "ANN", *(f"T = {t}" for t in steps), *([f"spikes, T = {spikes}"] if spikes else []))
 
 
-def digits() -> str:
-    """The handwritten digits."""
-    record, steps = found(DIGITS), (*SHORT, *LONG)
+def _recipe(name: str, steps: Sequence[int]) -> str:
+    """The rows of a recipe's record, whose file has the recipe's name."""
+    record = found(name)
     rows = [
         (line.label, f"{line.images:,}", percent(line.ann), *line.cells(steps), f"{line.events[8]:,.0f}")
         for line in record.lines.values()
     ]
-    return table(_head(steps, 8), rows) + f"\n`transpike run digits`. {record.about} Record: {link(DIGITS)}.\n"
+    note = f"`transpike run {name.removesuffix('.json')}`. {record.about} Record: {link(name)}.\n"
+    return table(_head(steps, 8), rows) + "\n" + note
+
+
+def digits() -> str:
+    """The handwritten digits."""
+    return _recipe(DIGITS, (*SHORT, *LONG))
+
+
+def learned() -> str:
+    """Digits with N and c learned, beside the best of a sweep over both."""
+    sweep = read_sweep(RESULTS / "sweep-digits.json")
+    cells = []
+    for label, choose in (
+        ("chosen by the criterion", sweep.choose),
+        ("best on the test images in hindsight", sweep.best_in_hindsight),
+    ):
+        scores = [choose(t).mean("test", lambda scores, t=t: scores.snn[t]) for t in SHORT]
+        cells.append((f"{label}, one network for each T", *(percent(score) for score in scores)))
+    count = len(sweep.results)
+    beside = table((f"of {count} trainings with N and c by hand", *(f"T = {t}" for t in SHORT)), cells)
+    return (
+        f"{_recipe('digits-learned.json', SHORT)}\n{beside}\nMean of two seeds. Record: {link('sweep-digits.json')}.\n"
+    )
 
 
 def training_resnet20() -> str:

@@ -41,6 +41,7 @@ from result_tables import (
     SPEED,
     TORCH,
     digits,
+    learned,
     method_results,
     pretrained,
     relu_resnet20,
@@ -142,7 +143,7 @@ def fill(text: str) -> str:
 FRAGMENTS: tuple[Callable[[], str], ...] = (
     *(methods, thresholds, potentials, corrections, schedules, neurons, activations, networks, data_sets, recipes),
     *(models, refused_models, pretrained, spikingjelly, method_results, schedule_results, digits, relu_resnet20),
-    *(training_resnet20, training_vgg16, speed_resnet20, speed_vgg16, stages, readme_accuracy, readme_speed),
+    *(learned, training_resnet20, training_vgg16, speed_resnet20, speed_vgg16, stages, readme_accuracy, readme_speed),
 )
 
 

@@ -29,6 +29,8 @@ _LATER = 6
 """After the first round only the candidates that did best in the round before are tried again."""
 _GAIN = 0.5
 """Percentage points of agreement that a further lag must gain; less is likely to be noise, and lags cost steps."""
+_LESS_ERROR = 0.95
+"""Digits are near the ANN, where few answers differ: there, what the error falls to decides."""
 
 _BASES = {1.5: 0.6, 1.6: 0.6, 1.8: 0.65, 2.0: 0.65}
 """The bases of digits that are tried, with the share of a digit's worth from which it is sent."""
@@ -114,8 +116,9 @@ def search_lags(
     Lags cost readout steps: T is the budget less the lags along the longest path (on parallel branches a lag may cost
     nothing). Both ways to wait (`Wait`) are tried; or, of digits, some bases. If all vectors of lags fit into
     ``evaluations``, all are run; else lags are added greedily, at one site or at a group of sites (those of one
-    population shape, the last few, all; for digits every other one), while a round gains half a percentage point. Half
-    of the images, at most 256, choose by agreement with the ANN's own answers; on the others the winner must mend more
+    population shape, the last few, all), while a round gains half a percentage point. For digits also at every other
+    site, then lags move from site to site, while the error falls by a twentieth. Half of the images, at most 256,
+    choose by agreement with the ANN's own answers (digits: by the error); on the others the winner must mend more
     of plain's answers than it spoils, by ``doubt`` standard deviations of a fair coin. Otherwise plain is returned.
     Deterministic; no labels are used.
 
@@ -152,7 +155,7 @@ def search_lags(
         chosen, held = _split(pieces, min(_CHOOSE, (images + 1) // 2))
         choosing, confirming = _Judge(snn, chosen, budget), _Judge(snn, held, budget)
         families = _digits(choosing) if digits else _rates()
-        search = _Search(choosing, max_lag, evaluations, bar, families, alternating=digits)
+        search = _Search(choosing, max_lag, evaluations, bar, families, digits=digits)
         best = search.run()
         plain_hits, confirmed_plain = confirming.score(Plain())
         hits, confirmed_best = confirming.score(best.schedule)
@@ -265,7 +268,8 @@ class _Search:
         evaluations: bound for the number of runs.
         bar: moves with every run.
         families: the kinds of schedules whose lags are searched.
-        alternating: whether a lag at every other site is among the moves: in a residual network, the ends of blocks.
+        digits: whether the error decides instead of the agreement, lags at every other site are tried (in a residual
+            network, the ends of blocks), and lags move from site to site.
     """
 
     def __init__(
@@ -275,11 +279,11 @@ class _Search:
         evaluations: int,
         bar: ProgressBar,
         families: Sequence[_Family],
-        alternating: bool,
+        digits: bool,
     ) -> None:
         self.judge = judge
         self.families = families
-        self.alternating = alternating
+        self.digits = digits
         self.screen = _Judge(judge.snn, _split(judge.pieces, -(-judge.images // _SCREEN))[0], judge.budget)
         self.sites = judge.snn.sites
         self.max_lag = min(max_lag, judge.budget - 1)
@@ -295,7 +299,16 @@ class _Search:
         else:
             share = (self.evaluations - 1) // len(self.families)
             reached = [self._greedy(plain, family, share) for family in self.families]
-        return max([plain, *reached], key=lambda trial: trial.score.order)  # of equals the first: plain
+        return max([plain, *reached], key=self._order)  # of equals the first: plain
+
+    def _order(self, trial: Trial) -> tuple[float, float]:
+        """Sorts trials, the better the larger."""
+        return (-trial.score.error, trial.score.agreement) if self.digits else trial.score.order
+
+    def _gains(self, trial: Trial, best: Trial) -> bool:
+        if self.digits:
+            return trial.score.error < _LESS_ERROR * best.score.error
+        return trial.score.agreement - best.score.agreement >= _GAIN
 
     def _all(self) -> Iterator[Schedule]:
         for family in self.families:
@@ -306,26 +319,28 @@ class _Search:
     def _greedy(self, plain: Trial, family: _Family, allowed: int) -> Trial:
         """Adds the lag that helps most until none helps; the first tries are on a part of the images."""
         end = len(self.trail) + allowed
-        moves = self._moves()
+        moves, shifting = self._moves(), not self.digits
         best, lags = plain, (0,) * len(self.sites)
         while True:
             tried: list[tuple[Trial, Lags, Lags]] = []
             for move in moves:
                 now = tuple(min(lag + more, self.max_lag) for lag, more in zip(lags, move, strict=True))
-                if now == lags or not self._fits(now) or now in (other for _, other, _ in tried):
+                if now == lags or min(now) < 0 or not self._fits(now) or now in (other for _, other, _ in tried):
                     continue
                 if len(self.trail) >= end - _BEST:  # trials on a few images only would be for nothing
                     break
                 tried.append((self._try(self.screen, family(self._named(now))), now, move))
-            tried.sort(key=lambda found: found[0].score.order, reverse=True)
+            tried.sort(key=lambda found: self._order(found[0]), reverse=True)
             finals = [(self._try(self.judge, trial.schedule), now) for trial, now, _ in tried[:_BEST]]
-            if not finals:
+            winner, now = max(finals, key=lambda found: self._order(found[0]), default=(best, lags))
+            if self._gains(winner, best):
+                best, lags = winner, now
+                if not shifting or not self.digits:
+                    moves = [move for _, _, move in tried[:_LATER]]
+            elif shifting:
                 return best
-            winner, now = max(finals, key=lambda found: found[0].score.order)
-            if winner.score.agreement - best.score.agreement < _GAIN:
-                return best
-            best, lags = winner, now
-            moves = [move for _, _, move in tried[:_LATER]]
+            else:
+                moves, shifting = self._shifts(), True
 
     def _moves(self) -> list[Lags]:
         """Lags to add: to each site, to the sites of one population shape, to the last few, to all."""
@@ -335,13 +350,19 @@ class _Search:
             groups.append(set(members))
         groups += [set(range(count - size, count)) for size in _powers_of_two(count)]
         groups.append(set(range(count)))
-        if self.alternating:
+        if self.digits:
             groups += [set(range(first, count, 2)[:size]) for first in (0, 1, 2) for size in (2, 3, 4, 5, 6, 8, count)]
         distinct = list(dict.fromkeys(frozenset(group) for group in groups))
         amounts = dict.fromkeys([1, max(1, self.judge.budget // 8)])
         return [
             tuple(amount if index in group else 0 for index in range(count)) for amount in amounts for group in distinct
         ]
+
+    def _shifts(self) -> list[Lags]:
+        """A lag from one site to another one near it."""
+        count = len(self.sites)
+        pairs = [(start, start + by) for start in range(count) for by in (-2, -1, 1, 2) if 0 <= start + by < count]
+        return [tuple((index == to) - (index == start) for index in range(count)) for start, to in pairs]
 
     def _named(self, lags: Lags) -> tuple[tuple[str, int], ...]:
         return tuple((site.name, lag) for site, lag in zip(self.sites, lags, strict=True) if lag)
