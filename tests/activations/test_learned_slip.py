@@ -162,3 +162,19 @@ def test_training_learns_both_and_conversion_takes_theta(tmp_path: Path) -> None
     tp.save(snn, tmp_path / "snn.safetensors")
     again = tp.load(tmp_path / "snn.safetensors", model=network())
     assert torch.equal(again(images, steps=2), snn(images, steps=2))
+
+
+def test_a_loop_of_ones_own() -> None:
+    """As the guide says; the network converts right behind a batch in training mode."""
+    model = tp.tailor(network(), LearnedSlipReLU(steps=(1, 2), theta_init=1.0), example_inputs=torch.ones(2, 4))
+    activations = [module for module in model.modules() if isinstance(module, LearnedSlipActivation)]
+    model.train()
+    for index, steps in enumerate((1, 2, 1)):
+        for activation in activations:
+            activation.begin_batch(index)
+            assert activation.steps == steps
+        loss = model(torch.rand(8, 4)).square().mean() + sum(a.objective for a in activations)
+        loss.backward()
+    assert all(activation.level_logits.grad is not None for activation in activations)
+    snn = tp.convert(model.eval(), example_inputs=torch.ones(2, 4))
+    assert snn(torch.rand(3, 4), steps=2).shape == (2, 3, 3)

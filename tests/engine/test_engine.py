@@ -23,6 +23,7 @@ from transpike.schedules import (
     ExactPotential,
     OffsetSpike,
     Plain,
+    Radix,
     Residual,
     Schedule,
     Staggered,
@@ -62,6 +63,23 @@ def assert_engine_is_the_reference(
     assert_same_answer(answer, reference)
     for name, number in counts.items():  # sites that the answer does not need are not run
         assert torch.equal(number, wanted[name]), name
+
+
+@pytest.mark.parametrize("digits", [1, 3, 8])
+@pytest.mark.parametrize("topology", TOPOLOGIES, ids=str)
+def test_every_topology_runs_like_the_reference_in_digits(topology, digits: int) -> None:
+    """With thresholds of which ``2^T - 1`` parts are dyadic, so that sums are exact in any order."""
+    inputs = topology.dyadic_inputs(3)
+    snn = convert(topology.dyadic_model(), *inputs)
+    for site in snn.sites:
+        module = snn.site(site.name)
+        module.set_threshold(module.theta * (2**digits - 1) / 2 ** max(0, digits - 2))
+    schedule = Radix(digits)
+    assert snn.engine.report(schedule)
+    for steps in (digits, 1, digits + 2):
+        assert_engine_is_the_reference(snn, *inputs, steps=steps, schedule=schedule)
+    snn.engine.dense = list(snn.engine.report(schedule))[1::2]
+    assert_engine_is_the_reference(snn, *inputs, steps=digits, schedule=schedule)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)

@@ -18,7 +18,9 @@ from transpike.schedules import (
     ExactPotential,
     OffsetSpike,
     Plain,
+    Radix,
     Residual,
+    SignedDigits,
     Staggered,
     TwoPasses,
 )
@@ -35,13 +37,17 @@ class Renamed(Plain):
 
 
 def test_the_table() -> None:
-    assert {type(schedule) for schedule in (Staggered(), TwoPasses())} == set(SCHEDULES.values()) - set(RULES)
+    assert {type(schedule) for schedule in (Staggered(), TwoPasses(), SignedDigits())} == set(SCHEDULES.values()) - set(
+        RULES
+    )
     assert rule_for(Plain(), IF()) == Rule(RuleKind.PLAIN)
     assert rule_for(Residual(3), IF()) == Rule(RuleKind.RESIDUAL, probe=3)
     assert rule_for(OffsetSpike(4, 2, 0.25), IF()) == Rule(RuleKind.OFFSET, True, 4, 2, 0.25)
     assert rule_for(ExactPotential(5), IF()) == Rule(RuleKind.EXACT, probe=5)
     assert rule_for(AccumulateThenFire(LARGEST_COUNT), IF()) == Rule(RuleKind.ACCUMULATE, probe=LARGEST_COUNT)
     assert rule_for(AccumulateThenFire(LARGEST_COUNT + 1), IF()) is None
+    assert rule_for(Radix(8), IF()) == Rule(RuleKind.ACCUMULATE, probe=255, digits=8)
+    assert rule_for(Radix(9), IF()) is None
     assert rule_for(Plain(), IF(Reset.HARD)) == Rule(RuleKind.PLAIN, soft_reset=False)
     assert rule_for(ExactPotential(2), IF(Reset.HARD)) is None
     assert rule_for(Renamed(), IF()) is rule_for(Plain(), Leaky()) is rule_for(TwoPasses(2), IF()) is None

@@ -11,7 +11,7 @@ import transpike as tp
 from transpike.errors import DataError
 from transpike.evaluation.energy import ENERGY_RULES, EnergyRule
 from transpike.evaluation.operations import LayerOperations, Operations, count_ann_operations, count_operations
-from transpike.schedules import AccumulateThenFire, OffsetSpike, Staggered, TwoPasses
+from transpike.schedules import AccumulateThenFire, OffsetSpike, Radix, SignedDigits, Staggered, TwoPasses
 
 THETAS = (4.0, 8.0)
 NEUROBENCH = {
@@ -246,3 +246,19 @@ def test_nothing_to_count() -> None:
         count_operations(snn, x, steps=2)
     with pytest.raises(ValueError, match="steps must be at least 1"):
         count_operations(snn, x, steps=0)
+
+
+@pytest.mark.parametrize("schedule", [SignedDigits(4), SignedDigits(4, 1.6, 0.6, 0), Radix(3)], ids=repr)
+def test_digits_are_events_although_steps_weigh_them_differently(digits: Tensor, schedule) -> None:
+    snn = converted(digits)
+    found = count_operations(snn, [digits], steps=schedule.digits, schedule=schedule)
+    sent: list[Tensor] = []
+    snn(digits, steps=schedule.digits, schedule=schedule, observe=lambda _, __, events: sent.append(events))
+    first, second, third = (module for module in source() if isinstance(module, nn.Conv2d | nn.Linear))
+    used = torch.nn.functional.conv2d(
+        (sent[0].flatten(0, 1) != 0).float(), (second.weight != 0).float(), stride=2, padding=1
+    )
+    last = (sent[1].flatten(0, 1).flatten(1) != 0).float() @ (third.weight != 0).float().T
+    assert found.effective_acs == pytest.approx(float(used.sum() + last.sum()) / len(digits))
+    image = torch.nn.functional.conv2d((digits != 0).float(), (first.weight != 0).float(), padding=1)
+    assert found.effective_macs == pytest.approx(float(image.sum()) / len(digits))

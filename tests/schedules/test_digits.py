@@ -35,7 +35,7 @@ def digits_of(drive: list[Fraction], schedule: SignedDigits) -> list[int]:
     """The rule of the paper-and-pencil algorithm for one neuron with theta = 1, in exact fractions."""
     base, lag, sent, found = Fraction(schedule.base), schedule.default_lag, Fraction(0), []
     for k in range(1, len(drive) - lag + 1):
-        worth = (base - 1) / base**k if k <= schedule.digits else None
+        worth = (base - 1) / base**k / (1 - base**-schedule.digits) if k <= schedule.digits else None
         if worth is None:
             found.append(0)
             continue
@@ -55,9 +55,6 @@ increments = st.lists(st.integers(-40, 40).map(lambda n: Fraction(n, 64)), min_s
 def test_signed_digits_follow_the_rule(drive: list[Fraction], base: float, lag: int, decision: float) -> None:
     schedule = SignedDigits(4, base, decision, lag)
     found = emitted(schedule, [[float(value)] for value in drive])
-    if base == 2.0:  # dyadic, so float64 is exact
-        assert [row[0] for row in found] == digits_of(drive, schedule)
-        return
     wanted = digits_of(drive, schedule)  # a comparison may fall on its bound within a rounding
     worth = [schedule.worth(k + 1) for k in range(len(wanted))]
     difference = sum((a[0] - b) * w for a, b, w in zip(found, wanted, worth, strict=True))
@@ -65,24 +62,26 @@ def test_signed_digits_follow_the_rule(drive: list[Fraction], base: float, lag: 
 
 
 @given(st.floats(-0.5, 1.5), st.integers(1, 12), st.sampled_from([2.0, 1.6, 1.3]))
-def test_what_is_there_at_once_is_sent_to_half_the_last_digit(value: float, digits: int, base: float) -> None:
+def test_what_is_there_at_once_is_sent_to_about_half_the_last_digit(value: float, digits: int, base: float) -> None:
     schedule = SignedDigits(digits, base, 0.65, 0)
     found = emitted(schedule, [[value], *[[0.0]] * (digits - 1)])
     sent = sum(row[0] * schedule.worth(k + 1) for k, row in enumerate(found))
     most = sum(schedule.worth(k) for k in range(1, digits + 1))
-    assert most == pytest.approx(1 - base**-digits)
+    assert most == pytest.approx(1.0)
     wanted = min(max(value, 0.0), most)
     # Digits of base b round to (b - 1) b^-T, half of it to either side; b < 2 has gaps that a digit of 1 leaves at u w.
     assert abs(sent - wanted) <= max(0.5, schedule.decision / (base - 1) * (2 - base) + 0.5) * schedule.worth(digits)
 
 
 def test_a_digit_that_was_too_much_is_taken_back() -> None:
+    theta = 7 / 8  # so that the digits are worth 1/2, 1/4, 1/8
     # 3/4 arrives first and sends 1/2; then all but 1/8 of it is taken back, which the digits after can mend.
-    assert [row[0] for row in emitted(SignedDigits(3, 2.0, 0.625, 0), [[0.75], [-0.5], [-0.125]])] == [1, -1, -1]
+    assert [row[0] for row in emitted(SignedDigits(3, 2.0, 0.625, 0), [[0.75], [-0.5], [-0.125]], theta)] == [1, -1, -1]
     # With a lag the first digit has seen it.
-    assert [row[0] for row in emitted(SignedDigits(3, 2.0, 0.625, 1), [[0.75], [-0.5], [-0.125], [0.0]])] == [0, 0, 1]
-    # What comes too late for the digits that are left is an error: 1 has been sent down to 1/8.
-    assert [row[0] for row in emitted(SignedDigits(3, 2.0, 0.625, 0), [[1.0], [0.0], [-1.0]])] == [1, 1, -1]
+    late = [[0.75], [-0.5], [-0.125], [0.0]]
+    assert [row[0] for row in emitted(SignedDigits(3, 2.0, 0.625, 1), late, theta)] == [0, 0, 1]
+    # What comes too late for the digits that are left is an error: 3/4 has been sent, and only 1/8 can be taken back.
+    assert [row[0] for row in emitted(SignedDigits(3, 2.0, 0.625, 0), [[1.0], [0.0], [-1.0]], theta)] == [1, 1, -1]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +225,12 @@ def test_runs_that_are_refused() -> None:
         snn(tp.FrameSequence(x.unsqueeze(0).expand(4, *x.shape)), steps=4, schedule=Radix(4))
     with pytest.raises(ValueError, match="needs all steps at once"):
         snn(x, steps=4, schedule=SignedDigits(4, default_lag=0), chunk=2)
+    site = snn.site(snn.sites[0].name)
+    kept = site.bias
+    site.set_bias(torch.zeros(3, site.population[0], 1, 1, dtype=torch.float64) + torch.arange(3).view(3, 1, 1, 1))
+    with pytest.raises(ValueError, match="adds a bias only once"):
+        snn(x, steps=5, schedule=Radix(5))
+    site.bias = kept
     with pytest.raises(ValueError, match="soft reset"):
         emitted(Radix(2), [[1.0], [0.0]], neuron=IF(Reset.HARD))
     labels = torch.zeros(3, dtype=torch.long)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,16 @@ class TrainedActivation(nn.Module, ABC):
 
     config: ActivationSettings
     objective: Tensor | None = None
+
+    def begin_batch(self, index: int) -> None:
+        """Says which batch of an epoch comes next, from 0; for activations that do not treat all alike."""
+        return
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode; the objective of the last batch goes with training."""
+        if not mode:
+            self.objective = None
+        return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy takes over: not the objective, which hangs on the graph of its batch."""

@@ -88,7 +88,7 @@ class LearnedSlipActivation(TrainedActivation):
         config: the settings, kept as `config` and stored in checkpoints.
 
     Attributes:
-        steps: the T that the next batch is trained for, one of the settings' `steps`; `transpike.fit` takes turns.
+        steps: the T that the next batch is trained for, one of the settings'; `begin_batch` takes turns.
     """
 
     def __init__(self, config: LearnedSlipReLU) -> None:
@@ -118,6 +118,10 @@ class LearnedSlipActivation(TrainedActivation):
         slopes = torch.sigmoid(self.slope_logits.detach()).tolist()
         levels = [self.config.levels[index] for index in self.level_logits.detach().argmax(1).tolist()]
         return dict(zip(self.config.steps, zip(levels, slopes, strict=True), strict=True))
+
+    def begin_batch(self, index: int) -> None:
+        """Takes the T of the settings in turn."""
+        self.steps = self.config.steps[index % len(self.config.steps)]
 
     def start_at(self, theta: float) -> None:
         """Sets theta."""

@@ -73,9 +73,10 @@ def compare_schedules(
     from transpike.experiments.compare import compare_schedules as run
     from transpike.report import plot_latency, schedules_table
 
-    wanted: dict[str, Schedule | int] = {
-        label: searched_budget(label) or read_schedule(label, probe_steps) for label in schedules.split(",")
-    }
+    wanted: dict[str, Schedule | int] = {}
+    for label in schedules.split(","):
+        budget = searched_budget(label)
+        wanted[label] = read_schedule(label, probe_steps) if budget is None else budget
     check_run(steps, images, dataset)
     if output is not None:
         check_output(output / "result.json")

@@ -115,10 +115,12 @@ def convert(
 
     if budget is not None and method != "digits":
         raise ConfigError("--budget searches lags of digits", fix="use it with --method digits, or leave it out")
+    if budget is not None and steps is not None:
+        raise ConfigError("--budget finds T, too", where=f"--steps {steps}", fix="leave --steps or --budget out")
     conversion = read_conversion_words(
         method=method,
         config=config,
-        steps=_DIGITS if budget is not None and steps is None else steps,
+        steps=steps if budget is None else _DIGITS,
         threshold=threshold,
         per=per,
         percentile=percentile,

@@ -142,7 +142,8 @@ class ExecutionPlan:
                 env[task.work] = self._compute(task.work, env, maps, batch, read)
             else:
                 currents = {site: self._currents(site, inputs, env, batch, steps) for site in task.work.sites}
-                found, spikes = task.work.run(maps, currents, rule, batch, steps, counted=count is not None)
+                length = max(steps, layout.probe)  # digits take fewer steps than they count to
+                found, spikes = task.work.run(maps, currents, rule, batch, length, counted=count is not None)
                 maps.update(found)
                 if count is not None:
                     for site in task.work.sites:
@@ -187,6 +188,8 @@ class ExecutionPlan:
             module = layout.modules[str(runner.target)]
             assert isinstance(module, SiteRunner)
             drive = module.drive(env[runner.args[0]], batch, steps, env[runner.args[4]])
+            if layout.rule.digits:  # increments: what a count is made of is their sum
+                drive = drive[: layout.rule.digits].sum(0, keepdim=True)
             drive = drive[:1] if module.constant_drive and module.site.steady else drive
             found = drive.reshape(drive.shape[0], batch, *population).flatten(3).permute(1, 0, 3, 2)
             return stage.pad(found)

@@ -152,7 +152,9 @@ class Layout:
             for term in value.terms:
                 needed = term.needs(populations[term.site], value.shape[1:])
                 halos[term.site] = Halo(*map(max, zip(halos[term.site], needed, strict=True)))
-        return {name: MapShape(*shape, halos[name], self.probe) for name, shape in populations.items()}
+        return {
+            name: MapShape(*shape, halos[name], self.probe, self.rule.digits) for name, shape in populations.items()
+        }
 
     def _stage(self, name: str) -> EventStage:
         shape, theta = self.shapes[name], self.sites[name].theta.detach()
@@ -180,6 +182,8 @@ class Layout:
         """Hands the initial potentials to a stage; returns for how many samples they are, 1 if for all."""
         stage, shape = self.stages[name], self.shapes[name]
         v = self.sites[name].v_init.detach()
+        if self.rule.digits:  # counts are rounded, whatever the potential
+            v = self.sites[name].theta.detach() / 2
         population = self.sites[name].population
         assert population is not None
         if v.numel() == 1 or (v.dim() == len(population) and v.numel() == v.shape[0]):

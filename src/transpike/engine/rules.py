@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from transpike.neurons import IF, Neuron, Reset
-from transpike.schedules import AccumulateThenFire, ExactPotential, OffsetSpike, Plain, Residual, Schedule
+from transpike.schedules import AccumulateThenFire, ExactPotential, OffsetSpike, Plain, Radix, Residual, Schedule
 
 LARGEST_COUNT = 255  # of spikes that a neuron tells the next layer in one byte
 
@@ -31,6 +31,7 @@ class Rule(NamedTuple):
         probe: rho, steps looked at before the first spike; 0 for none.
         iterations: how often COS probes and shifts; 0 for other kinds.
         epsilon: of COS, in units of theta.
+        digits: T, if counts below ``2^T`` are sent as their bits; 0 if as evenly as possible. Kernels do not read it.
     """
 
     kind: RuleKind
@@ -38,6 +39,12 @@ class Rule(NamedTuple):
     probe: int = 0
     iterations: int = 0
     epsilon: float = 0.0
+    digits: int = 0
+
+    @property
+    def numbers(self) -> tuple[int, bool, int, int, float]:
+        """What kernels take."""
+        return (self.kind, self.soft_reset, self.probe, self.iterations, self.epsilon)
 
     @property
     def counted(self) -> int:
@@ -51,6 +58,12 @@ def _accumulate(schedule: AccumulateThenFire) -> Rule | None:
     return Rule(RuleKind.ACCUMULATE, probe=schedule.probe_steps) if fits else None
 
 
+def _radix(schedule: Radix) -> Rule | None:
+    """The same counts as accumulate-then-fire with ``2^T - 1`` steps."""
+    most = 2**schedule.digits - 1
+    return Rule(RuleKind.ACCUMULATE, probe=most, digits=schedule.digits) if most <= LARGEST_COUNT else None
+
+
 def _offset(schedule: OffsetSpike) -> Rule:
     found = schedule.iterations, schedule.epsilon
     return Rule(RuleKind.OFFSET, True, schedule.probe_steps, *found)
@@ -62,6 +75,7 @@ RULES: dict[type[Schedule], Callable[[Any], Rule | None]] = {
     OffsetSpike: _offset,
     ExactPotential: lambda schedule: Rule(RuleKind.EXACT, probe=schedule.probe_steps),
     AccumulateThenFire: _accumulate,
+    Radix: _radix,
 }
 """By exact type: a subclass may emit in its own way, so it has no compiled form."""
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from transpike.engine.rules import LARGEST_COUNT
 from transpike.functional import spread_evenly
+from transpike.kernels.digits import at_their_places, bits
 from transpike.kernels.native import module
 
 MOST_ROWS = 65_535  # numbers of 16 bits
@@ -43,6 +44,7 @@ class MapShape:
         columns: W.
         halo: zeros around it.
         probe: rho, if the map holds counts, of spikes in rho steps; 0 if it holds the spikes of every step.
+        digits: T, if counts are sent as their T bits, the highest first; 0 if as evenly as possible.
     """
 
     channels: int
@@ -50,6 +52,7 @@ class MapShape:
     columns: int
     halo: Halo
     probe: int = 0
+    digits: int = 0
 
     @cached_property
     def padded_channels(self) -> int:
@@ -79,8 +82,12 @@ class MapShape:
     def unpack(self, spikes: Any, batch: int, steps: int, theta: Tensor) -> Tensor:
         """Output ``theta * events`` as ``[S, N, C, H, W]``, float32; ``theta`` is a scalar or per channel.
 
-        Counts give as many steps as asked for, spikes those that they have.
+        Counts give as many steps as asked for, spikes those that they have. A digit is worth its place.
         """
+        if self.digits:
+            digits = bits(self._counts(spikes).int(), self.digits, steps).float()
+            unit = theta.detach().reshape(-1, 1, 1).expand(self.channels, 1, 1) / self.probe
+            return at_their_places(digits, self.digits) * unit
         found = torch.empty(steps, batch, self.channels, self.rows, self.columns)
         factors = theta.detach().reshape(-1).expand(self.channels).contiguous()
         place = (self.padded_rows, self.padded_columns, self.halo.top, self.halo.left)
@@ -91,10 +98,11 @@ class MapShape:
         return found
 
     def spikes_sent(self, counts: Any, steps: int) -> Tensor:
-        """Spikes of all neurons at each step ``[S]``, from a map of counts: ``k`` per rho steps, evenly."""
-        maps = counts.bytes.view(-1, self.padded_rows, self.padded_columns, self.bytes)
-        top, left = self.halo.top, self.halo.left
-        inner = maps[:, top : top + self.rows, left : left + self.columns, : self.channels].permute(0, 3, 1, 2)
+        """Spikes of all neurons at each step ``[S]``, from a map of counts: ``k`` per rho steps, or its digits."""
+        inner = self._counts(counts)
+        if self.digits:
+            neurons = torch.bincount(inner.flatten(), minlength=self.probe + 1)
+            return (neurons * bits(torch.arange(self.probe + 1), self.digits, steps)).sum(1)
         total = torch.zeros(steps, dtype=torch.int64)
         number = torch.arange(self.probe + 1, dtype=torch.float64).unsqueeze(1)
         for odd in (0, 1):  # neurons of a sample in turn
@@ -102,6 +110,13 @@ class MapShape:
             sent = spread_evenly(number, torch.arange(steps + 1), self.probe, odd)
             total += (neurons.unsqueeze(1) * sent.diff(dim=1).long()).sum(0)
         return total
+
+    def _counts(self, counts: Any) -> Tensor:
+        """``[N, C, H, W]`` of a map of counts."""
+        maps = counts.bytes.view(-1, self.padded_rows, self.padded_columns, self.bytes)
+        top, left = self.halo.top, self.halo.left
+        inner: Tensor = maps[:, top : top + self.rows, left : left + self.columns, : self.channels]
+        return inner.permute(0, 3, 1, 2)
 
 
 class Tap(NamedTuple):

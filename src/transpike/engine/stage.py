@@ -201,7 +201,7 @@ class Chain:
         for site, link in zip(self.sites, self.links, strict=True):
             dense[link] = currents.get(site)
         given = [maps[site] for site in self.given]
-        found, spikes = self.compiled.run(given, dense, tuple(rule), batch, steps, counted)
+        found, spikes = self.compiled.run(given, dense, rule.numbers, batch, steps, counted)
         sent = {site: spikes[link] for site, link in zip(self.sites, self.links, strict=True)}
         return dict(zip(self.wanted, found, strict=True)), sent
 

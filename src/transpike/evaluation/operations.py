@@ -6,7 +6,8 @@ differ from zero, and *dense* counts all. Where the inputs of a layer are events
 themselves do not count.
 
 Neurons here send events worth theta. An input counts as events where every channel holds one non-zero magnitude only,
-over all images and steps: that factor goes into the weights. Behind average pooling or a sum of two populations it
+over all images and steps: that factor goes into the weights. Of digits it is one magnitude at each step, where the
+membrane is scaled. Behind average pooling or a sum of two populations it
 does not, so such layers count as MACs.
 """
 
@@ -130,7 +131,7 @@ def count_operations(
     snn = converted(snn, "count_operations")
     check_count("steps", steps)
     how = snn.schedule if schedule is None else check_schedule(schedule)
-    counter = _Counter(_weight_names(snn))
+    counter = _Counter(_weight_names(snn), how.incremental)
 
     def look(_: str, drive: Tensor, events: Tensor) -> None:
         counter.send(events)
@@ -177,10 +178,10 @@ class _Layer:
     most: Tensor | None = None
 
     def see(self, values: Tensor) -> None:
-        """Widens the range of non-zero magnitudes per channel."""
-        sizes = values.abs().transpose(0, 1).flatten(1)
-        least = sizes.masked_fill(sizes == 0, torch.inf).amin(1)
-        most = sizes.amax(1)
+        """Widens the range of non-zero magnitudes per channel, of ``[S, N, C, *]`` also per step."""
+        sizes = values.abs().movedim(2, 1).flatten(2)
+        least = sizes.masked_fill(sizes == 0, torch.inf).amin(2)
+        most = sizes.amax(2)
         self.least = least if self.least is None else torch.minimum(self.least, least)
         self.most = most if self.most is None else torch.maximum(self.most, most)
 
@@ -197,6 +198,7 @@ class _Counter(TorchFunctionMode):
     """Counts the layers that run while it is entered, modules and functions alike."""
 
     names: dict[int, str]
+    digits: bool = False
     batch: int = 1
     images: int = 0
     layers: dict[str, _Layer] = field(default_factory=dict)
@@ -220,13 +222,16 @@ class _Counter(TorchFunctionMode):
     def _add(self, func: Callable[..., Tensor], given: dict[str, Any]) -> None:
         values, weight = given["input"], given["weight"]
         layer = self.layers.setdefault(self.names.get(id(weight), f"{func.__name__} of {list(weight.shape)}"), _Layer())
+        steps = values.shape[0] // self.batch if self.digits else 1
+        if self.digits and steps == 1 and not bool(values.any()):
+            return  # what the layer gives for nothing, which a device knows
         settings = {key: value for key, value in given.items() if key not in ("input", "weight", "bias")}
         layer.rows += values.shape[0]
         layer.constant &= values.shape[0] == self.batch
         ones = torch.ones_like(values[:1])
         layer.effective += _products(func, (values != 0).float(), (weight != 0).float(), settings)
         layer.dense += values.shape[0] * _products(func, ones.float(), torch.ones_like(weight).float(), settings)
-        layer.see(values)
+        layer.see(values.unflatten(0, (steps, -1)))
 
     def result(self) -> Operations:
         """Everything per image."""

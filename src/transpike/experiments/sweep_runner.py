@@ -77,7 +77,8 @@ def run_sweep(
                 log.results[trial] = ended
         if before is not None:
             say(f"{count(len(log.results), 'trial')} of an earlier session")
-        log.finished = log.nothing_left() or (before is not None and before.finished)
+        complete = before is not None and len(log.results) >= len(before.results)
+        log.finished = log.nothing_left() or (before is not None and before.finished and complete)
         if log.finished and before is not None and len(before.results) == len(log.results):
             return before
         log.write()
@@ -139,7 +140,8 @@ class _Log:
         self.results[result.trial] = result
         self.write()
         sweep = self.workshop.sweep
-        whole = (len(sweep.grid()) if sweep.samples is None else sweep.samples) * len(sweep.seeds)
+        grid = len(sweep.grid())
+        whole = (grid if sweep.samples is None else min(grid, sweep.samples)) * len(sweep.seeds)
         text = result.state.value if result.reason == "" else f"{result.state.value}: {result.reason}"
         if result.validation is not None:
             text = _numbers(result.validation, sweep.criterion_steps)

@@ -46,3 +46,9 @@ def bits(count: Tensor, digits: int, steps: int) -> Tensor:
     places = torch.arange(digits - 1, digits - 1 - steps, -1, device=count.device)
     shifted = count >> places.clamp_min(0).view(-1, *[1] * count.dim())
     return (shifted & 1) * (places >= 0).view(-1, *[1] * count.dim())
+
+
+def at_their_places(bits: Tensor, digits: int) -> Tensor:
+    """``bits [S, *]`` times 2^(T - 1), 2^(T - 2), ... 1."""
+    places = torch.arange(digits - 1, digits - 1 - bits.shape[0], -1, device=bits.device).clamp_min(0)
+    return bits * torch.pow(2.0, places).to(bits.dtype).view(-1, *[1] * (bits.dim() - 1))

@@ -17,8 +17,8 @@ _NEGLIGIBLE = 0.01
 
 _ADVICE = {
     "clipping": "its threshold is low: a higher percentile, the maximum, or one threshold per channel",
-    "quantisation": "its steps are coarse: more time-steps, thresholds per channel or of least error (minimum-mse), "
-    "v(0) of half a threshold, a bias correction, or digits instead of rates (radix, digits)",
+    "quantisation": "its steps are coarse: more time-steps or digits, thresholds per channel or of least error "
+    "(minimum-mse), a bias correction; of rates also v(0) of half a threshold",
     "unevenness": "its input comes unevenly: a schedule that looks before it sends (cos, accumulate), or a lag "
     "(staggered); of digits another lag, or a smaller base",
 }
@@ -61,16 +61,16 @@ def objective_table(causes: ErrorCauses, weight: float) -> Table:
 
 
 def bounds_table(snn: SpikingNetwork, causes: ErrorCauses) -> Table | None:
-    """What the papers say of each site trained with SlipReLU, beside what was measured; None without such sites.
+    """What the papers say of each site trained with SlipReLU, beside what was measured.
 
     SlipReLU's Theorem 2 gives ``c theta / (4 T)`` as the mean of |ANN - SNN| for a drive that is uniform in [0, theta]
     and the same at every step. It does not contain N: `transpike.functional.uniform_error` has the exact mean. What is
-    measured is the mean over the real drives below theta and above 0 (quantisation). COS counts what comes unevenly in
-    offset spikes: so many too many or too few, on the average, of T.
+    measured is the mean over all real drives, many of which are negative (quantisation). COS counts what comes unevenly
+    in offset spikes: so many too many or too few, on the average, of T. None without such sites, and for digits.
     """
     trained = {site.name: snn.site(site.name).activation for site in snn.sites}
     slips = {name: module for name, module in trained.items() if isinstance(module, SlipActivation)}
-    if not slips:
+    if not slips or causes.schedule.split(" ")[0] in ("radix", "digits"):
         return None
     table = plain_table(
         f"bounds, T = {causes.steps}: mean |ANN - SNN| of a drive that is the same at every step, in units of theta",

@@ -206,7 +206,7 @@ def lower(
     """Emits prologue and body for one pass of a schedule.
 
     Raises:
-        ValueError: the schedule says that it streams, but some site lags behind.
+        ValueError: the schedule says that it streams, but some site lags behind; or biases per step under digits.
     """
     lagging = [site.name for site in plan.sites if schedule.lag(site.name) > 0]
     if schedule.streamable and lagging:  # joins and readouts have no memory for a branch that is ahead
@@ -214,6 +214,14 @@ def lower(
             f"{schedule} says streamable=True, but site {lagging[0]!r} lags by {schedule.lag(lagging[0])} steps: "
             "a schedule with lags needs all steps at once, so it must say streamable=False"
         )
+    if schedule.incremental:
+        for site in plan.sites:
+            module = gm.get_submodule(site.name)
+            if isinstance(module, Site) and not module.steady:
+                raise ValueError(
+                    f"the biases of site {site.name!r} differ from step to step, and {schedule} adds a bias only once: "
+                    "convert without temporal biases, or run another schedule"
+                )
     return _Lowering(gm, plan, neuron, schedule, kernel, number).run()
 
 

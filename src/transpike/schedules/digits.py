@@ -11,11 +11,11 @@ At a site let P(t) be the sum of what has arrived by step t. Digit k = 1, 2, ...
   ones take back what earlier ones sent too much. With E the sum of what has been sent and R = clip(P(k + d), 0, theta)
   - E,
 
-      s_k = 1 if R >= u w_k,  -1 if R <= -u w_k,  else 0;        w_k = theta (b - 1) b^-k
+      s_k = 1 if R >= u w_k,  -1 if R <= -u w_k,  else 0;        w_k = theta (b - 1) b^-k / (1 - b^-T)
 
-  This is "online arithmetic" (Ercegovac 1984): the digits after k can mend ``theta (b^-k - b^-T)``, at base 2 about
-  w_k, at a smaller base more. What arrives later must be smaller than that. A neuron does the same with a membrane that
-  multiplies by b: ``v <- b (v - theta s) + I``, if what an event adds is scaled by b at every step, too.
+  This is "online arithmetic" (Ercegovac 1984): the digits after k can mend about ``theta (b^-k - b^-T)``, at base 2 as
+  much as w_k, at a smaller base more. What arrives later must be smaller than that. A neuron does the same with a
+  membrane that multiplies by b: ``v <- b (v - theta s) + I``, if what an event adds is scaled by b at every step, too.
 
 Relatives: phase coding (Kim et al. 2018), radix encoding (Wang et al. 2022), few-spikes neurons (Stoeckl & Maass 2021),
 canonic signed spikes (2024). The neuron's initial potential has no part in it.
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from transpike.functional import summing_type
-from transpike.kernels.digits import bits, signed_digits
+from transpike.kernels.digits import at_their_places, bits, signed_digits
 from transpike.neurons import EventKind
 from transpike.schedules.contract import Memory, Schedule, SiteContext
 from transpike.schedules.probing import need_soft_reset
@@ -92,6 +92,11 @@ class Radix(DigitCode):
         """``2^(T - k) / (2^T - 1)``: a neuron that sends every digit sends one threshold."""
         return 2.0 ** (self.digits - digit) / (2**self.digits - 1) if digit <= self.digits else 0.0
 
+    def values(self, events: Tensor, theta: Tensor) -> Tensor:
+        """Bits at their places, in units of ``theta / (2^T - 1)``."""
+        unit: Tensor = theta / (2**self.digits - 1)
+        return at_their_places(events, self.digits) * unit
+
     def delay(self, site: str) -> int:
         """T: the first bit comes after all digits of the sites before."""
         return self.digits
@@ -113,7 +118,7 @@ class Radix(DigitCode):
         need_soft_reset(self, context.neuron)
         drive, most = context.drive, 2**self.digits - 1
         total = drive[: self.digits].sum(0, dtype=summing_type(drive.dtype))
-        count = torch.floor(total / context.parameters.theta * most + 0.5).clamp(0, most).to(torch.int32)
+        count = torch.floor(total / (context.parameters.theta / most) + 0.5).clamp(0, most).to(torch.int32)
         return bits(count, self.digits, drive.shape[0]).to(drive.dtype), ()
 
 
@@ -153,8 +158,9 @@ class SignedDigits(DigitCode):
         return dict(self.site_lags).get(site, self.default_lag)
 
     def worth(self, digit: int) -> float:
-        """``(b - 1) b^-k``: a neuron that sends every digit sends ``1 - b^-T`` thresholds."""
-        return (self.base - 1.0) * self.base**-digit if digit <= self.digits else 0.0
+        """``(b - 1) b^-k / (1 - b^-T)``: a neuron that sends every digit sends one threshold."""
+        most = 1.0 - self.base**-self.digits
+        return (self.base - 1.0) * self.base**-digit / most if digit <= self.digits else 0.0
 
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """The digits, then nothing; there is no memory."""

@@ -294,7 +294,8 @@ class _Search:
     def run(self) -> Trial:
         """The best of all, or of what greedy search reaches."""
         plain = self._try(self.judge, Plain())
-        if len(self.families) * ((self.max_lag + 1) ** len(self.sites) - 1) <= self.evaluations - 1:
+        vectors = (self.max_lag + 1) ** len(self.sites) - (0 if self.digits else 1)  # without lags, rates are plain
+        if len(self.families) * vectors <= self.evaluations - 1:
             reached = [self._try(self.judge, schedule) for schedule in self._all()]
         else:
             share = (self.evaluations - 1) // len(self.families)
@@ -313,14 +314,15 @@ class _Search:
     def _all(self) -> Iterator[Schedule]:
         for family in self.families:
             for lags in itertools.product(range(self.max_lag + 1), repeat=len(self.sites)):
-                if any(lags) and self._fits(lags):
+                if (self.digits or any(lags)) and self._fits(lags):
                     yield family(self._named(lags))
 
     def _greedy(self, plain: Trial, family: _Family, allowed: int) -> Trial:
         """Adds the lag that helps most until none helps; the first tries are on a part of the images."""
         end = len(self.trail) + allowed
         moves, shifting = self._moves(), not self.digits
-        best, lags = plain, (0,) * len(self.sites)
+        lags: Lags = (0,) * len(self.sites)
+        best = self._try(self.judge, family(())) if self.digits else plain
         while True:
             tried: list[tuple[Trial, Lags, Lags]] = []
             for move in moves:

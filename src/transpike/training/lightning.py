@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from transpike.activations import LearnedSlipActivation, TrainedActivation
+from transpike.activations import TrainedActivation
 from transpike.calibration.progress import ProgressBar
 from transpike.errors import CheckpointError, TrainingError
 from transpike.serialization.container import pack, read_container, unpack, write_container
@@ -75,8 +75,7 @@ class _Classifier(LightningModule):  # type: ignore[misc]
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         images, labels = batch
         for module in self.trained:
-            if isinstance(module, LearnedSlipActivation):
-                module.steps = module.config.steps[index % len(module.config.steps)]
+            module.begin_batch(index)
         logits = self.learner(images).float()
         loss: Tensor = F.cross_entropy(logits, labels)
         if not bool(torch.isfinite(loss)):
@@ -268,7 +267,5 @@ def run(
     finally:
         if spike_cost is not None:
             spike_cost.remove()
-        for activation in module.trained:
-            activation.objective = None  # it holds on to the last batch
     network.eval().to(memory_format=torch.contiguous_format)  # so that a stored copy computes the same to the bit
     return [Epoch(index, *row) for index, row in enumerate(module.history, start=1)]
