@@ -18,6 +18,7 @@ from transpike.data.contract import check_images_word
 from transpike.errors import ConfigError, DataError, ModelError, OutputError, known_words
 from transpike.graph.capture import evaluation_mode
 from transpike.network.spiking import SpikingNetwork
+from transpike.schedules import Plain
 from transpike.schedules.contract import MOST_STEPS
 from transpike.selection.lags import LagSearch, search_lags
 from transpike.serialization.fields import check_count
@@ -155,9 +156,12 @@ def search_schedule(snn: SpikingNetwork, data: Data, budget: int, name: str) -> 
     count = min(_SEARCH_IMAGES, len(data.calibration))  # type: ignore[arg-type]
     images = list(loader(random_subset(data.calibration, count)))
     digits = name == "digits"
-    return search_lags(
+    found = search_lags(
         snn, calibration=images, budget=budget, digits=digits, evaluations=500 if digits else 200, progress=True
     )
+    if isinstance(found.schedule, Plain):
+        note(f"no lags are better beyond doubt after {budget} pipeline steps: plain neurons run for {name}")
+    return found
 
 
 def device_of(device: Device) -> str:

@@ -185,10 +185,11 @@ class Correction(Part, ABC):
 
     Attributes:
         steps: for how many time-steps to calibrate.
+        only_moves_potentials: whether initial potentials are all that it sets.
     """
 
     steps: int
-    moves_potentials: ClassVar[bool] = False  # whether that is all it does
+    only_moves_potentials: ClassVar[bool] = False
 
     @property
     def rounds(self) -> int:
@@ -199,7 +200,7 @@ class Correction(Part, ABC):
         """Why it cannot be made for a schedule; None if it can."""
         if schedule.passes > 1:
             return "stages are corrected in one pass"
-        if schedule.incremental and self.moves_potentials:
+        if schedule.incremental and self.only_moves_potentials:
             return "digits do not depend on initial potentials"
         return None
 

@@ -66,12 +66,12 @@ class DigitCode(Schedule):
 
     @property
     def levels(self) -> int:
-        """Between 0 and theta in steps of the last digit's worth, at most `MOST_LEVELS`."""
+        """How many of the last digit's worth make one threshold; at most `MOST_LEVELS`."""
         return min(MOST_LEVELS, round(1 / self.worth(self.digits)))
 
     @property
     def worths(self) -> list[float]:
-        """Of all digits."""
+        """What digits 1 .. T are worth, in thresholds."""
         return [self.worth(digit) for digit in range(1, self.digits + 1)]
 
     def values(self, events: Tensor, theta: Tensor) -> Tensor:

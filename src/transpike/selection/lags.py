@@ -1,4 +1,4 @@
-"""Which layers should wait, and how long: lags of the staggered schedule for a given latency."""
+"""Which layers should wait, and how long: lags of staggered rates or of digits for a given latency."""
 
 from __future__ import annotations
 

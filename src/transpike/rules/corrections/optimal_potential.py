@@ -29,7 +29,7 @@ class OptimalPotential(Correction):
     steps: int
     candidates: int = 16
     granularity: Granularity = field(default_factory=PerChannel)
-    moves_potentials: ClassVar[bool] = True
+    only_moves_potentials: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

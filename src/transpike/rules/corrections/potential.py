@@ -29,7 +29,7 @@ class PotentialCorrection(Correction):
     steps: int
     iterations: int = 4
     granularity: PerNeuron | PerChannel | PerLayer = field(default_factory=PerNeuron)
-    moves_potentials: ClassVar[bool] = True
+    only_moves_potentials: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
