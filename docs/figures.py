@@ -25,7 +25,7 @@ from matplotlib.patches import Patch, Rectangle
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from records import Line, found, raw
-from result_tables import PRETRAINED, SCHEDULES
+from result_tables import CODES, PRETRAINED, SCHEDULES
 
 
 @dataclass(frozen=True)
@@ -278,7 +278,14 @@ def accuracy_latency(theme: Theme) -> Figure:
     def pretrained(label: str, shown: str, nudge: tuple[float, float]) -> Curve:
         return _curve([lines[label]], shown, nudge, "right", at=(1,))
 
+    codes = found(CODES).lines
+
+    def digits(label: str, shown: str, nudge: tuple[float, float], align: str = "left") -> Curve:
+        return _curve([codes[label]], shown, nudge, align)
+
     curves = [
+        digits("digits, T = 6, six lags", "digits, six lags", (-8, 10), "right"),
+        digits("digits, T = 5, a lag at every site", "digits, a lag at every site", (6, 8)),
         method("opi", "99.9 percentile", (6, 0)),
         method("snnc-light-bias", "least squares", (6, -4)),
         method("snm", "signed spikes", (6, 4)),

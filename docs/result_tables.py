@@ -13,6 +13,7 @@ from transpike.experiments import read_sweep
 PRETRAINED = "pretrained-resnet20.json"
 SCHEDULES = "schedules-resnet20-qcfs4.json"
 DIGITS = "digits.json"
+CODES = "cifar10-resnet20-digits.json"
 
 CONVERSIONS = {
     "99.9 percentile per channel": "99.9 percentile per channel, v(0) = θ/2",
@@ -182,6 +183,22 @@ def _recipe(name: str, steps: Sequence[int]) -> str:
 def digits() -> str:
     """The handwritten digits."""
     return _recipe(DIGITS, (*SHORT, *LONG))
+
+
+def codes() -> str:
+    """The public ResNet-20 with events that are digits."""
+    record = found(CODES)
+    rows = [
+        (line.label, line.pipeline[t], percent(top1), percent(top1 - line.ann), f"{line.events[t]:,.0f}")
+        for line in record.lines.values()
+        for t, top1 in line.top1.items()
+    ]
+    first = next(iter(record.lines.values()))
+    note = (
+        f"{first.images:,} test images, ANN {first.ann:.2f} %. `transpike run {CODES.removesuffix('.json')}`. "
+        f"{record.about} Record: {link(CODES)}.\n"
+    )
+    return table(("conversion", "pipeline latency", "top-1", "below the ANN", "events"), rows) + "\n" + note
 
 
 def learned() -> str:

@@ -40,6 +40,7 @@ from result_tables import (
     SCHEDULES,
     SPEED,
     TORCH,
+    codes,
     digits,
     learned,
     method_results,
@@ -143,7 +144,17 @@ def fill(text: str) -> str:
 FRAGMENTS: tuple[Callable[[], str], ...] = (
     *(methods, thresholds, potentials, corrections, schedules, neurons, activations, networks, data_sets, recipes),
     *(models, refused_models, pretrained, spikingjelly, method_results, schedule_results, digits, relu_resnet20),
-    *(learned, training_resnet20, training_vgg16, speed_resnet20, speed_vgg16, stages, readme_accuracy, readme_speed),
+    *(
+        codes,
+        learned,
+        training_resnet20,
+        training_vgg16,
+        speed_resnet20,
+        speed_vgg16,
+        stages,
+        readme_accuracy,
+        readme_speed,
+    ),
 )
 
 

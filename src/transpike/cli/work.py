@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from transpike.cli.options import Device
-from transpike.cli.output import note
+from transpike.cli.output import note, say
 from transpike.cli.words import parse_numbers
 from transpike.data import DATA, Data, Preparation, load_data, loader, random_subset, test_images
 from transpike.data.contract import check_images_word
@@ -160,7 +160,7 @@ def search_schedule(snn: SpikingNetwork, data: Data, budget: int, name: str) -> 
         snn, calibration=images, budget=budget, digits=digits, evaluations=500 if digits else 200, progress=True
     )
     if isinstance(found.schedule, Plain):
-        note(f"no lags are better beyond doubt after {budget} pipeline steps: plain neurons run for {name}")
+        say(f"no lags are better beyond doubt after {budget} pipeline steps: plain neurons run for {name}")
     return found
 
 
