@@ -278,23 +278,20 @@ def accuracy_latency(theme: Theme) -> Figure:
     def pretrained(label: str, shown: str, nudge: tuple[float, float]) -> Curve:
         return _curve([lines[label]], shown, nudge, "right", at=(1,))
 
-    codes = found(CODES).lines
-
-    def digits(label: str, shown: str, nudge: tuple[float, float], align: str = "left") -> Curve:
-        return _curve([codes[label]], shown, nudge, align)
+    codes = found(CODES).of("all")
 
     curves = [
-        digits("digits, T = 6, six lags", "digits, six lags", (-8, 10), "right"),
-        digits("digits, T = 5, a lag at every site", "digits, a lag at every site", (6, 8)),
+        _curve([codes["digits, T = 6, six lags"]], "signed digits", (8, -1)),
+        _curve([codes["radix, T = 4"]], "radix", (-34, -6), at=(4,)),
         method("opi", "99.9 percentile", (6, 0)),
         method("snnc-light-bias", "least squares", (6, -4)),
-        method("snm", "signed spikes", (6, 4)),
-        method("withhold", "one step withheld", (6, 13), "right"),
+        method("snm", "signed spikes", (6, -10)),
+        method("withhold", "one step withheld", (6, -2)),
         method("accumulate", "accumulate, ρ = T = 1, 2, 4, 8", (-70, -42)),
         pretrained(
             "accumulate, rho = 8, thresholds and biases trained",
             "accumulate, ρ = 8, trained thresholds",
-            (20, 13),
+            (70, 13),
         ),
     ]
     figure, axis = plt.subplots(figsize=(8.2, 4.2), layout="constrained")

@@ -202,7 +202,12 @@ def codes() -> str:
 
 
 def learned() -> str:
-    """Digits with N and c learned, beside the best of a sweep over both."""
+    """Digits with N and c learned."""
+    return _recipe("digits-learned.json", SHORT)
+
+
+def swept() -> str:
+    """The best of a sweep over N and c."""
     sweep = read_sweep(RESULTS / "sweep-digits.json")
     cells = []
     for label, choose in (
@@ -213,9 +218,7 @@ def learned() -> str:
         cells.append((f"{label}, one network for each T", *(percent(score) for score in scores)))
     count = len(sweep.results)
     beside = table((f"of {count} trainings with N and c by hand", *(f"T = {t}" for t in SHORT)), cells)
-    return (
-        f"{_recipe('digits-learned.json', SHORT)}\n{beside}\nMean of two seeds. Record: {link('sweep-digits.json')}.\n"
-    )
+    return f"{beside}\nMean of two seeds. Record: {link('sweep-digits.json')}.\n"
 
 
 def training_resnet20() -> str:

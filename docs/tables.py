@@ -147,6 +147,7 @@ FRAGMENTS: tuple[Callable[[], str], ...] = (
     *(
         codes,
         learned,
+        swept,
         training_resnet20,
         training_vgg16,
         speed_resnet20,

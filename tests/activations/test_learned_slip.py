@@ -121,7 +121,7 @@ def test_the_objective_alone_comes_to_the_ramp_where_only_the_ann_counts() -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": ()}, {"steps": (0, 2)}, {"levels": (1.5,)}, {"slope_init": 1.0}, {"objective_weight": 1.5}]
+    "wrong", [{"steps": ()}, {"steps": (0, 2)}, {"candidates": (1.5,)}, {"slope_init": 1.0}, {"objective_weight": 1.5}]
 )
 def test_wrong_settings(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

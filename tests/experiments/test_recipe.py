@@ -57,6 +57,9 @@ def test_built_in_recipes_parse() -> None:
     found = recipes()
     assert set(found) == {
         "digits",
+        "digits-learned",
+        "cifar10-resnet20-digits",
+        "cifar10-resnet20-learned",
         "cifar10-resnet20-pretrained",
         "cifar10-resnet20-qcfs",
         "cifar10-resnet20-relu",
@@ -174,5 +177,5 @@ def test_find_recipe(tmp_path: Path) -> None:
     assert find_recipe(str(file)).name == "mine"
     with pytest.raises(RecipeError, match="no such file"):
         find_recipe(str(tmp_path / "absent.toml"))
-    with pytest.raises(RecipeError, match=r"known: cifar10-resnet20-pretrained, .*digits; or a \*.toml file"):
+    with pytest.raises(RecipeError, match=r"known: cifar10-resnet20-digits, .*digits; or a \*.toml file"):
         find_recipe("absent")

@@ -15,8 +15,10 @@ from transpike.schedules import (
     ExactPotential,
     OffsetSpike,
     Plain,
+    Radix,
     Residual,
     Schedule,
+    SignedDigits,
     Staggered,
     TwoPasses,
 )
@@ -25,6 +27,7 @@ from transpike.testing import TOPOLOGIES, assert_same_answer, dyadic_batch, make
 LIST = [
     *(Plain(), Residual(3), OffsetSpike(3), ExactPotential(3), AccumulateThenFire(4)),
     *(Staggered(0, (("relu", 2), ("relu@0", 1), ("1", 2))), Staggered(1), TwoPasses(3)),
+    *(Radix(3), SignedDigits(4)),
 ]
 ZOO = [topology for topology in TOPOLOGIES if topology.name in ("conv", "residual", "max_pool_on_spikes", "in_place")]
 TWO = [topology for topology in TOPOLOGIES if topology.name == "two_inputs_two_outputs"]

@@ -45,7 +45,7 @@ class LearnedSlipReLU(ActivationSettings):
         steps: every T that the spiking network should be good at.
         objective_weight: w of eq. 5 in [0, 1]: 1 stays close to ReLU, 0 close to the spiking network.
         objective_penalty: how much eq. 5 adds to the loss, for each site.
-        levels: the candidates for N.
+        candidates: for N.
         slope_init: c at the start, between 0 and 1. N starts at the candidate closest to T.
         shift: delta in [-1/2, 1/2]; the neuron starts at ``v(0) = delta * theta``.
         theta_init: the initial threshold: a number or `ThetaPercentile`.
@@ -55,7 +55,7 @@ class LearnedSlipReLU(ActivationSettings):
     steps: tuple[int, ...] = (1, 2, 4)
     objective_weight: float = 0.1
     objective_penalty: float = 3.0
-    levels: tuple[int, ...] = (1, 2, 4, 8)
+    candidates: tuple[int, ...] = (1, 2, 4, 8)
     slope_init: float = 0.5
     shift: float = 0.5
     theta_init: float | ThetaPercentile = 8.0
@@ -63,7 +63,7 @@ class LearnedSlipReLU(ActivationSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("steps", "levels"):
+        for name in ("steps", "candidates"):
             numbers = sorted(set(getattr(self, name)))
             if not numbers or numbers[0] < 1:
                 raise ValueError(f"{name} must hold whole numbers of at least 1, got {getattr(self, name)!r}")
@@ -98,8 +98,11 @@ class LearnedSlipActivation(TrainedActivation):
         self.theta = nn.Parameter(torch.tensor(float(start)))
         logit = math.log(config.slope_init / (1 - config.slope_init))
         self.slope_logits = nn.Parameter(torch.full((len(config.steps),), logit))
-        own = [min(range(len(config.levels)), key=lambda index: abs(config.levels[index] - t)) for t in config.steps]
-        self.level_logits = nn.Parameter(torch.eye(len(config.levels))[own])
+        own = [
+            min(range(len(config.candidates)), key=lambda index: abs(config.candidates[index] - t))
+            for t in config.steps
+        ]
+        self.level_logits = nn.Parameter(torch.eye(len(config.candidates))[own])
         self.steps = config.steps[-1]
 
     @property
@@ -116,7 +119,7 @@ class LearnedSlipActivation(TrainedActivation):
     def learned(self) -> dict[int, tuple[int, float]]:
         """N and c by T."""
         slopes = torch.sigmoid(self.slope_logits.detach()).tolist()
-        levels = [self.config.levels[index] for index in self.level_logits.detach().argmax(1).tolist()]
+        levels = [self.config.candidates[index] for index in self.level_logits.detach().argmax(1).tolist()]
         return dict(zip(self.config.steps, zip(levels, slopes, strict=True), strict=True))
 
     def begin_batch(self, index: int) -> None:
@@ -137,7 +140,7 @@ class LearnedSlipActivation(TrainedActivation):
         return self._slip(z, theta, slope, chances)
 
     def _slip(self, z: Tensor, theta: Tensor, slope: Tensor, chances: Tensor) -> Tensor:
-        return _LearnedSlip.apply(z, theta, slope, chances, self.config.levels, self.config.shift)  # type: ignore[no-any-return]
+        return _LearnedSlip.apply(z, theta, slope, chances, self.config.candidates, self.config.shift)  # type: ignore[no-any-return]
 
     def _objective(self, z: Tensor, theta: Tensor, slope: Tensor, chances: Tensor) -> Tensor:
         own, w = self._slip(z, theta, slope, chances), self.config.objective_weight
