@@ -51,6 +51,7 @@ from result_tables import (
     speed_vgg16,
     spikingjelly,
     stages,
+    swept,
     timings,
     training_resnet20,
     training_vgg16,
