@@ -282,11 +282,11 @@ def accuracy_latency(theme: Theme) -> Figure:
 
     curves = [
         _curve([codes["digits, T = 6, six lags"]], "signed digits", (8, -1)),
-        _curve([codes["radix, T = 4"]], "radix", (-34, -6), at=(4,)),
+        _curve([codes["radix, T = 4"]], "radix", (6, -10), at=(4,)),
         method("opi", "99.9 percentile", (6, 0)),
         method("snnc-light-bias", "least squares", (6, -4)),
         method("snm", "signed spikes", (6, -10)),
-        method("withhold", "one step withheld", (6, -2)),
+        method("withhold", "one step withheld", (6, -14)),
         method("accumulate", "accumulate, ρ = T = 1, 2, 4, 8", (-70, -42)),
         pretrained(
             "accumulate, rho = 8, thresholds and biases trained",
