@@ -23,6 +23,7 @@ CONVERSIONS = {
     "accumulate, rho = 8": "accumulate, ρ = 8",
     "accumulate, rho = 4, thresholds and biases trained": "accumulate, ρ = 4, thresholds and biases trained",
     "accumulate, rho = 8, thresholds and biases trained": "accumulate, ρ = 8, thresholds and biases trained",
+    "digits, T = 6, six lags": "signed digits, lag 1 at six of 19 sites",
     "accumulate, rho = 4, weights trained": "accumulate, ρ = 4, weights trained by blocks",
 }
 """Labels of the record, and what the tables call them."""
@@ -217,7 +218,7 @@ def swept() -> str:
         scores = [choose(t).mean("test", lambda scores, t=t: scores.snn[t]) for t in SHORT]
         cells.append((f"{label}, one network for each T", *(percent(score) for score in scores)))
     count = len(sweep.results)
-    beside = table((f"of {count} trainings with N and c by hand", *(f"T = {t}" for t in SHORT)), cells)
+    beside = table((f"of {count} trainings on a grid of N and c", *(f"T = {t}" for t in SHORT)), cells)
     return f"{beside}\nMean of two seeds. Record: {link('sweep-digits.json')}.\n"
 
 

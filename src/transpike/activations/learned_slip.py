@@ -25,12 +25,10 @@ from torch import Tensor, nn
 from transpike.activations.contract import (
     ActivationSettings,
     ThetaPercentile,
-    TrainedActivation,
     check_number,
     check_start,
-    keep_positive,
 )
-from transpike.activations.slip import slip, slip_derivative
+from transpike.activations.slip import ThetaActivation, slip, slip_derivative
 from transpike.functional import clip_floor, ramp
 
 _MEASURED = 16
@@ -79,7 +77,7 @@ class LearnedSlipReLU(ActivationSettings):
         return LearnedSlipActivation(self)
 
 
-class LearnedSlipActivation(TrainedActivation):
+class LearnedSlipActivation(ThetaActivation):
     """One SlipReLU that learns theta, c and N; input and output have the same shape.
 
     In evaluation mode it is the activation of the largest T.
@@ -91,29 +89,16 @@ class LearnedSlipActivation(TrainedActivation):
         steps: the T that the next batch is trained for, one of the settings'; `begin_batch` takes turns.
     """
 
+    config: LearnedSlipReLU
+
     def __init__(self, config: LearnedSlipReLU) -> None:
-        super().__init__()
-        self.config: LearnedSlipReLU = config
-        start = config.theta_init if isinstance(config.theta_init, int | float) else 1.0
-        self.theta = nn.Parameter(torch.tensor(float(start)))
+        super().__init__(config)
         logit = math.log(config.slope_init / (1 - config.slope_init))
         self.slope_logits = nn.Parameter(torch.full((len(config.steps),), logit))
-        own = [
-            min(range(len(config.candidates)), key=lambda index: abs(config.candidates[index] - t))
-            for t in config.steps
-        ]
+        near = [[abs(candidate - t) for candidate in config.candidates] for t in config.steps]
+        own = [distances.index(min(distances)) for distances in near]
         self.level_logits = nn.Parameter(torch.eye(len(config.candidates))[own])
         self.steps = config.steps[-1]
-
-    @property
-    def threshold(self) -> Tensor:
-        """The threshold that forward uses: theta, held above the smallest."""
-        return keep_positive(self.theta)
-
-    @property
-    def shift(self) -> float:
-        """Delta."""
-        return self.config.shift
 
     @property
     def learned(self) -> dict[int, tuple[int, float]]:
@@ -125,10 +110,6 @@ class LearnedSlipActivation(TrainedActivation):
     def begin_batch(self, index: int) -> None:
         """Takes the T of the settings in turn."""
         self.steps = self.config.steps[index % len(self.config.steps)]
-
-    def start_at(self, theta: float) -> None:
-        """Sets theta."""
-        self.theta.data.fill_(theta)
 
     def forward(self, z: Tensor) -> Tensor:
         """Applies eq. 8 with the c and N of one T; in training mode, `objective` becomes eq. 5 of this batch."""

@@ -119,16 +119,18 @@ def SlipReLUMode1(levels: int, slope: float, **settings: Any) -> SlipReLU:  # no
     return SlipReLU(levels=levels, slope=slope, **{"shift": 0.5, "ramp_shift": 0.0, **settings})
 
 
-class SlipActivation(TrainedActivation):
-    """One SlipReLU with a trainable threshold; input and output have the same shape.
+class ThetaActivation(TrainedActivation):
+    """An activation whose threshold is a parameter, theta.
 
     Args:
-        config: the settings, kept as `config` and stored in checkpoints.
+        config: the settings, with ``theta_init`` and ``shift``.
     """
 
-    def __init__(self, config: SlipReLU) -> None:
+    config: Any
+
+    def __init__(self, config: ActivationSettings) -> None:
         super().__init__()
-        self.config: SlipReLU = config
+        self.config = config
         start = config.theta_init if isinstance(config.theta_init, int | float) else 1.0
         self.theta = nn.Parameter(torch.tensor(float(start)))
 
@@ -140,11 +142,21 @@ class SlipActivation(TrainedActivation):
     @property
     def shift(self) -> float:
         """Delta."""
-        return self.config.shift
+        return float(self.config.shift)
 
     def start_at(self, theta: float) -> None:
         """Sets theta."""
         self.theta.data.fill_(theta)
+
+
+class SlipActivation(ThetaActivation):
+    """One SlipReLU with a trainable threshold; input and output have the same shape.
+
+    Args:
+        config: the settings, kept as `config` and stored in checkpoints.
+    """
+
+    config: SlipReLU
 
     def forward(self, z: Tensor) -> Tensor:
         """Applies eq. 8."""

@@ -24,7 +24,7 @@ from transpike.cli.output import out, say
 from transpike.conversion.config import TABLES
 
 if TYPE_CHECKING:
-    from transpike.schedules import Schedule
+    pass
 
 
 @compare.command("schedules")
@@ -59,24 +59,20 @@ def compare_schedules(
     * `transpike compare schedules snn.safetensors --schedules plain,staggered:budget=2,staggered:budget=8`
     """
     from transpike.cli.find_model import find_converted
-    from transpike.cli.words import read_schedule
     from transpike.cli.work import (
         check_output,
         check_run,
         data_for,
         device_of,
-        search_schedule,
-        searched_budget,
+        read_schedules,
+        search_schedules,
         test_batches,
     )
     from transpike.experiments.compare import TestSet
     from transpike.experiments.compare import compare_schedules as run
     from transpike.report import plot_latency, schedules_table
 
-    wanted: dict[str, Schedule | int] = {}
-    for label in schedules.split(","):
-        budget = searched_budget(label)
-        wanted[label] = read_schedule(label, probe_steps) if budget is None else budget
+    wanted = read_schedules(schedules, probe_steps)
     check_run(steps, images, dataset)
     if output is not None:
         check_output(output / "result.json")
@@ -85,14 +81,7 @@ def compare_schedules(
     name, found = data_for(snn, dataset, data)
     runs = [(images, steps)] + ([] if long_steps is None else [(long_images, long_steps)])
     tests = [TestSet(test_batches(found, which, batch_size), tuple(range(1, last + 1))) for which, last in runs]
-    ready: dict[str, Schedule] = {}
-    at: dict[str, tuple[int, ...]] = {}
-    for label, schedule in wanted.items():
-        if isinstance(schedule, int):
-            lags = search_schedule(snn, found, schedule, label.partition(":")[0])
-            ready[label], at[label] = lags.schedule, (lags.steps,)
-        else:
-            ready[label] = schedule
+    ready, at = search_schedules(wanted, snn, found)
     reports = run(snn, ready, tests, at=at, dataset=name, folder=output, progress=True, say=say)
     say(f"conversion: {snn.conversion}")
     for table in reports:

@@ -143,21 +143,12 @@ def _schedules(
 ) -> tuple[dict[str, Schedule], dict[str, tuple[int, ...]]]:
     """Schedules by label, and the T of those that are made for one."""
     from transpike.cli.words import read_schedule
-    from transpike.cli.work import search_schedule, searched_budget
+    from transpike.cli.work import read_schedules, search_schedules
 
-    found: dict[str, Schedule] = {}
-    at: dict[str, tuple[int, ...]] = {}
-    if words is None:
-        own = snn.schedule
-        found = {str(own).split(" ")[0]: own}
-        for name in _DEFAULT:
-            found.setdefault(name, read_schedule(name, probe_steps))
-        return found, at
-    for label in words.split(","):
-        budget = searched_budget(label)
-        if budget is not None:
-            lags = search_schedule(snn, data, budget, label.partition(":")[0])
-            found[label], at[label] = lags.schedule, (lags.steps,)
-        else:
-            found[label] = read_schedule(label, probe_steps)
-    return found, at
+    if words is not None:
+        return search_schedules(read_schedules(words, probe_steps), snn, data)
+    own = snn.schedule
+    found = {str(own).split(" ")[0]: own}
+    for name in _DEFAULT:
+        found.setdefault(name, read_schedule(name, probe_steps))
+    return found, {}

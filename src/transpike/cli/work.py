@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ from torch.utils.data import DataLoader
 
 from transpike.cli.options import Device
 from transpike.cli.output import note, say
-from transpike.cli.words import parse_numbers
+from transpike.cli.words import parse_numbers, read_schedule
 from transpike.data import DATA, Data, Preparation, load_data, loader, random_subset, test_images
 from transpike.data.contract import check_images_word
 from transpike.errors import ConfigError, DataError, ModelError, OutputError, known_words
 from transpike.graph.capture import evaluation_mode
 from transpike.network.spiking import SpikingNetwork
-from transpike.schedules import Plain
+from transpike.schedules import Plain, Schedule
 from transpike.schedules.contract import MOST_STEPS
 from transpike.selection.lags import LagSearch, search_lags
 from transpike.serialization.fields import check_count
@@ -141,14 +142,35 @@ SEARCHED = ("staggered", "digits")
 """The schedules whose lags can be searched for a budget of pipeline steps."""
 
 
-def searched_budget(label: str) -> int | None:
-    """B of ``staggered:budget=B`` or ``digits:budget=B``; None where no budget stands.
+def read_schedules(words: str, probe_steps: int | None) -> dict[str, Schedule | int]:
+    """Schedules by what they are called in ``words``; for ``staggered:budget=B`` and ``digits:budget=B`` it is B.
 
     Raises:
-        ValueError: B is no whole number.
+        ConfigError, ValueError: an unknown schedule or setting, or B is no whole number of at least 1.
     """
-    name, colon, budget = label.partition(":budget=")
-    return parse_numbers(budget, f"{name}:budget=")[0] if colon and name in SEARCHED else None
+    found: dict[str, Schedule | int] = {}
+    for label in words.split(","):
+        name, colon, budget = label.partition(":budget=")
+        if colon and name in SEARCHED:
+            found[label] = check_count("budget", parse_numbers(budget, f"{name}:budget=")[0])
+        else:
+            found[label] = read_schedule(label, probe_steps)
+    return found
+
+
+def search_schedules(
+    wanted: Mapping[str, Schedule | int], snn: SpikingNetwork, data: Data
+) -> tuple[dict[str, Schedule], dict[str, tuple[int, ...]]]:
+    """What `read_schedules` read, with lags for the budgets; and the T of those that are made for one."""
+    ready: dict[str, Schedule] = {}
+    at: dict[str, tuple[int, ...]] = {}
+    for label, schedule in wanted.items():
+        if isinstance(schedule, int):
+            lags = search_schedule(snn, data, schedule, label.partition(":")[0])
+            ready[label], at[label] = lags.schedule, (lags.steps,)
+        else:
+            ready[label] = schedule
+    return ready, at
 
 
 def search_schedule(snn: SpikingNetwork, data: Data, budget: int, name: str) -> LagSearch:

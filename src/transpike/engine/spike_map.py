@@ -87,7 +87,7 @@ class MapShape:
         if self.digits:
             digits = bits(self._counts(spikes).int(), self.digits, steps).float()
             unit = theta.detach().reshape(-1, 1, 1).expand(self.channels, 1, 1) / self.probe
-            return at_their_places(digits, self.digits) * unit
+            return at_their_places(digits, [2.0**place for place in reversed(range(self.digits))]) * unit
         found = torch.empty(steps, batch, self.channels, self.rows, self.columns)
         factors = theta.detach().reshape(-1).expand(self.channels).contiguous()
         place = (self.padded_rows, self.padded_columns, self.halo.top, self.halo.left)

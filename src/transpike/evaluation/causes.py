@@ -122,6 +122,7 @@ class ErrorCauses:
         agreement: share of samples with the same largest answer in both; None if the answer is no single ``[N, C]``.
         steps: T.
         schedule: in words.
+        digits: whether events were digits instead of rates.
         images: number of samples.
     """
 
@@ -131,6 +132,7 @@ class ErrorCauses:
     agreement: float | None
     steps: int
     schedule: str
+    digits: bool
     images: int
 
     def objective(self, weight: float) -> float:
@@ -211,7 +213,7 @@ def error_causes(
         images += len(inputs[0])
     deviation, conversion, agreement = answers.result()
     sites = tuple(tally.result(name) for name, tally in tallies.items())
-    return ErrorCauses(sites, deviation, conversion, agreement, steps, str(schedule), images)
+    return ErrorCauses(sites, deviation, conversion, agreement, steps, str(schedule), schedule.incremental, images)
 
 
 def _source(drives: dict[str, Tensor]) -> Any:

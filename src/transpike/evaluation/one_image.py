@@ -56,7 +56,7 @@ class ImageEvents:
         label: its class.
         schedule: in words.
         sites: in execution order.
-        answers: the running mean of the outputs after every step, ``[T][classes]``.
+        answers: the answer after every step, ``[T][classes]``.
         ann: the outputs of the source network.
     """
 

@@ -170,7 +170,8 @@ def find_recipe(name: str) -> Recipe:
 def parse_recipe(text: str, name: str) -> Recipe:
     """Reads a recipe from TOML.
 
-    The fields are those of `Recipe`, with tables ``[[train]]`` for `Training` and ``[[row]]`` for `RecipeRow`. A row
+    The fields are those of `Recipe`, with tables ``[[train]]`` for `Training` and ``[[row]]`` for `RecipeRow`. An
+    activation is a table of settings, with its ``name`` if it is not ``slip``. A row
     has ``conversion``, a table for `transpike.conversion.config.read_conversion` (left out: trained thresholds), and
     either ``at``, a list of T, or ``steps``, the largest T (left out: the recipe's ``steps``). Where a setting of the
     conversion is ``"each"``, there is one conversion for every T in ``at``, with T in its place. ``schedule`` runs the

@@ -230,7 +230,7 @@ def study_network(
     reports = {label: run(snn, label, schedule, wanted[label]) for label, schedule in schedules.items()}
     others = {} if baseline is None else {"ReLU baseline": run(baseline, "baseline", baseline.schedule, every)}
     say("causes of error, offset spikes, operations, single images")
-    offsets, no_offsets = _offsets(snn, few, settings, progress)
+    offsets, no_offsets = _offsets(snn, few, main, settings, progress)
     answers = image_answers(snn, few, steps=steps, schedule=main, progress=progress)
     chosen = choose_examples(answers, settings.examples)
     raster = settings.raster if settings.raster is not None else (chosen or answers)[0].image
@@ -322,9 +322,11 @@ def _agreement(answers: Sequence[ImageAnswers]) -> tuple[float, ...]:
 
 
 def _offsets(
-    snn: SpikingNetwork, batches: Iterable[Any], settings: StudySettings, progress: bool
+    snn: SpikingNetwork, batches: Iterable[Any], main: Schedule, settings: StudySettings, progress: bool
 ) -> tuple[dict[str, Offsets], str]:
     """Offset spikes of plain and of COS, or why there are none."""
+    if main.incremental:
+        return {}, f"{main} sends digits, of which none is a spike too many or too few"
     rho = settings.probe_steps
     try:
         return offset_spikes(snn, batches, iterated_schedules(rho, 1), probe_steps=rho, progress=progress), ""

@@ -10,7 +10,7 @@ from torch import Tensor
 from transpike.functional import summing_type
 
 
-def signed_digits(drive: Tensor, theta: Tensor, worth: Sequence[float], decision: float, lag: int) -> Tensor:
+def signed_digits(drive: Tensor, theta: Tensor, worth: Sequence[Tensor], decision: float, lag: int) -> Tensor:
     """Digits of -1, 0 and 1 that follow ``clip(P, 0, theta)``, with P the sum of what has arrived.
 
     Digit k is decided when step k + lag has arrived: 1 where at least ``decision`` of its worth is missing, -1 where as
@@ -19,7 +19,7 @@ def signed_digits(drive: Tensor, theta: Tensor, worth: Sequence[float], decision
     Args:
         drive: increments ``[S, N, *]``.
         theta: full scale, broadcastable to ``[N, *]``.
-        worth: of each digit, in thetas, falling.
+        worth: of each digit, falling, broadcastable like theta.
         decision: share of a digit's worth.
         lag: steps, at most S.
 
@@ -30,10 +30,9 @@ def signed_digits(drive: Tensor, theta: Tensor, worth: Sequence[float], decision
     dtype = summing_type(drive.dtype)
     arrived = drive[:lag].sum(0, dtype=dtype)
     sent = torch.zeros_like(arrived)
-    for step, (share, current, event) in enumerate(zip(worth, drive[lag:], events, strict=False), start=1):
+    for step, (size, current, event) in enumerate(zip(worth, drive[lag:], events, strict=False), start=1):
         arrived = arrived + current
         missing = torch.minimum(arrived.clamp_min(0.0), theta) - sent
-        size = share * theta
         bound = (0.5 if step == len(worth) else decision) * size
         digit = (missing >= bound).to(dtype) - (missing <= -bound).to(dtype)
         sent = sent + digit * size
@@ -48,7 +47,8 @@ def bits(count: Tensor, digits: int, steps: int) -> Tensor:
     return (shifted & 1) * (places >= 0).view(-1, *[1] * count.dim())
 
 
-def at_their_places(bits: Tensor, digits: int) -> Tensor:
-    """``bits [S, *]`` times 2^(T - 1), 2^(T - 2), ... 1."""
-    places = torch.arange(digits - 1, digits - 1 - bits.shape[0], -1, device=bits.device).clamp_min(0)
-    return bits * torch.pow(2.0, places).to(bits.dtype).view(-1, *[1] * (bits.dim() - 1))
+def at_their_places(events: Tensor, places: Sequence[float]) -> Tensor:
+    """Digits ``[S, *]`` times the weights of their places; nothing behind the last."""
+    steps = events.shape[0]
+    weights = events.new_tensor([*places, *[0.0] * max(0, steps - len(places))])[:steps]
+    return events * weights.view(-1, *[1] * (events.dim() - 1))

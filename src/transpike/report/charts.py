@@ -89,7 +89,7 @@ def accuracy_chart(study: Study) -> Chart:
     return Chart(
         "accuracy",
         "Accuracy against T",
-        "time-steps T that are averaged for the answer",
+        "time-steps T that are read out for the answer",
         "top-1 accuracy in %",
         {"": _lines(_reports(study), lambda report: [row.steps for row in report.rows])},
         _levels(study),
@@ -117,7 +117,7 @@ def rows_chart(study: Study) -> Chart:
     return Chart(
         "rows",
         "Accuracy of all rows of the run",
-        "time-steps T that are averaged for the answer",
+        "time-steps T that are read out for the answer",
         "top-1 accuracy in %",
         {"": _lines(study.rows, lambda report: [row.steps for row in report.rows])},
         {"ANN": next(iter(accuracies.values()))} if same else accuracies,

@@ -70,7 +70,7 @@ def bounds_table(snn: SpikingNetwork, causes: ErrorCauses) -> Table | None:
     """
     trained = {site.name: snn.site(site.name).activation for site in snn.sites}
     slips = {name: module for name, module in trained.items() if isinstance(module, SlipActivation)}
-    if not slips or causes.schedule.split(" ")[0] in ("radix", "digits"):
+    if not slips or causes.digits:
         return None
     table = plain_table(
         f"bounds, T = {causes.steps}: mean |ANN - SNN| of a drive that is the same at every step, in units of theta",

@@ -58,7 +58,7 @@ def _steps_axis(reports: Iterable[Report]) -> str:
     if waits == {0}:
         return "time-steps T (all layers step together)"
     latency = f"{waits.pop()} + T" if len(waits) == 1 else "depends on the schedule"
-    return f"time-steps T averaged for the answer; pipeline latency {latency}"
+    return f"time-steps T read out for the answer; pipeline latency {latency}"
 
 
 def _figure(title: str) -> tuple[Any, Any]:

@@ -16,7 +16,7 @@ from transpike.training import Epoch
 from transpike.zoo import ZOO
 
 LATENCY_CAPTION = (
-    "steps to the answer: T averaged; claimed: as the schedule's paper counts; pipeline: from the first input, all "
+    "steps to the answer: T read out; claimed: as the schedule's paper counts; pipeline: from the first input, all "
     "layers stepping at once; interval: between two images"
 )
 """What the columns of latency mean."""

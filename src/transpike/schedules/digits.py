@@ -60,25 +60,28 @@ class DigitCode(Schedule):
         super().__post_init__()
         check_count("digits", self.digits, most=MOST_DIGITS)
 
-    @abstractmethod
-    def worth(self, digit: int) -> float:
-        """What digit k = 1, 2, ... is worth, in thresholds; 0 behind the last."""
-
     @property
-    def levels(self) -> int:
-        """How many of the last digit's worth make one threshold; at most `MOST_LEVELS`."""
-        return min(MOST_LEVELS, round(1 / self.worth(self.digits)))
+    @abstractmethod
+    def places(self) -> list[float]:
+        """The weights of digits 1 .. T; together they are worth one threshold."""
 
     @property
     def worths(self) -> list[float]:
         """What digits 1 .. T are worth, in thresholds."""
-        return [self.worth(digit) for digit in range(1, self.digits + 1)]
+        return [place / sum(self.places) for place in self.places]
+
+    @property
+    def levels(self) -> int:
+        """How many of the last digit's worth make one threshold; at most `MOST_LEVELS`."""
+        return min(MOST_LEVELS, round(1 / self.worths[-1]))
+
+    def unit(self, theta: Tensor) -> Tensor:
+        """What a place of weight 1 is worth."""
+        return theta / sum(self.places)
 
     def values(self, events: Tensor, theta: Tensor) -> Tensor:
         """Digits times what they are worth."""
-        steps = events.shape[0]
-        worth = events.new_tensor([*self.worths, *[0.0] * max(0, steps - self.digits)])[:steps]
-        return theta * (events * worth.view(-1, *[1] * (events.dim() - 1)))
+        return at_their_places(events, self.places) * self.unit(theta)
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,10 @@ class Radix(DigitCode):
     Layer after layer, as `AccumulateThenFire`; binary events.
     """
 
-    def worth(self, digit: int) -> float:
-        """``2^(T - k) / (2^T - 1)``: a neuron that sends every digit sends one threshold."""
-        return 2.0 ** (self.digits - digit) / (2**self.digits - 1) if digit <= self.digits else 0.0
-
-    def values(self, events: Tensor, theta: Tensor) -> Tensor:
-        """Bits at their places, in units of ``theta / (2^T - 1)``."""
-        unit: Tensor = theta / (2**self.digits - 1)
-        return at_their_places(events, self.digits) * unit
+    @property
+    def places(self) -> list[float]:
+        """``2^(T - 1), ..., 2, 1``."""
+        return [2.0**place for place in reversed(range(self.digits))]
 
     def delay(self, site: str) -> int:
         """T: the first bit comes after all digits of the sites before."""
@@ -118,7 +117,7 @@ class Radix(DigitCode):
         need_soft_reset(self, context.neuron)
         drive, most = context.drive, 2**self.digits - 1
         total = drive[: self.digits].sum(0, dtype=summing_type(drive.dtype))
-        count = torch.floor(total / (context.parameters.theta / most) + 0.5).clamp(0, most).to(torch.int32)
+        count = torch.floor(total / self.unit(context.parameters.theta) + 0.5).clamp(0, most).to(torch.int32)
         return bits(count, self.digits, drive.shape[0]).to(drive.dtype), ()
 
 
@@ -157,13 +156,14 @@ class SignedDigits(DigitCode):
         """Lag of a site in steps."""
         return dict(self.site_lags).get(site, self.default_lag)
 
-    def worth(self, digit: int) -> float:
-        """``(b - 1) b^-k / (1 - b^-T)``: a neuron that sends every digit sends one threshold."""
-        most = 1.0 - self.base**-self.digits
-        return (self.base - 1.0) * self.base**-digit / most if digit <= self.digits else 0.0
+    @property
+    def places(self) -> list[float]:
+        """``(b - 1) b^-1, ..., (b - 1) b^-T``, whose sum is ``1 - b^-T``."""
+        return [(self.base - 1.0) * self.base**-digit for digit in range(1, self.digits + 1)]
 
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
         """The digits, then nothing; there is no memory."""
         need_soft_reset(self, context.neuron)
-        theta, lag = context.parameters.theta, self.lag(context.site)
-        return signed_digits(context.drive, theta, self.worths, self.decision, lag), ()
+        theta = context.parameters.theta
+        sizes = [place * self.unit(theta) for place in self.places]
+        return signed_digits(context.drive, theta, sizes, self.decision, self.lag(context.site)), ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -243,7 +244,7 @@ _Family = Callable[[tuple[tuple[str, int], ...]], Schedule]
 
 
 def _rates() -> list[_Family]:
-    return [lambda lags, wait=wait: Staggered(0, lags, wait) for wait in Wait]  # type: ignore[misc]
+    return [partial(Staggered, 0, wait=wait) for wait in Wait]
 
 
 def _digits(judge: _Judge) -> list[_Family]:

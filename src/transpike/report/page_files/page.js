@@ -43,7 +43,7 @@
     const small = narrow();
     const layout = structuredClone(own);
     if (small && layout.xaxis.title && layout.xaxis.title.text.length > 45) {
-      layout.xaxis.title.text = layout.xaxis.title.text.replace(/, all layers.*| that are averaged.*/, "");
+      layout.xaxis.title.text = layout.xaxis.title.text.replace(/, all layers.*| that are read out.*/, "");
     }
     return {
       ...layout,
