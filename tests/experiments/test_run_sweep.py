@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -169,6 +170,11 @@ def test_a_trial_that_diverges_is_a_result(tmp_path: Path):
     assert all("the loss became" in result.reason or "infinite" in result.reason for result in record.results)
     assert record.results[0].validation is None
     assert record.cells == []
+    # A finished record whose trials are gone is made again; what was there is not lost on the way.
+    shutil.rmtree(tmp_path / "trials")
+    again = run_sweep(sweep, tmp_path)
+    assert again.finished
+    assert [(r.trial, r.state) for r in again.results] == [(r.trial, r.state) for r in record.results]
 
 
 def test_a_relu_network_that_diverges_ends_the_sweep(tmp_path: Path):

@@ -18,7 +18,8 @@ from transpike.evaluation.offsets import offset_spikes
 from transpike.evaluation.one_image import ImageAnswers
 from transpike.evaluation.operations import count_ann_operations, count_operations
 from transpike.experiments.study import Study, StudySettings, choose_examples, picture, study_network
-from transpike.schedules import OffsetSpike, Plain, Staggered
+from transpike.report import study_page
+from transpike.schedules import OffsetSpike, Plain, SignedDigits, Staggered
 
 SCHEDULES = {"cos": OffsetSpike(2), "plain": Plain(), "late": Staggered(1)}
 SETTINGS = StudySettings(steps=3, images="40", detail_images=20, counted_images=10, probe_steps=2, examples=4)
@@ -106,6 +107,18 @@ def test_a_neuron_without_offsets_is_said(data: tp.data.Data) -> None:
 
 def answers(image: int, label: int, *given: int) -> ImageAnswers:
     return ImageAnswers(image, label, label, given, tuple(1.0 for _ in given))
+
+
+def test_a_page_about_digits_has_no_offset_spikes(snn: tp.SpikingNetwork, data: tp.data.Data) -> None:
+    schedules = {"digits": SignedDigits(3), "plain": Plain()}
+    study = study_network(snn, data, schedules, SETTINGS)
+    assert study.offsets == {}
+    assert "sends digits" in study.no_offsets
+    assert study.causes.digits
+    (counted,) = [run for run in study.operations if (run.label, run.steps) == ("digits", 3)]
+    events = {layer.layer: layer.events for layer in counted.operations.layers}
+    assert (events["stem.0"], events["stages.0.conv1"]) == (False, True)  # an image is multiplied, digits are added
+    assert "sends digits" in study_page(study)
 
 
 def test_examples_are_right_and_wrong_ones_that_settle_last() -> None:

@@ -221,10 +221,11 @@ class _Counter(TorchFunctionMode):
 
     def _add(self, func: Callable[..., Tensor], given: dict[str, Any]) -> None:
         values, weight = given["input"], given["weight"]
-        layer = self.layers.setdefault(self.names.get(id(weight), f"{func.__name__} of {list(weight.shape)}"), _Layer())
+        name = self.names.get(id(weight), f"{func.__name__} of {list(weight.shape)}")
         steps = values.shape[0] // self.batch if self.digits else 1
-        if self.digits and steps == 1 and not bool(values.any()):
-            return  # what the layer gives for nothing, which a device knows
+        if self.digits and steps == 1 and name in self.layers and not bool(values.any()):
+            return  # after each call, digits ask what the layer gives for nothing; a device knows that
+        layer = self.layers.setdefault(name, _Layer())
         settings = {key: value for key, value in given.items() if key not in ("input", "weight", "bias")}
         layer.rows += values.shape[0]
         layer.constant &= values.shape[0] == self.batch
