@@ -116,7 +116,7 @@ def test_an_interrupted_and_a_killed_sweep_go_on_without_repeating_a_trial(tmp_p
     done = subprocess.run(_command(folder), capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     assert {file: file.stat().st_mtime_ns for file in first} == first, "a finished trial was run again"
-    # What the killed session left is removed, too, unless agents of it that still end write there once more.
+    assert not Path(temporary).exists(), "what the killed session left"
     record = read_sweep(folder)
     assert record.finished
     assert _numbers(record) == _numbers(whole)

@@ -100,7 +100,7 @@ def test_what_print_shows() -> None:
 
 def test_the_axis_says_what_the_answer_takes() -> None:
     assert _steps_axis([report("plain", 0)]) == "time-steps T (all layers step together)"
-    assert _steps_axis([report("cos", 28)]).endswith("averaged for the answer; pipeline latency 28 + T")
+    assert _steps_axis([report("cos", 28)]).endswith("read out for the answer; pipeline latency 28 + T")
     assert _steps_axis([report("plain", 0), report("cos", 28)]).endswith("depends on the schedule")
 
 

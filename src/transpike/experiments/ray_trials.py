@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,7 @@ _QUIET = {
 }
 _TOKEN_MODE = "RAY_AUTH_MODE"
 _TEMPORARY = "transpike-ray-"
+_NOTE = Path("ray", "temporary")  # in the sweep's folder; names the temporary folder
 _STORE_BYTES = 200_000_000
 
 
@@ -137,7 +139,7 @@ def _tune(
         if grid.errors:
             raise _own_error(grid.errors[0], len(grid.errors))
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        _remove(storage)
 
 
 def _own_error(error: BaseException, trials: int = 0) -> TranspikeError:
@@ -308,9 +310,7 @@ def _ray(folder: Path, address: str | None) -> Iterator[None]:
         finally:
             ray.shutdown()
         return
-    note = folder / "ray" / "temporary"
-    if note.is_file():  # what a killed session left
-        _remove_temporary(Path(note.read_text(encoding="utf-8").strip()))
+    note = folder / _NOTE
     temporary = Path(tempfile.mkdtemp(prefix=_TEMPORARY))  # not in the folder: paths of sockets must be short
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(f"{temporary}\n", encoding="utf-8")
@@ -329,9 +329,27 @@ def _ray(folder: Path, address: str | None) -> Iterator[None]:
     finally:
         ray.shutdown()
         _remove_temporary(temporary)
-        shutil.rmtree(note.parent, ignore_errors=True)
+        _remove(note.parent)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what a killed session left of its Ray."""
+    note = folder / _NOTE
+    if note.is_file():
+        _remove_temporary(Path(note.read_text(encoding="utf-8").strip()))
+    _remove(note.parent)
 
 
 def _remove_temporary(path: Path) -> None:
     if path.name.startswith(_TEMPORARY) and path.parent == Path(tempfile.gettempdir()):
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
+
+
+def _remove(folder: Path, seconds: float = 10.0) -> None:
+    """Removes a folder into which processes of Ray that are about to end may still write."""
+    until = time.monotonic() + seconds
+    while folder.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > until:
+            return
+        time.sleep(0.05)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transpike.errors import DataError, count
-from transpike.experiments.ray_trials import check_ray, run_trials
+from transpike.experiments.ray_trials import check_ray, remove_leftovers, run_trials
 from transpike.experiments.sweep import Search, Sweep, Trial, first_difference
 from transpike.experiments.sweep_record import Scores, SweepRecord, TrialResult, read_sweep
 from transpike.experiments.trial import Workshop, digest_sweep_data
@@ -69,6 +69,7 @@ def run_sweep(
         )
     workshop = Workshop(sweep, folder, root, data, device, cpus_per_trial)
     with locked(folder, wait=False):
+        remove_leftovers(folder)
         log = _Log(workshop, whole, 0.0 if before is None else before.seconds, say)
         known = sweep.trials() if before is None else [*(r.trial for r in before.results), *sweep.trials()]
         for trial in dict.fromkeys(known):
