@@ -84,12 +84,14 @@ public:
   std::pair<std::vector<SpikeMap>, std::vector<std::vector<std::int64_t>>>
   run(const std::vector<const SpikeMap *> &given, const std::vector<std::optional<Floats>> &dense,
       const RuleNumbers &rule, std::ptrdiff_t samples, std::ptrdiff_t steps, bool counted) {
-    const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
-    const bool counts = kind == Rule::kAccumulate;
-    expect(kind >= Rule::kPlain && kind <= Rule::kAccumulate, "unknown schedule");
+    const auto &[kind, soft_reset, probe, iterations, epsilon, places, all_places, decision] = rule;
+    const bool counts = kind == Rule::kAccumulate, digits = kind == Rule::kDigits;
+    expect(kind >= Rule::kPlain && kind <= Rule::kDigits, "unknown schedule");
     expect(samples >= 0 && steps >= 1, "there must be at least one step");
     expect(steps <= kMostSteps, "too many steps for one run; use smaller chunks");
-    expect(probe >= (kind == Rule::kPlain ? 0 : 1) && probe <= steps, "the probe must lie in 1 .. steps");
+    expect(probe >= (kind == Rule::kPlain || digits ? 0 : 1) && probe <= steps, "the probe must lie in 1 .. steps");
+    expect(places.size() == static_cast<std::size_t>(digits ? steps : 0), "digits have one place for every step");
+    expect(!digits || (decision > 0 && all_places > 0), "what decides on a digit must be positive");
     expect(!counts || probe <= 255, "counts have one byte: the probe must lie in 1 .. 255");
     expect(soft_reset || kind == Rule::kPlain, "schedules that probe need soft reset");
     expect(given.size() == static_cast<std::size_t>(given_) && dense.size() == links_.size(), "a source is missing");

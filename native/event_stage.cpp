@@ -93,9 +93,10 @@ Map Reader::map(const Given &given, std::ptrdiff_t samples, std::ptrdiff_t steps
 }
 
 EventStage::EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, int lanes, Floats weights,
-                       Floats bias, Floats theta, bool counts, const Place &place)
-    : rows_(rows), columns_(columns), channels_(channels), per_byte_(counts ? 1 : 8), lanes_(lanes), weights_(weights),
-      bias_(bias), theta_(theta), place_(place) {
+                       Floats bias, Floats theta, int form, const Place &place)
+    : rows_(rows), columns_(columns), channels_(channels), form_(static_cast<Form>(form)),
+      per_byte_(form == kCounts ? 1 : 8), lanes_(lanes), weights_(weights), bias_(bias), theta_(theta), place_(place) {
+  expect(form >= kSpikes && form <= kSigned, "unknown form of a map");
   expect(rows >= 1 && columns >= 1 && channels >= 1, "the population is empty");
   expect(channels <= kMostChannels, "too many channels");
   const auto [out_rows, out_columns, top, left] = place;
@@ -172,12 +173,13 @@ void EventStage::set_columns(const Geometry &geometry,
 void EventStage::add_diagonal(const Geometry &geometry,
                               const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps, Floats weights,
                               std::ptrdiff_t shift) {
-  DiagonalSource source{reader(geometry), {}, weights, shift, 0};
+  DiagonalSource source{reader(geometry), {}, weights, 0, 0};
   expect(weights.ndim() == 2 && weights.shape(0) == taps.size() &&
              static_cast<std::ptrdiff_t>(weights.shape(1)) == padded(),
          "diagonal weights must be [taps, padded channels]");
-  expect(shift >= 0 && shift < channels_ && shift % 8 == 0, "channels move up by whole eights of them");
   const std::ptrdiff_t inputs = source.reader.channel_bytes * per_byte_;
+  expect(shift > -inputs && shift < channels_ && shift % 8 == 0, "channels move by whole eights of them");
+  source.first = std::max<std::ptrdiff_t>(0, shift);
   source.end = std::min(shift + inputs, padded());
   for (std::size_t tap = 0; tap < taps.size(); ++tap) {
     const auto [dy, dx] = taps[tap];
@@ -217,6 +219,11 @@ void EventStage::set_potential(Floats v_init) {
   v_init_ = v_init;
 }
 
+void EventStage::set_lag(int lag) {
+  expect(lag >= 0, "a lag must not be negative");
+  lag_ = lag;
+}
+
 std::vector<std::ptrdiff_t> EventStage::layout() const {
   const auto [out_rows, out_columns, top, left] = place_;
   return {out_rows, out_columns, channel_bytes(), top, left, rows_, columns_};
@@ -225,8 +232,9 @@ std::vector<std::ptrdiff_t> EventStage::layout() const {
 void EventStage::prepare(Prepared &prepared, const Sources<Given> &sources, const std::optional<Floats> &dense,
                          const RuleNumbers &rule, std::uint8_t *out, std::ptrdiff_t samples, std::ptrdiff_t steps,
                          int threads) const {
-  const auto [kind, soft_reset, probe, iterations, epsilon] = rule;
-  expect(counts() == (kind == Rule::kAccumulate), "accumulate-then-fire needs counts, other schedules need spikes");
+  const auto &[kind, soft_reset, probe, iterations, epsilon, places, all_places, decision] = rule;
+  const Form needed = kind == Rule::kAccumulate ? kCounts : (kind == Rule::kDigits ? kSigned : kSpikes);
+  expect(form_ == needed, "accumulate-then-fire needs counts, digits need signs, other schedules need spikes");
   prepare_currents(prepared, sources, dense, samples, steps, threads);
   Stage &stage = prepared.stage;
   expect(v_init_.has_value() && (v_init_->shape(0) == 1 || static_cast<std::ptrdiff_t>(v_init_->shape(0)) == samples),
@@ -235,7 +243,9 @@ void EventStage::prepare(Prepared &prepared, const Sources<Given> &sources, cons
   stage.v_init = v_init.data();
   stage.v_pixel = v_init.shape(1) == 1 ? 0 : padded();
   stage.v_sample = v_init.shape(0) == 1 ? 0 : static_cast<std::ptrdiff_t>(v_init.shape(1)) * padded();
-  stage.rule = {static_cast<Rule::Schedule>(kind), soft_reset, probe, iterations, static_cast<float>(epsilon)};
+  stage.rule = {static_cast<Rule::Schedule>(kind), soft_reset, probe, iterations, static_cast<float>(epsilon),
+                places.data(), static_cast<float>(all_places), static_cast<float>(decision)};
+  stage.lag = lag_;
   const auto [out_rows, out_columns, top, left] = place_;
   const std::ptrdiff_t bytes = channel_bytes();
   stage.out = out + (top * out_columns + left) * bytes;
@@ -251,7 +261,7 @@ void EventStage::means(const Sources<Given> &sources,
   expect(static_cast<std::ptrdiff_t>(out.shape(2)) == channels_ && static_cast<std::ptrdiff_t>(out.shape(3)) == rows_ &&
              static_cast<std::ptrdiff_t>(out.shape(4)) == columns_,
          "means must be [steps, samples, channels, rows, columns]");
-  expect(!counts(), "only spikes are read step by step");
+  expect(form_ == kSpikes, "only spikes are read step by step");
   Prepared prepared;
   const int number = threads();
   prepare_currents(prepared, sources, std::nullopt, samples, steps, number);
@@ -373,9 +383,9 @@ void EventStage::take_means(const float *currents, std::ptrdiff_t samples, std::
 
 void bind_event_stage(nb::module_ &m) {
   nb::class_<EventStage>(m, "EventStage")
-      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats, bool, Place>(),
+      .def(nb::init<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, int, Floats, Floats, Floats, int, Place>(),
            nb::arg("rows"), nb::arg("columns"), nb::arg("channels"), nb::arg("lanes"), nb::arg("weights").noconvert(),
-           nb::arg("bias").noconvert(), nb::arg("theta").noconvert(), nb::arg("counts"), nb::arg("place"))
+           nb::arg("bias").noconvert(), nb::arg("theta").noconvert(), nb::arg("form"), nb::arg("place"))
       .def("add_gather", &EventStage::add_gather, nb::arg("geometry"), nb::arg("runs"), nb::arg("counts") = false)
       .def("set_table", &EventStage::set_table, nb::arg("table").noconvert())
       .def("set_columns", &EventStage::set_columns, nb::arg("geometry"), nb::arg("taps"),
@@ -398,7 +408,8 @@ void bind_event_stage(nb::module_ &m) {
           },
           nb::arg("columns").none(), nb::arg("gathers"), nb::arg("diagonals"), nb::arg("out").noconvert())
       .def("set_image", &EventStage::set_image, nb::arg("shape"), nb::arg("moves"), nb::arg("weights").noconvert())
-      .def("set_potential", &EventStage::set_potential, nb::arg("v_init").noconvert());
+      .def("set_potential", &EventStage::set_potential, nb::arg("v_init").noconvert())
+      .def("set_lag", &EventStage::set_lag, nb::arg("lag"));
 }
 
 } // namespace transpike

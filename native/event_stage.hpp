@@ -33,7 +33,7 @@ struct Reader {
 using Geometry = std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t,
                             std::ptrdiff_t, std::ptrdiff_t>;
 using Place = std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>;
-using RuleNumbers = std::tuple<int, bool, int, int, double>; // as in Rule
+using RuleNumbers = std::tuple<int, bool, int, int, double, std::vector<float>, double, double>; // as in Rule
 
 // The maps that a stage reads, its windows of columns at most once.
 template <typename Each> struct Sources {
@@ -55,11 +55,14 @@ void run_links(std::vector<Link> &links, std::ptrdiff_t samples, int threads);
 
 class EventStage {
 public:
-  // It writes spikes, one bit per step, or counts, one byte (counts.hpp). Sources that hold counts say so: where it
-  // writes spikes those of a window at one step (pool.hpp).
+  // What it writes: spikes, one bit per step; counts, one byte (counts.hpp); or signed digits, at every step the bits of
+  // the positive ones of a pixel, then those of the negative ones (digits.hpp), which readers take for further channels.
+  enum Form { kSpikes = 0, kCounts = 1, kSigned = 2 };
+
+  // Sources that hold counts say so: where it writes spikes those of a window at one step (pool.hpp).
   // `place` in the map that it writes: rows and columns of the map with its halo, row and column of the first pixel.
   EventStage(std::ptrdiff_t rows, std::ptrdiff_t columns, std::ptrdiff_t channels, int lanes, Floats weights,
-             Floats bias, Floats theta, bool counts, const Place &place);
+             Floats bias, Floats theta, int form, const Place &place);
 
   void add_gather(const Geometry &geometry,
                   const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t, std::ptrdiff_t>> &runs,
@@ -72,7 +75,7 @@ public:
   void set_columns(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
                    Floats weights, std::optional<Floats> table, bool of_counts);
 
-  // Channel c reads channel c - shift; weights [taps, padded channels].
+  // Channel c reads channel c - shift, whole eights of either sign; weights [taps, padded channels].
   void add_diagonal(const Geometry &geometry, const std::vector<std::tuple<std::ptrdiff_t, std::ptrdiff_t>> &taps,
                     Floats weights, std::ptrdiff_t shift);
 
@@ -85,7 +88,10 @@ public:
   // Initial potentials of the following runs: [1 or samples, 1 or pixels, padded channels].
   void set_potential(Floats v_init);
 
-  bool counts() const { return per_byte_ == 1; }
+  // Steps that digits wait, of the following runs.
+  void set_lag(int lag);
+
+  bool counts() const { return form_ == kCounts; }
 
   // Where its spikes lie: rows, columns and bytes of a pixel of the map, row and column of the first pixel, and rows and
   // columns that have neurons.
@@ -127,13 +133,16 @@ private:
   void take_means(const float *currents, std::ptrdiff_t samples, std::ptrdiff_t steps, int threads, float *out) const;
   void check_kind(bool of_counts) const { expect(of_counts || !counts(), "a stage of counts cannot read spikes"); }
   std::ptrdiff_t kept_steps(std::ptrdiff_t steps) const { return counts() ? 1 : steps; } // of a map
-  std::ptrdiff_t channel_bytes() const { return (channels_ + 7) / 8 * (8 / per_byte_); }
+  std::ptrdiff_t channel_bytes() const { // of a pixel
+    return (channels_ + 7) / 8 * (form_ == kCounts ? 8 : (form_ == kSigned ? 2 : 1));
+  }
   std::ptrdiff_t pixels() const { return rows_ * columns_; }
   std::ptrdiff_t padded() const { return static_cast<std::ptrdiff_t>(tiles_) * lanes_; }
 
   std::ptrdiff_t rows_, columns_, channels_;
+  Form form_;
   std::ptrdiff_t per_byte_; // inputs in one byte of a map
-  int lanes_, tiles_;
+  int lanes_, tiles_, lag_ = 0;
   std::ptrdiff_t weight_rows_ = 0, inputs_ = 0;
   Floats weights_, bias_, theta_;
   Place place_;

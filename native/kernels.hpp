@@ -104,12 +104,15 @@ struct Image {
 
 // How the neurons of a stage turn currents into spikes.
 struct Rule {
-  enum Schedule { kPlain = 0, kResidual = 1, kOffset = 2, kExact = 3, kAccumulate = 4 };
+  enum Schedule { kPlain = 0, kResidual = 1, kOffset = 2, kExact = 3, kAccumulate = 4, kDigits = 5 };
   Schedule schedule;
   bool soft_reset;
   int probe;
   int iterations;
   float epsilon;
+  const float *places; // weights of the digits, one per step; null for other schedules
+  float all_places;    // their sum, which is worth one threshold
+  float decision;      // share of its worth from which a digit is sent
 };
 
 // Everything a stage needs. Channels are padded to whole tiles of `lanes`; padded ones have an infinite threshold.
@@ -134,9 +137,10 @@ struct Stage {
   const float *v_init;       // by strides, channels contiguous
   std::ptrdiff_t v_sample, v_pixel;
   Rule rule;
+  int lag; // steps that a digit waits
   float *currents; // where neurons do not fire: [samples][steps][pixels][padded channels] for the currents; or null
   std::uint8_t *out;
-  std::ptrdiff_t out_sample, out_step, out_row, out_channel_bytes;
+  std::ptrdiff_t out_sample, out_step, out_row, out_channel_bytes; // the last of a pixel
   std::ptrdiff_t block; // output pixels that one thread takes at a time, as far as their lists of inputs have room:
   std::ptrdiff_t list_entries;
   bool streamed;         // whether its weights do not stay in the cache from one block to the next

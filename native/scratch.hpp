@@ -25,5 +25,22 @@ inline const float *initial_potential(const Stage &stage, const Pixel &pixel, st
   return stage.v_init + pixel.n * stage.v_sample + pixel.place * stage.v_pixel + channel;
 }
 
+// The currents that pixel number `i` of a block receives beside spikes, its channels from `channel` on; or null.
+inline const float *dense_currents(const Stage &stage, int i, std::ptrdiff_t channel, std::ptrdiff_t lanes,
+                                   const Scratch &scratch) {
+  if (stage.image != nullptr)
+    return scratch.image + i * lanes;
+  if (stage.dense == nullptr)
+    return nullptr;
+  const Pixel &pixel = scratch.pixel[i];
+  return stage.dense + pixel.n * stage.dense_sample + pixel.place * stage.dense_pixel + channel;
+}
+
+// Writes the lowest bytes of a word; little-endian, as every CPU with these vectors.
+inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
+  for (std::ptrdiff_t i = 0; i < bytes; ++i)
+    to[i] = static_cast<std::uint8_t>(word >> (8 * i));
+}
+
 } // namespace
 } // namespace transpike

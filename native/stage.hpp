@@ -6,6 +6,7 @@
 
 #include "chain.hpp"
 #include "currents.hpp"
+#include "digits.hpp"
 #include "image.hpp"
 #include "narrow.hpp"
 
@@ -16,12 +17,6 @@ constexpr std::ptrdiff_t kLine = 16; // floats in a line of the cache
 
 // Whether active inputs of gathers are listed.
 inline bool lists_windows(const Stage &stage) { return stage.gathers > 0 && stage.table == nullptr; }
-
-// Writes the lowest bytes of a word; little-endian, as every CPU with these vectors.
-inline void put(std::uint8_t *to, std::uint64_t word, std::ptrdiff_t bytes) {
-  for (std::ptrdiff_t i = 0; i < bytes; ++i)
-    to[i] = static_cast<std::uint8_t>(word >> (8 * i));
-}
 
 // Fires a block of neurons, all steps of a pixel while its potentials are in registers, and writes their spikes.
 // Currents of one step lie `step` behind those of the step before.
@@ -127,11 +122,8 @@ void window_currents(const Stage &stage, int count, int steps, std::ptrdiff_t st
   for (int i = 0; i < count; ++i) {
     const Pixel &pixel = scratch.pixel[i];
     const float *dense = nullptr;
-    if (stage.image != nullptr)
-      dense = scratch.image + i * kLanes;
-    else if (stage.dense != nullptr)
-      dense = stage.dense + pixel.n * stage.dense_sample + pixel.place * stage.dense_pixel +
-              static_cast<std::ptrdiff_t>(tile) * kLanes;
+    if (stage.rule.schedule != Rule::kDigits)
+      dense = dense_currents(stage, i, static_cast<std::ptrdiff_t>(tile) * kLanes, kLanes, scratch);
     for (std::ptrdiff_t line = 0; line < ahead && next < end; ++line, next += kLine)
       __builtin_prefetch(next, 0, 2);
     const auto begin = [&](int t, Vec(&sum)[kVectors]) { // with all that is neither listed nor looked up
@@ -210,6 +202,7 @@ template <int kVectors>
 void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   constexpr int kLanes = kVectors * kWidth;
   const bool spikes_in = stage.columns != nullptr || stage.gathers > 0 || stage.diagonals > 0;
+  const bool digits = stage.rule.schedule == Rule::kDigits;
   const bool constant = !spikes_in && (stage.dense == nullptr || stage.dense_step == 0);
   const int steps = constant ? 1 : stage.steps; // steps with currents of their own
   const std::ptrdiff_t channel = static_cast<std::ptrdiff_t>(tile) * kLanes;
@@ -217,8 +210,8 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
   const Pixel *pixel = scratch.pixel;
   Vec bias[kVectors];
   for (int k = 0; k < kVectors; ++k)
-    bias[k] = load(stage.bias + channel + k * kWidth);
-  const std::ptrdiff_t left = stage.out_channel_bytes - channel / 8;
+    bias[k] = digits ? Vec{} : load(stage.bias + channel + k * kWidth);
+  const std::ptrdiff_t left = stage.out_channel_bytes / (digits ? 2 : 1) - channel / 8;
   const std::ptrdiff_t bytes = left < kLanes / 8 ? left : kLanes / 8;
   const bool whole = bytes == kLanes / 8;
   if (whole && fires_at_once(stage))
@@ -227,9 +220,12 @@ void run_tile(const Stage &stage, int count, int tile, const Scratch &scratch) {
     column_currents<kVectors>(stage, count, tile, bias, scratch);
   if (stage.image != nullptr)
     image_currents(*stage.image, pixel, count, channel, kLanes, stage.padded_channels, scratch.rows, scratch.image);
-  if (stage.gathers > 0 || stage.dense != nullptr || stage.image != nullptr || stage.columns == nullptr)
+  const bool beside = stage.gathers > 0 || stage.columns == nullptr || stage.dense != nullptr || stage.image != nullptr;
+  if (digits ? spikes_in && (stage.gathers > 0 || stage.columns == nullptr) : beside)
     window_currents<kVectors>(stage, count, steps, step, tile, bias, scratch);
   diagonal_currents<kVectors>(stage, count, tile, scratch);
+  if (digits)
+    return fire_digits<kVectors>(stage, count, channel, bytes, spikes_in, scratch);
   if (stage.currents != nullptr) {
     for (int i = 0; i < count; ++i)
       for (int t = 0; t < stage.steps; ++t)

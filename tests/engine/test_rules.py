@@ -37,9 +37,7 @@ class Renamed(Plain):
 
 
 def test_the_table() -> None:
-    assert {type(schedule) for schedule in (Staggered(), TwoPasses(), SignedDigits())} == set(SCHEDULES.values()) - set(
-        RULES
-    )
+    assert {type(schedule) for schedule in (Staggered(), TwoPasses())} == set(SCHEDULES.values()) - set(RULES)
     assert rule_for(Plain(), IF()) == Rule(RuleKind.PLAIN)
     assert rule_for(Residual(3), IF()) == Rule(RuleKind.RESIDUAL, probe=3)
     assert rule_for(OffsetSpike(4, 2, 0.25), IF()) == Rule(RuleKind.OFFSET, True, 4, 2, 0.25)
@@ -48,6 +46,10 @@ def test_the_table() -> None:
     assert rule_for(AccumulateThenFire(LARGEST_COUNT + 1), IF()) is None
     assert rule_for(Radix(8), IF()) == Rule(RuleKind.ACCUMULATE, probe=255, digits=8)
     assert rule_for(Radix(9), IF()) is None
+    digits = rule_for(SignedDigits(2, 2.0, 0.6, 1, (("a", 3),)), IF())
+    assert digits == Rule(RuleKind.DIGITS, places=(0.5, 0.25), decision=0.6, default_lag=1, site_lags=(("a", 3),))
+    assert [digits.run_steps(steps) for steps in (1, 2, 3)] == [2, 2, 2]
+    assert rule_for(SignedDigits(2), IF(Reset.HARD)) is None
     assert rule_for(Plain(), IF(Reset.HARD)) == Rule(RuleKind.PLAIN, soft_reset=False)
     assert rule_for(ExactPotential(2), IF(Reset.HARD)) is None
     assert rule_for(Renamed(), IF()) is rule_for(Plain(), Leaky()) is rule_for(TwoPasses(2), IF()) is None

@@ -164,18 +164,18 @@ def test_what_a_chain_refuses() -> None:
         later.run({"b": events, "c": events}, {}, PLAIN, 2, 3)
     native = later.compiled
     with pytest.raises(ValueError, match="source is missing"):
-        native.run([events], [None], (0, True, 0, 0, 0.0), 2, 4)
+        native.run([events], [None], PLAIN.numbers, 2, 4)
     with pytest.raises(ValueError, match="source is missing"):
-        native.run([events, events], [None, None], (0, True, 0, 0, 0.0), 2, 4)
+        native.run([events, events], [None, None], PLAIN.numbers, 2, 4)
     with pytest.raises((TypeError, ValueError)):
-        native.run([events, None], [None], (0, True, 0, 0, 0.0), 2, 4)
+        native.run([events, None], [None], PLAIN.numbers, 2, 4)
     with pytest.raises(ValueError, match="too many steps"):
-        native.run([events, events], [None], (0, True, 0, 0, 0.0), 0, 2**40)
+        native.run([events, events], [None], PLAIN.numbers, 0, 2**40)
     for probe in (-100, 5, 2**31 - 1):
         with pytest.raises(ValueError, match=r"probe must lie in 1 \.\. steps"):
-            native.run([events, events], [None], (0, True, probe, 0, 0.0), 2, 4)
+            native.run([events, events], [None], PLAIN._replace(probe=probe).numbers, 2, 4)
     with pytest.raises(ValueError, match="unknown schedule"):
-        native.run([events, events], [None], (9, True, 0, 0, 0.0), 2, 4)
+        native.run([events, events], [None], (9, *PLAIN.numbers[1:]), 2, 4)
     later.run({"b": events, "c": events}, {}, PLAIN, 2, 4)
     with pytest.raises(ValueError, match="cannot grow"):
         stages["d"].link(native, {"b": 0, "c": 1}, wanted=True)

@@ -139,7 +139,7 @@ def test_unpacking_checks_sizes() -> None:
 
 def test_windows_that_leave_their_map_are_refused() -> None:
     table = torch.zeros(1, 17, 16), torch.zeros(16), torch.ones(16)
-    layer = compiled.EventStage(3, 4, 2, 16, *table, False, (3, 4, 0, 0))
+    layer = compiled.EventStage(3, 4, 2, 16, *table, 0, (3, 4, 0, 0))
     geometry = (4, 7, 2, 1, 2, 1, 1)  # padded rows and columns, bytes, top, left, strides
     layer.add_gather(geometry, [(-1, 1, 16, 0)])
     for run in (
@@ -161,9 +161,9 @@ def test_windows_that_leave_their_map_are_refused() -> None:
     numbers = torch.zeros(1, 1, 16), torch.zeros(16), torch.ones(16)
     for place in ((2, 3, 0, 1), (2, 3, 1, 0), (2, 4, -1, 1), (2, 4, 0, -1), (2, 3, LARGEST, 0), (2, 3, 0, LARGEST)):
         with pytest.raises(ValueError, match="does not fit into its spike map"):
-            compiled.EventStage(2, 3, 11, 16, *numbers, False, place)
+            compiled.EventStage(2, 3, 11, 16, *numbers, 0, place)
     with pytest.raises(ValueError, match="too many channels"):
-        compiled.EventStage(2, 3, 2**36 + 16, 16, *numbers, False, (2, 3, 0, 0))
+        compiled.EventStage(2, 3, 2**36 + 16, 16, *numbers, 0, (2, 3, 0, 0))
     for geometry, message in (
         ((4, 7, 2, 1, 2, LARGEST, 1), "leaves"),
         ((4, 7, 2, 1, 2, 1, LARGEST), "leaves"),

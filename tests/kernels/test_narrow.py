@@ -148,7 +148,7 @@ def test_a_step_does_not_depend_on_how_many_follow(stride: int, instruction_set:
 def test_what_does_not_fit_is_refused() -> None:
     shape = MapShape(20, 3, 4, NONE)
     numbers = torch.zeros(1, 17, 32), torch.zeros(32), torch.ones(32)
-    layer = compiled.EventStage(shape.rows, shape.columns, shape.channels, 32, *numbers, False, (3, 4, 0, 0))
+    layer = compiled.EventStage(shape.rows, shape.columns, shape.channels, 32, *numbers, 0, (3, 4, 0, 0))
     geometry = (3, 4, 1, 0, 0, 1, 1)  # rows, columns, bytes, top, left, strides
     weights = torch.zeros(1, 32)
     weights[0, 8:16] = 1
@@ -172,11 +172,11 @@ def test_what_does_not_fit_is_refused() -> None:
     layer.set_table(torch.zeros(1, 4, 16, 32))
     with pytest.raises(ValueError, match="before their table"):
         layer.add_gather(geometry, [(0, 0, 8, 8)])
-    odd = compiled.EventStage(3, 4, 20, 32, *numbers, False, (3, 4, 0, 0))
+    odd = compiled.EventStage(3, 4, 20, 32, *numbers, 0, (3, 4, 0, 0))
     odd.add_gather(geometry, [(0, 0, 8, 4)])
     with pytest.raises(ValueError, match="whole bytes"):
         odd.set_table(torch.zeros(1, 4, 16, 32))
-    counts = compiled.EventStage(3, 4, 20, 32, *numbers, True, (3, 4, 0, 0))
+    counts = compiled.EventStage(3, 4, 20, 32, *numbers, 1, (3, 4, 0, 0))
     counts.add_gather((3, 4, 8, 0, 0, 1, 1), [(0, 0, 8, 0)], True)
     with pytest.raises(ValueError, match="counts have no table"):
         counts.set_table(torch.zeros(1, 4, 16, 32))

@@ -238,7 +238,7 @@ def test_windows_and_sizes_are_checked(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         chain.add_pool(**{**arguments, **change})
     assert chain.add_pool(**arguments) == 1
-    plain = (0, True, 0, 0, 0.0)
+    plain = Rule(RuleKind.PLAIN).numbers
     (found,), _ = chain.run([compiled.SpikeMap(2 * 3 * 4 * 4)], [None], plain, 2, 3)
     assert found.bytes.numel() == 2 * 3 * 2 * 2 * 8
     for samples, steps, reason in ((2, 4, "another size"), (2**61, 3, "too large"), (-1, 3, "step"), (2, 0, "step")):

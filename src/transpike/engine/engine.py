@@ -69,7 +69,10 @@ class Engine(Layout):
                     f"v_init of shape {tuple(self.sites[name].v_init.shape)} does not fit the {batch} samples at site "
                     f"{name!r}; give a scalar, or one value per channel, neuron, or sample and neuron"
                 )
-        read = rows if rows is not None and self.probe and self.execution.only_answer else steps
+        if self.rule.signed:
+            steps = max(steps, self.rule.run_steps(steps))
+        whole = self.probe or self.rule.signed  # all steps run whatever is read
+        read = rows if rows is not None and whole and self.execution.only_answer else steps
         sizes = (shape.padded_rows * shape.padded_columns * shape.bytes for shape in self.shapes.values())
         packed = sum(sizes) * (1 if self.probe else steps)
         size = max(1, min(memory // (8 * self.largest_unpacked * read), memory // packed))

@@ -142,13 +142,13 @@ class ExecutionPlan:
                 env[task.work] = self._compute(task.work, env, maps, batch, read)
             else:
                 currents = {site: self._currents(site, inputs, env, batch, steps) for site in task.work.sites}
-                length = max(steps, layout.probe)  # digits take fewer steps than they count to
+                length = rule.run_steps(steps)
                 found, spikes = task.work.run(maps, currents, rule, batch, length, counted=count is not None)
                 maps.update(found)
                 if count is not None:
                     for site in task.work.sites:
-                        sent = layout.shapes[site].spikes_sent
-                        count(site, sent(maps[site], steps) if layout.probe else torch.tensor(spikes[site]))
+                        sent = layout.shapes[site].spikes_sent(maps[site], steps) if layout.probe else spikes[site]
+                        count(site, torch.as_tensor(sent))
                 if seconds is not None:
                     (site,) = task.work.sites
                     seconds[site] = seconds.get(site, 0.0) + time.perf_counter() - began
@@ -190,6 +190,8 @@ class ExecutionPlan:
             drive = module.drive(env[runner.args[0]], batch, steps, env[runner.args[4]])
             if layout.rule.digits:  # increments: what a count is made of is their sum
                 drive = drive[: layout.rule.digits].sum(0, keepdim=True)
+            elif layout.rule.signed:  # behind the last digit nothing arrives
+                drive = drive[: len(layout.rule.places)]
             drive = drive[:1] if module.constant_drive and module.site.steady else drive
             found = drive.reshape(drive.shape[0], batch, *population).flatten(3).permute(1, 0, 3, 2)
             return stage.pad(found)

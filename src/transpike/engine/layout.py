@@ -92,7 +92,8 @@ class Layout:
                 if self._channel_bias(site.name) is None:
                     raise NotEventDrivenError("its bias differs from step to step or from neuron to neuron")
                 value, image = split_image(terms.drive(nodes[site.node]), network, shapes)
-                reason = unsupported_reason(value.terms, {name: shape[0] for name, shape in populations.items()})
+                channels = {name: shape[0] for name, shape in populations.items()}
+                reason = unsupported_reason(value.terms, channels, signed=rule.signed)
                 if reason is None:
                     self.values[site.name] = value
                     if image is not None:
@@ -122,7 +123,7 @@ class Layout:
     ) -> dict[fx.Node, LinearDrive]:
         """What the model answers as maps of spikes, by the nodes that say its running mean."""
         found: dict[fx.Node, LinearDrive] = {}
-        if self.probe:  # counts are spread over the steps when they are unpacked
+        if self.probe or self.rule.signed:  # what an event is worth depends on its step
             return found
         sizes = {name: shape[0] for name, shape in populations.items()}
         for node in self.lowered.body.graph.nodes:
@@ -153,7 +154,8 @@ class Layout:
                 needed = term.needs(populations[term.site], value.shape[1:])
                 halos[term.site] = Halo(*map(max, zip(halos[term.site], needed, strict=True)))
         return {
-            name: MapShape(*shape, halos[name], self.probe, self.rule.digits) for name, shape in populations.items()
+            name: MapShape(*shape, halos[name], self.probe, self.rule.digits, self.rule.places)
+            for name, shape in populations.items()
         }
 
     def _stage(self, name: str) -> EventStage:
@@ -167,7 +169,9 @@ class Layout:
             bias = own if value.bias is None else value.bias + own
             sources = [(term, self.shapes[term.site]) for term in value.terms]
         image = self.images.get(name)
-        return EventStage(shape, sources, bias, theta, None if image is None else image.source)
+        stage = EventStage(shape, sources, bias, theta, None if image is None else image.source)
+        stage.set_lag(dict(self.rule.site_lags).get(name, self.rule.default_lag))
+        return stage
 
     def _channel_bias(self, name: str) -> Tensor | None:
         """The site's own bias ``[C]``; None if it is not one number per channel."""
@@ -182,7 +186,7 @@ class Layout:
         """Hands the initial potentials to a stage; returns for how many samples they are, 1 if for all."""
         stage, shape = self.stages[name], self.shapes[name]
         v = self.sites[name].v_init.detach()
-        if self.rule.digits:  # counts are rounded, whatever the potential
+        if self.rule.digits or self.rule.signed:  # values are rounded, whatever the potential
             v = self.sites[name].theta.detach() / 2
         population = self.sites[name].population
         assert population is not None

@@ -7,7 +7,16 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from transpike.neurons import IF, Neuron, Reset
-from transpike.schedules import AccumulateThenFire, ExactPotential, OffsetSpike, Plain, Radix, Residual, Schedule
+from transpike.schedules import (
+    AccumulateThenFire,
+    ExactPotential,
+    OffsetSpike,
+    Plain,
+    Radix,
+    Residual,
+    Schedule,
+    SignedDigits,
+)
 
 LARGEST_COUNT = 255  # of spikes that a neuron tells the next layer in one byte
 
@@ -20,6 +29,7 @@ class RuleKind(IntEnum):
     OFFSET = 2
     EXACT = 3
     ACCUMULATE = 4
+    DIGITS = 5
 
 
 class Rule(NamedTuple):
@@ -32,6 +42,10 @@ class Rule(NamedTuple):
         iterations: how often COS probes and shifts; 0 for other kinds.
         epsilon: of COS, in units of theta.
         digits: T, if counts below ``2^T`` are sent as their bits; 0 if as evenly as possible. Kernels do not read it.
+        places: weights of signed digits 1 .. T; none for other kinds.
+        decision: share of its worth from which a signed digit is sent.
+        default_lag: steps that signed digits wait, where ``site_lags`` says nothing else. Every stage has its own.
+        site_lags: pairs of site name and lag.
     """
 
     kind: RuleKind
@@ -40,11 +54,25 @@ class Rule(NamedTuple):
     iterations: int = 0
     epsilon: float = 0.0
     digits: int = 0
+    places: tuple[float, ...] = ()
+    decision: float = 0.0
+    default_lag: int = 0
+    site_lags: tuple[tuple[str, int], ...] = ()
 
     @property
-    def numbers(self) -> tuple[int, bool, int, int, float]:
+    def numbers(self) -> tuple[int, bool, int, int, float, tuple[float, ...], float, float]:
         """What kernels take."""
-        return (self.kind, self.soft_reset, self.probe, self.iterations, self.epsilon)
+        own = (self.kind, self.soft_reset, self.probe, self.iterations, self.epsilon)
+        return (*own, self.places, sum(self.places), self.decision)
+
+    @property
+    def signed(self) -> bool:
+        """Whether events are -1, 0 and 1."""
+        return self.kind is RuleKind.DIGITS
+
+    def run_steps(self, steps: int) -> int:
+        """Steps that kernels run for a run of so many: a code's digits, neither more nor less; at least a probe."""
+        return len(self.places) or max(steps, self.probe)
 
     @property
     def counted(self) -> int:
@@ -64,6 +92,11 @@ def _radix(schedule: Radix) -> Rule | None:
     return Rule(RuleKind.ACCUMULATE, probe=most, digits=schedule.digits) if most <= LARGEST_COUNT else None
 
 
+def _digits(schedule: SignedDigits) -> Rule:
+    places, lags = tuple(schedule.places), (schedule.default_lag, schedule.site_lags)
+    return Rule(RuleKind.DIGITS, True, 0, 0, 0.0, 0, places, schedule.decision, *lags)
+
+
 def _offset(schedule: OffsetSpike) -> Rule:
     found = schedule.iterations, schedule.epsilon
     return Rule(RuleKind.OFFSET, True, schedule.probe_steps, *found)
@@ -76,6 +109,7 @@ RULES: dict[type[Schedule], Callable[[Any], Rule | None]] = {
     ExactPotential: lambda schedule: Rule(RuleKind.EXACT, probe=schedule.probe_steps),
     AccumulateThenFire: _accumulate,
     Radix: _radix,
+    SignedDigits: _digits,
 }
 """By exact type: a subclass may emit in its own way, so it has no compiled form."""
 

@@ -3,20 +3,21 @@
 A map is ``[N, S, rows, columns, bytes]`` of uint8; bit ``c % 8`` of byte ``c // 8`` is channel c. A
 halo of zeros around each image is as wide as any reader's window needs. Under accumulate-then-fire a map is
 ``[N, rows, columns, bytes]``: byte c is how many spikes channel c sends in rho steps (``native/counts.hpp``).
+Under signed digits a pixel has the bits of positive digits, then those of negative ones (``native/digits.hpp``).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from transpike.engine.rules import LARGEST_COUNT
+from transpike.engine.rules import LARGEST_COUNT, Rule, RuleKind
 from transpike.functional import spread_evenly
 from transpike.kernels.digits import at_their_places, bits
 from transpike.kernels.native import module
@@ -45,6 +46,7 @@ class MapShape:
         halo: zeros around it.
         probe: rho, if the map holds counts, of spikes in rho steps; 0 if it holds the spikes of every step.
         digits: T, if counts are sent as their T bits, the highest first; 0 if as evenly as possible.
+        places: weights of signed digits 1 .. T, if the map holds those.
     """
 
     channels: int
@@ -53,6 +55,7 @@ class MapShape:
     halo: Halo
     probe: int = 0
     digits: int = 0
+    places: tuple[float, ...] = ()
 
     @cached_property
     def padded_channels(self) -> int:
@@ -62,7 +65,19 @@ class MapShape:
     @cached_property
     def bytes(self) -> int:
         """Bytes of one pixel."""
-        return self.padded_channels if self.probe else self.padded_channels // 8
+        if self.probe:
+            return self.padded_channels
+        return self.padded_channels // 8 * (2 if self.places else 1)
+
+    @property
+    def form(self) -> int:
+        """``EventStage::Form`` of ``native/event_stage.hpp``."""
+        return 1 if self.probe else 2 if self.places else 0
+
+    @cached_property
+    def as_bits(self) -> MapShape:
+        """The same map to those who read signs as further channels."""
+        return replace(self, channels=2 * self.padded_channels, places=()) if self.places else self
 
     @cached_property
     def padded_rows(self) -> int:
@@ -76,14 +91,21 @@ class MapShape:
 
     def empty(self, batch: int, steps: int) -> Any:
         """A compiled map without spikes; its ``bytes`` are a tensor."""
-        kept = 1 if self.probe else steps
+        kept = 1 if self.probe else len(self.places) or steps
         return module().SpikeMap(batch * kept * self.padded_rows * self.padded_columns * self.bytes)
 
     def unpack(self, spikes: Any, batch: int, steps: int, theta: Tensor) -> Tensor:
         """Output ``theta * events`` as ``[S, N, C, H, W]``, float32; ``theta`` is a scalar or per channel.
 
-        Counts give as many steps as asked for, spikes those that they have. A digit is worth its place.
+        Counts and digits give as many steps as asked for, spikes those that they have. A digit is worth its place.
         """
+        if self.places:
+            found = self.as_bits.unpack(spikes, batch, len(self.places), torch.ones(()))
+            digits = found[:, :, : self.channels] - found[:, :, self.padded_channels :][:, :, : self.channels]
+            digits = digits[:steps]
+            missing = digits.new_zeros(max(0, steps - len(digits)), *digits.shape[1:])
+            unit = theta.detach().reshape(-1, 1, 1).expand(self.channels, 1, 1) / sum(self.places)
+            return torch.cat([at_their_places(digits, self.places) * unit, missing])
         if self.digits:
             digits = bits(self._counts(spikes).int(), self.digits, steps).float()
             unit = theta.detach().reshape(-1, 1, 1).expand(self.channels, 1, 1) / self.probe
@@ -150,6 +172,15 @@ class Source:
         """Whether each channel feeds only one channel, all in order."""
         return self.weights[0].dim() == 1
 
+    def of_digits(self, shape: MapShape) -> list[Source]:
+        """The same, of a digit at a place of weight 1, from the bits of a map of signed digits (`MapShape.as_bits`)."""
+        inputs, weights = shape.padded_channels, [each / sum(shape.places) for each in self.weights]
+        if self.diagonal:
+            negative = replace(self, weights=tuple(-each for each in weights), shift=self.shift - inputs)
+            return [replace(self, weights=tuple(weights)), negative]
+        padded = [torch.nn.functional.pad(each, (0, 0, 0, inputs - each.shape[0])) for each in weights]
+        return [replace(self, weights=tuple(torch.cat([each, -each]) for each in padded))]
+
     def needs(self, shape: tuple[int, int, int], out: tuple[int, int]) -> Halo:
         """The halo that its windows need around a map of ``(C, H, W)``, for ``out`` rows and columns."""
         top = -min(0, *(tap.dy for tap in self.taps), 0)
@@ -159,9 +190,10 @@ class Source:
         return Halo(top, max(0, last_row - shape[1] + 1), left, max(0, last_column - shape[2] + 1))
 
 
-def unsupported_reason(sources: Sequence[Source], channels: Mapping[str, int]) -> str | None:
+def unsupported_reason(sources: Sequence[Source], channels: Mapping[str, int], *, signed: bool = False) -> str | None:
     """Why a stage cannot read these sources, given the channels of their sites; None if it can."""
-    windowed = [(source, 8 * math.ceil(channels[source.site] / 8)) for source in sources if not source.diagonal]
+    bytes_ = {site: math.ceil(number / 8) * (2 if signed else 1) for site, number in channels.items()}
+    windowed = [(source, 8 * bytes_[source.site]) for source in sources if not source.diagonal]
     rows = sum(len(source.weights) * bits for source, bits in windowed)
     if rows > MOST_ROWS:
         return f"its windows have {rows:,} weight rows, more than {MOST_ROWS:,}"
@@ -190,7 +222,7 @@ class Pooling:
         alone = module().Chain(1)
         self.link(alone, 0, wanted=True)
         kept = 1 if self.source.probe else steps
-        plain = (0, True, 0, 0, 0.0)  # a chain takes a rule, though no neurons fire here
+        plain = Rule(RuleKind.PLAIN).numbers  # a chain takes a rule, though no neurons fire here
         (found,), _ = alone.run([spikes], [None], plain, batch, kept)
         return found
 

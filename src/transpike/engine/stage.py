@@ -41,6 +41,11 @@ class EventStage:
         theta: Tensor,
         image: ImageSource | None = None,
     ) -> None:
+        sources = [
+            (each, found.as_bits)
+            for source, found in sources
+            for each in (source.of_digits(found) if found.places else [source])
+        ]
         windowed = [_Windowed.of(*pair, shape) for pair in sources if not pair[0].diagonal]
         columns = next((found for found in windowed if _in_columns(found, shape)), None)
         gathers = [found for found in windowed if found is not columns]
@@ -59,7 +64,7 @@ class EventStage:
         infinite[:channels] = theta.detach().reshape(-1)
         self.compiled = module().EventStage(
             *(shape.rows, shape.columns, channels, lanes, _tiles(table, lanes)),
-            *(self.pad(bias.detach()), infinite, shape.probe > 0),
+            *(self.pad(bias.detach()), infinite, shape.form),
             (shape.padded_rows, shape.padded_columns, shape.halo.top, shape.halo.left),
         )
         if image is not None:
@@ -73,7 +78,7 @@ class EventStage:
         for source, found in sources:
             if source.diagonal:
                 factors = torch.stack([source.weights[tap.weights].detach() for tap in source.taps])
-                weights = self.pad(torch.nn.functional.pad(factors, (source.shift, 0)))
+                weights = self.pad(torch.nn.functional.pad(factors, (max(0, source.shift), 0)))
                 places = [(tap.dy, tap.dx) for tap in source.taps]
                 self.compiled.add_diagonal(_geometry(source, found), places, weights, source.shift)
 
@@ -105,6 +110,10 @@ class EventStage:
     def set_potential(self, v_init: Tensor) -> None:
         """Sets the initial potentials of later runs, ``[1 or N, 1 or H * W, padded]`` (`pad`); not during a run."""
         self.compiled.set_potential(v_init)
+
+    def set_lag(self, lag: int) -> None:
+        """Sets the steps that digits of later runs wait; not during a run."""
+        self.compiled.set_lag(lag)
 
     def run(
         self, maps: Mapping[str, Any], currents: Tensor | None, rule: Rule, batch: int, steps: int
@@ -185,10 +194,11 @@ class Chain:
         Args:
             maps: spike maps by site.
             currents: further currents of some sites, ``[N, 1 or S, H * W, padded]`` (`EventStage.pad`), or the image
-                that they convolve ``[N, C, H, W]``, contiguous float32.
+                that they convolve ``[N, C, H, W]``, contiguous float32. Under digits they are increments, those of a
+                single step first.
             rule: the schedule.
             batch: N.
-            steps: S.
+            steps: S; of digits, T.
             counted: whether spikes are counted, which takes time.
 
         Returns:
