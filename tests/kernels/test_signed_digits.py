@@ -54,7 +54,7 @@ def unpack(shape: MapShape, spikes, batch: int, steps: int) -> torch.Tensor:
     outside=st.sampled_from([1, 5, 8, 17, 33, 65]),
     kernel=st.sampled_from([1, 2, 3]),
     stride=st.sampled_from([1, 2]),
-    kind=st.sampled_from(["dense", "depthwise", "pooled"]),
+    kind=st.sampled_from(["dense", "depthwise", "shortcut", "pooled"]),
     beside=st.sampled_from(["nothing", "constant", "steps"]),
     seed=st.integers(0, 2**31),
     data=st.data(),
@@ -65,16 +65,18 @@ def test_a_convolution_of_digits(
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     schedule, batch, rows = SignedDigits(digits, base, 0.65, lag), 2, 5
-    out = channels if kind == "depthwise" else outside
+    diagonal = kind in ("depthwise", "shortcut")
+    shift = data.draw(st.sampled_from([8, 16, 48])) if kind == "shortcut" else 0
+    out = shift + channels + 3 * (shift > 0) if diagonal else outside
     window = 2 if kind == "pooled" else 1
     size = (rows - 1) * stride + kernel * window
     theta_in, theta = torch.rand(channels) + 0.5, torch.rand(out) + 0.5
     sent = torch.randint(-1, 2, (digits, batch, channels, size, size)).float()
-    weight = torch.randn(out, 1 if kind == "depthwise" else channels, kernel, kernel)
+    weight = torch.randn(channels if diagonal else out, 1 if diagonal else channels, kernel, kernel)
     bias = torch.randn(out)
     dense = torch.randn({"nothing": 0, "constant": 1, "steps": digits}[beside], batch, out, rows, rows)
 
-    if kind == "depthwise":
+    if diagonal:
         taps = tuple(Tap(y, x, y * kernel + x) for y in range(kernel) for x in range(kernel))
         weights = tuple(weight[:, 0, tap.dy, tap.dx] * theta_in for tap in taps)
     else:
@@ -90,7 +92,7 @@ def test_a_convolution_of_digits(
     places = tuple(schedule.places)
     shape = MapShape(channels, size, size, Halo(1, 0, 2, 1), places=places)
     own = MapShape(out, rows, rows, Halo(1, 2, 0, 1), places=places)
-    layer = EventStage(own, [(Source("a", (stride, stride), taps, weights), shape)], bias, theta)
+    layer = EventStage(own, [(Source("a", (stride, stride), taps, weights, shift), shape)], bias, theta)
     layer.set_potential(layer.pad(torch.zeros(1, 1, out)))
     layer.set_lag(lag)
 
@@ -98,7 +100,9 @@ def test_a_convolution_of_digits(
     wide = weight.double()
     if kind == "pooled":
         wide = wide.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    drive = F.conv2d(values.flatten(0, 1), wide, None, stride, groups=channels if kind == "depthwise" else 1)
+    drive = F.conv2d(values.flatten(0, 1), wide, None, stride, groups=channels if diagonal else 1)
+    if diagonal:
+        drive = F.pad(drive, (0, 0, 0, 0, shift, out - shift - channels))
     drive = drive.unflatten(0, (digits, batch))
     assert drive.shape[-2:] == (rows, rows)
     drive[0] += bias.double().view(-1, 1, 1)

@@ -176,8 +176,10 @@ class Source:
         """The same, of a digit at a place of weight 1, from the bits of a map of signed digits (`MapShape.as_bits`)."""
         inputs, weights = shape.padded_channels, [each / sum(shape.places) for each in self.weights]
         if self.diagonal:
-            negative = replace(self, weights=tuple(-each for each in weights), shift=self.shift - inputs)
-            return [replace(self, weights=tuple(weights)), negative]
+            shift = self.shift - inputs
+            front = self.shift - max(0, shift)  # channels that are fed come no earlier
+            negative = tuple(-torch.nn.functional.pad(each, (front, 0)) for each in weights)
+            return [replace(self, weights=tuple(weights)), replace(self, weights=negative, shift=shift)]
         padded = [torch.nn.functional.pad(each, (0, 0, 0, inputs - each.shape[0])) for each in weights]
         return [replace(self, weights=tuple(torch.cat([each, -each]) for each in padded))]
 
