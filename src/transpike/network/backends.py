@@ -23,7 +23,7 @@ from transpike.runtime.execute import DenseRun
 from transpike.runtime.interpreters import Count, Observer
 from transpike.runtime.lower import Lowered, lower
 from transpike.runtime.time_varying import plan_for
-from transpike.runtime.timing import timing
+from transpike.runtime.timing import sent_steps, timing
 from transpike.schedules import Schedule
 
 _KEPT = 6
@@ -138,10 +138,24 @@ class Backends:
         eventful = compiled and not (time_varying or call.chunk or call.observe or recorded)
         if eventful and self.unsupported_reason(call.schedule) is None:
             engine, steps = self.engine(call.schedule), call.schedule.site_steps(call.steps)
-            return lambda constant, _, batch, count: engine.run(
-                constant, batch, steps, count, rows=call.steps, memory=call.memory
-            )
+
+            def run(constant: Sequence[Tensor], _: Mapping[str, Tensor], batch: int, count: Count | None) -> Any:
+                if count is not None and engine.rule.signed:
+                    count = self._of_sent_steps(count, call)
+                return engine.run(constant, batch, steps, count, rows=call.steps, memory=call.memory)
+
+            return run
         return self._dense_run(call, batch, time_varying).run
+
+    def _of_sent_steps(self, count: Count, call: Call) -> Count:
+        """Hands spikes of the steps on that dense operators run: an engine of digits sends all of them and no more."""
+        total = timing(self.network, call.schedule, call.steps).pass_lengths[0]
+        lengths = sent_steps(self.network, call.schedule, total)
+
+        def fitting(site: str, spikes: Tensor) -> None:
+            count(site, torch.nn.functional.pad(spikes, (0, lengths[site] - len(spikes))))  # cuts where it is negative
+
+        return fitting
 
     def _dense_run(self, call: Call, batch: int, time_varying: frozenset[str]) -> DenseRun:
         schedule = call.schedule
