@@ -230,8 +230,13 @@ def test_digits_are_searched_with_base_and_number() -> None:
     budget = 5
     found = search_lags(snn, calibration=x, budget=budget, digits=True, max_lag=1)
     tried = [trial for trial in found.trail if isinstance(trial.schedule, SignedDigits)]
-    assert {trial.schedule.base for trial in tried} == {1.5, 1.6, 1.8, 2.0}
-    assert len(tried) == 4 * 2**3
+    grid, refined = tried[: 4 * 2**3], tried[4 * 2**3 :]
+    assert len({trial.schedule for trial in grid}) == len(grid)
+    assert {trial.schedule.base for trial in grid} == {1.5, 1.6, 1.8, 2.0}
+    best = min(grid, key=lambda trial: trial.score.error).schedule
+    assert all(trial.schedule.site_lags == best.site_lags for trial in refined)
+    assert any(trial.schedule.base != best.base for trial in refined)
+    assert any(trial.schedule.decision != best.decision for trial in refined)
     for trial in found.trail:
         assert snn.latency(trial.steps, trial.schedule).pipeline_steps == budget
         if isinstance(trial.schedule, SignedDigits):

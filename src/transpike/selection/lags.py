@@ -35,6 +35,8 @@ _LESS_ERROR = 0.95
 
 _BASES = {1.5: 0.6, 1.6: 0.6, 1.8: 0.65, 2.0: 0.65}
 """The bases of digits that are tried, with the share of a digit's worth from which it is sent."""
+_FINER = (0.1, 0.05)
+"""By so much base and share move at the end, with the lags that were found."""
 
 Lags = tuple[int, ...]
 
@@ -118,9 +120,10 @@ def search_lags(
     nothing). Both ways to wait (`Wait`) are tried; or, of digits, some bases. If all vectors of lags fit into
     ``evaluations``, all are run; else lags are added greedily, at one site or at a group of sites (those of one
     population shape, the last few, all), while a round gains half a percentage point. For digits also at every other
-    site, then lags move from site to site, while the error falls by a twentieth. Half of the images, at most 256,
-    choose by agreement with the ANN's own answers (digits: by the error); on the others the winner must mend more
-    of plain's answers than it spoils, by ``doubt`` standard deviations of a fair coin. Otherwise plain is returned.
+    site, then lags move from site to site, while the error falls by a twentieth; at last base and decision move. Half
+    of the images, at most 256, choose by agreement with the ANN's own answers (digits: by the error); on the others
+    the winner must mend more of plain's answers than it spoils, by ``doubt`` standard deviations of a fair coin.
+    Otherwise plain is returned.
     Deterministic; no labels are used.
 
     Args:
@@ -301,7 +304,25 @@ class _Search:
         else:
             share = (self.evaluations - 1) // len(self.families)
             reached = [self._greedy(plain, family, share) for family in self.families]
-        return max([plain, *reached], key=self._order)  # of equals the first: plain
+        best = max([plain, *reached], key=self._order)  # of equals the first: plain
+        return self._refined(best) if isinstance(best.schedule, SignedDigits) else best
+
+    def _refined(self, best: Trial) -> Trial:
+        """Moves base and decision while the error falls."""
+        for size in _FINER:
+            for field, least, most in (("base", 1.05, 2.0), ("decision", 0.5, 0.95)):
+                for move in (size, -size):
+                    while len(self.trail) < self.evaluations:
+                        digits = best.schedule
+                        assert isinstance(digits, SignedDigits)
+                        value = round(getattr(digits, field) + move, 2)
+                        if not least <= value <= most:
+                            break
+                        trial = self._try(self.judge, replace(digits, **{field: value}))
+                        if self._order(trial) <= self._order(best):
+                            break
+                        best = trial
+        return best
 
     def _order(self, trial: Trial) -> tuple[float, float]:
         """Sorts trials, the better the larger."""
