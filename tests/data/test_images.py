@@ -84,6 +84,53 @@ def test_cutout_zeroes_one_square() -> None:
         Cutout(0)
 
 
+def make_cifar_folder(root: Path, name: str, size: int = 32) -> list[str]:
+    """Images of one grey each, ten of every class to train and two to test; returns the classes."""
+    classes = sorted(f"class{i}" for i in range(int(name.removeprefix("cifar"))))
+    for index, title in enumerate(classes):
+        for part, count in (("train", 10), ("test", 2)):
+            folder = root / name / part / title
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (size, size), (2 * index, number, 9)).save(folder / f"{number}.png")
+    return classes
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_as_a_folder_of_images(tmp_path: Path, name: str) -> None:
+    classes = make_cifar_folder(tmp_path, name)
+    data = load_data(name, tmp_path, preparation=Preparation.SLIPRELU)
+    count = len(classes)
+    assert data.inputs == InputSpec((3, 32, 32), *data_statistics(name), tuple(classes), name)
+    assert [len(p) for p in (data.train, data.validation, data.test)] == [9 * count, count, 2 * count]
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in data_statistics(name))
+    for part in (data.calibration, data.validation, data.test):
+        for image, label in part:
+            pixels = ((image * std + mean) * 255).round()
+            assert bool((pixels[0] == 2 * label).all())
+    assert len({label for _, label in (data.test[i] for i in range(count // 2))}) > count // 4
+    augmented = torch.stack([image for image, _ in data.train])
+    assert (augmented == 0).any((2, 3)).all()  # Cutout
+
+
+def data_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    found = SETTINGS[name, Preparation.SLIPRELU]
+    return found.mean, found.std
+
+
+def test_what_is_no_cifar_in_a_folder(tmp_path: Path) -> None:
+    make_cifar_folder(tmp_path / "large", "cifar10", 40)
+    data = load_data("cifar10", tmp_path / "large")
+    with pytest.raises(DataError, match="40 x 40 pixels"):
+        _ = data.test[0]
+    make_cifar_folder(tmp_path / "few", "cifar10")
+    (tmp_path / "few" / "cifar10").rename(tmp_path / "few" / "cifar100")
+    with pytest.raises(DataError, match="10 classes to train and 10 to test, cifar100 has 100"):
+        load_data("cifar100", tmp_path / "few")
+    with pytest.raises(DataError, match=r"cifar10/train/CLASS/\*\.png"):
+        load_data("cifar10", tmp_path)
+
+
 def make_folder(root: Path, parts: dict[str, tuple[str, ...]], count: int = 4) -> Path:
     rng = np.random.default_rng(0)
     for part, classes in parts.items():
@@ -104,10 +151,14 @@ def test_own_folder(tmp_path: Path) -> None:
     assert [len(p) for p in (data.train, data.validation, data.test)] == [6, 2, 8]
     images, labels = next(iter(loader(data.test, 8)))
     assert images.shape == (8, 3, 32, 32)
-    assert labels.tolist() == [0] * 4 + [1] * 4
+    assert sorted(labels.tolist()) == [0] * 4 + [1] * 4
+    assert set(labels[:4].tolist()) == {0, 1}  # not class by class
+    again = image_folder(root, size=32, resize=36, validation=0.25, seed=7).test
+    assert [again[i][1] for i in range(8)] == labels.tolist()  # in one order for ever
     middle = Image.open(root / "val" / "owl" / "0.png").resize((45, 36), Image.Resampling.BILINEAR).crop((6, 2, 38, 34))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (data.inputs.mean, data.inputs.std))
-    pixels = (data.test[0][0] * std + mean) * 255
+    (first,) = (image for image, index in zip(images, data.test.indices, strict=True) if index == 0)
+    pixels = (first * std + mean) * 255
     expected = torch.from_numpy(np.asarray(middle).copy()).permute(2, 0, 1)
     assert float((pixels - expected).abs().mean()) < 12  # another resampling and half a pixel, the same picture
     like = load_data("folder", root, like=InputSpec((3, 24, 24), (0.5,) * 3, (0.5,) * 3, ("owl", "wren")))
@@ -143,7 +194,7 @@ def test_broken_folders(tmp_path: Path) -> None:
         list(loader(data.test))
     bad.write_bytes(b"not an image")
     with pytest.raises(DataError, match="cannot be read"):
-        _ = data.test[2]
+        _ = data.test[data.test.indices.index(2)]
     empty = tmp_path / "empty"
     (empty / "train").mkdir(parents=True)
     with pytest.raises(DataError, match="no images found"):

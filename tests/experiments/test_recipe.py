@@ -59,6 +59,7 @@ def test_built_in_recipes_parse() -> None:
         "digits",
         "digits-learned",
         "cifar10-resnet20-digits",
+        "cifar10-resnet20-digits-trained",
         "cifar10-resnet20-learned",
         "cifar10-resnet20-pretrained",
         "cifar10-resnet20-qcfs",

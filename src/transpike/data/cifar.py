@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
-from transpike.data.contract import Data, split_indices
+from transpike.data.contract import Data, mixed, split_indices
+from transpike.data.folders import folder_of_images
 from transpike.errors import DataError, needs_extra
 from transpike.serialization.model_info import InputSpec
 
@@ -87,7 +88,8 @@ def cifar10(
     """Opens CIFAR-10; nothing is downloaded. A tenth of each class of the training set is held back for validation.
 
     Args:
-        root: the folder that holds ``cifar-10-batches-py``.
+        root: the folder that holds ``cifar-10-batches-py``, or ``cifar10/train/CLASS/*.png`` and ``cifar10/test``;
+            then test images come in an order drawn once for all.
         seed: of the split into training and validation part.
         preparation: normalisation and augmentation.
         like: a network's own input, whose normalisation then replaces that of the preparation.
@@ -108,7 +110,7 @@ def cifar100(
     preparation: Preparation = Preparation.STANDARD,
     like: InputSpec | None = None,
 ) -> Data:
-    """Opens CIFAR-100 in ``cifar-100-python``; everything else as `cifar10`."""
+    """Opens CIFAR-100 in ``cifar-100-python`` or ``cifar100``; everything else as `cifar10`."""
     with needs_extra("vision", "CIFAR-100"):
         from torchvision.datasets import CIFAR100
 
@@ -129,16 +131,47 @@ def _open(name: str, dataset: Any, root: Path, seed: int, preparation: Preparati
     if settings.cutout:
         augment.append(Cutout(settings.cutout))
     plain = v2.Compose([v2.ToImage(), *tail])
+    training, calibration, test = _parts(name, dataset, Path(root), v2.Compose(augment), plain)
+    large, small = split_indices(training.targets, 0.1, seed)
+    inputs = InputSpec((3, 32, 32), settings.mean, settings.std, tuple(training.classes), name)
+    return Data(inputs, Subset(training, large), Subset(calibration, large), Subset(calibration, small), test)
+
+
+def _parts(name: str, dataset: Any, root: Path, augment: Any, plain: Any) -> tuple[Any, Any, Any]:
+    """Training images, augmented and not, and test images: torchvision's, or those of a folder of images."""
+    folder = root / name
+    if not (root / dataset.base_folder).exists() and (folder / "train").is_dir():
+        from torchvision.transforms import v2
+
+        augment, plain = (v2.Compose([_checked, each]) for each in (augment, plain))
+        training, calibration = (folder_of_images(folder / "train", each) for each in (augment, plain))
+        test = folder_of_images(folder / "test", plain)
+        classes = int(name.removeprefix("cifar"))
+        if training.classes != test.classes or len(training.classes) != classes:
+            raise DataError(
+                f"there are {len(training.classes)} classes to train and {len(test.classes)} to test, "
+                f"{name} has {classes}",
+                where=str(folder),
+                fix="give both parts one folder per class, with the names of the classes",
+            )
+        return training, calibration, mixed(test)
     try:
-        training = dataset(root, train=True, transform=v2.Compose(augment))
-        calibration = dataset(root, train=True, transform=plain)
-        test = dataset(root, train=False, transform=plain)
+        training, calibration = (dataset(root, train=True, transform=each) for each in (augment, plain))
+        return training, calibration, dataset(root, train=False, transform=plain)
     except (RuntimeError, OSError, EOFError) as error:
         raise DataError(
             f"{name} cannot be read: {error}",
             where=str(root),
-            fix=f"the folder must hold {dataset.base_folder}, as torchvision's download=True makes it",
+            fix=f"the folder must hold {dataset.base_folder}, as torchvision's download=True makes it, or "
+            f"{name}/train/CLASS/*.png and {name}/test/CLASS/*.png",
         ) from error
-    large, small = split_indices(training.targets, 0.1, seed)
-    inputs = InputSpec((3, 32, 32), settings.mean, settings.std, tuple(test.classes), name)
-    return Data(inputs, Subset(training, large), Subset(calibration, large), Subset(calibration, small), test)
+
+
+def _checked(image: Any) -> Any:
+    if image.size != (32, 32):
+        width, height = image.size
+        raise DataError(
+            f"an image has {width} x {height} pixels, CIFAR's have 32 x 32",
+            fix="open it as a data set of its own, with dataset 'folder'",
+        )
+    return image

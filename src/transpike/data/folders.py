@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Subset
 
-from transpike.data.contract import Data, split_indices
+from transpike.data.contract import Data, mixed, split_indices
 from transpike.errors import DataError, needs_extra
 from transpike.serialization.model_info import InputSpec
 
@@ -50,7 +50,8 @@ def image_folder(
 ) -> Data:
     """Opens ``root/train/CLASS/*.jpg`` and ``root/val/CLASS/*.jpg`` (or ``root/test``), as ImageNet is laid out.
 
-    Training images are cropped at random and flipped; others are resized and cropped in the middle.
+    Training images are cropped at random and flipped; others are resized and cropped in the middle. Test images come in
+    an order drawn once for all.
 
     Args:
         root: the folder with ``train`` and ``val`` (or ``test``).
@@ -78,9 +79,9 @@ def image_folder(
     plain = v2.Compose([v2.Resize(resize), v2.CenterCrop(size), *tail])
     train_folder = root / "train"
     test_folder = next((root / name for name in ("val", "test") if (root / name).is_dir()), root / "val")
-    training = _folder(train_folder, augment)
-    calibration = _folder(train_folder, plain)
-    test = _folder(test_folder, plain)
+    training = folder_of_images(train_folder, augment)
+    calibration = folder_of_images(train_folder, plain)
+    test = folder_of_images(test_folder, plain)
     names = tuple(training.classes)
     if tuple(test.classes) != names:
         strange = sorted(set(names) ^ set(test.classes))
@@ -103,10 +104,15 @@ def image_folder(
         )
     large, small = split_indices(training.targets, validation, seed)
     inputs = InputSpec((3, size, size), mean, std, names, "folder")
-    return Data(inputs, Subset(training, large), Subset(calibration, large), Subset(calibration, small), test)
+    return Data(inputs, Subset(training, large), Subset(calibration, large), Subset(calibration, small), mixed(test))
 
 
-def _folder(path: Path, transform: Callable[..., Any]) -> Any:
+def folder_of_images(path: Path, transform: Callable[..., Any]) -> Any:
+    """``path/CLASS/*.jpg`` as torchvision reads it.
+
+    Raises:
+        DataError: no such folder, or no images in it; on reading, a damaged image.
+    """
     with needs_extra("vision", "a folder of images"):
         from torchvision.datasets import ImageFolder
 

@@ -37,8 +37,8 @@ _EXTRAS = {
     "spikingjelly": "spikingjelly",
 }
 _DATA_SETS = {
-    "cifar10": ("cifar-10-batches-py",),
-    "cifar100": ("cifar-100-python",),
+    "cifar10": ("cifar-10-batches-py", "cifar10"),
+    "cifar100": ("cifar-100-python", "cifar100"),
     "imagenet or folder": ("train",),
 }
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".th")
@@ -184,7 +184,7 @@ def _folder(variable: str, content: str, look: Callable[[Path], list[str]]) -> F
 
 
 def _data_sets(folder: Path) -> list[str]:
-    return [name for name, parts in _DATA_SETS.items() if all((folder / part).is_dir() for part in parts)]
+    return [name for name, parts in _DATA_SETS.items() if any((folder / part).is_dir() for part in parts)]
 
 
 def _weights(folder: Path) -> list[str]:
