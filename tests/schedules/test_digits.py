@@ -254,3 +254,15 @@ def test_shorter_runs_and_other_orders_of_samples(topology, schedule) -> None:
     for rows, first, other in zip(answer, short, turned, strict=True):
         assert torch.allclose(first, rows[:2], rtol=1e-9, atol=1e-9)
         assert torch.allclose(other.flip(1), rows, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+def test_radix_computes_what_a_network_trained_with_as_many_levels_does(digits: int) -> None:
+    torch.manual_seed(digits)
+    act = [tp.activations.QCFS(2**digits - 1, theta_init=0.7).build() for _ in range(2)]
+    model = torch.nn.Sequential(torch.nn.Linear(6, 20), act[0], torch.nn.Linear(20, 20), act[1], torch.nn.Linear(20, 4))
+    x = torch.rand(50, 6)
+    with torch.no_grad():
+        snn = tp.convert(model.double(), tp.Conversion(), example_inputs=x[:2].double())
+        answer = snn(x.double(), steps=digits, schedule=Radix(digits))[-1]
+        torch.testing.assert_close(answer, model(x.double()))
