@@ -245,6 +245,12 @@ def _curve(
     return Curve(name, [x for x, _ in points], [y for _, y in points], nudge, align)
 
 
+def _ends(lines: list[Line], name: str, nudge: tuple[float, float]) -> Curve:
+    """The longest run of each row, by latency."""
+    points = sorted((line.pipeline[max(line.top1)], line.top1[max(line.top1)]) for line in lines)
+    return Curve(name, [x for x, _ in points], [y for _, y in points], nudge)
+
+
 def _draw(axis: Axes, curves: list[Curve], theme: Theme, ann: float) -> None:
     axis.axhline(ann, color=theme.soft, lw=1, ls="--")
     for number, curve in enumerate(curves):
@@ -281,7 +287,7 @@ def accuracy_latency(theme: Theme) -> Figure:
     codes = found(CODES).of("all")
 
     curves = [
-        _curve([codes["digits, T = 6, six lags"]], "signed digits", (8, -1)),
+        _ends([line for label, line in codes.items() if label.startswith("digits")], "signed digits", (8, -1)),
         _curve([codes["radix, T = 4"]], "radix", (6, -10), at=(4,)),
         method("opi", "99.9 percentile", (6, 0)),
         method("snnc-light-bias", "least squares", (6, -4)),
