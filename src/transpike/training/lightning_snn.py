@@ -63,7 +63,8 @@ class _ThroughTime(Task):
         size = self.settings["batch_size"]
         parts = size // self.settings["micro_batch"]
         there = min(size, self.samples - index // parts * size)
-        return loss * (parts * len(batch[1]) / there)
+        share: float = parts * len(batch[1]) / there
+        return share * loss
 
     def learn(self, images: Tensor, labels: Tensor) -> Step:
         counted: dict[str, Tensor] = {}
