@@ -72,9 +72,7 @@ def chain(reset: Reset) -> tp.SpikingNetwork:
 def numbers(snn: tp.SpikingNetwork) -> dict[str, float]:
     first, second = (snn.site(site.name) for site in snn.sites)
     (w1,), (w2, b2), (w3,) = (
-        list(module.parameters())
-        for module in snn.network.modules()
-        if type(module) is nn.Linear
+        list(module.parameters()) for module in snn.network.modules() if type(module) is nn.Linear
     )
     values = (w1, first.theta, first.v_init, w2, b2, second.theta, second.v_init, w3[0], w3[1])
     return {name: float(value) for name, value in zip(NAMES, values, strict=True)}
