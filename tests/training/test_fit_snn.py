@@ -45,6 +45,18 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
 
 
+@pytest.fixture
+def plain_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradient descent in place of Adam, so that a step shows the gradient itself."""
+    from transpike.training import lightning_snn
+
+    def optimizer(self):
+        learning = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        return self.with_cosine(torch.optim.SGD(learning, lr=self.settings["learning_rate"]))
+
+    monkeypatch.setattr(lightning_snn._ThroughTime, "configure_optimizers", optimizer)
+
+
 # --- derivatives -----------------------------------------------------------------------------------------------------
 
 NAMES = ("w1", "theta1", "v1", "w2", "b2", "theta2", "v2", "w3a", "w3b")
@@ -121,6 +133,7 @@ def derivatives(x: float, label: int, steps: int, reset: Reset, penalty: float) 
     return by + penalty * operations.by
 
 
+@pytest.mark.usefixtures("plain_steps")
 @pytest.mark.parametrize("reset", list(Reset))
 @pytest.mark.parametrize(("steps", "penalty"), [(2, 0.0), (3, 0.0), (3, 0.7)])
 def test_a_step_follows_derivatives_carried_forward_through_time(reset: Reset, steps: int, penalty: float) -> None:
@@ -128,7 +141,7 @@ def test_a_step_follows_derivatives_carried_forward_through_time(reset: Reset, s
     images = torch.tensor([[x] for x, _ in cases], dtype=torch.float64)
     data = as_data(images, torch.tensor([label for _, label in cases]))
     snn, rate = chain(reset), 1e-3
-    settings = {"momentum": 0.0, "weight_decay": 0.0, "teacher": None, "spike_penalty": penalty, "device": "cpu"}
+    settings = {"teacher": None, "spike_penalty": penalty, "device": "cpu"}
     tp.fit_snn(snn, data, steps=steps, epochs=1, learning_rate=rate, **settings)
     found = (np.array(list(START.values())) - np.array(list(numbers(snn).values()))) / rate
     expected = np.mean([derivatives(x, label, steps, reset, penalty) for x, label in cases], 0)
@@ -136,12 +149,13 @@ def test_a_step_follows_derivatives_carried_forward_through_time(reset: Reset, s
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
+@pytest.mark.usefixtures("plain_steps")
 def test_thresholds_stay_positive() -> None:
     images = torch.tensor([[0.9], [1.3]], dtype=torch.float64)
     for label in (0, 1):
         snn = chain(Reset.SOFT)
         data = as_data(images, torch.full((2,), label))
-        settings = {"momentum": 0.0, "weight_decay": 0.0, "teacher": None, "device": "cpu"}
+        settings = {"teacher": None, "device": "cpu"}
         slope = np.mean([derivatives(float(x), label, 2, Reset.SOFT, 0.0) for x in images], 0)[NAMES.index("theta2")]
         tp.fit_snn(snn, data, steps=2, epochs=1, learning_rate=50.0, **settings)
         free = START["theta2"] - 50 * slope
@@ -150,6 +164,21 @@ def test_thresholds_stay_positive() -> None:
             assert free > START["theta2"]
         else:
             assert free < 0
+
+
+def test_a_step_is_in_proportion_to_the_size_of_what_learns() -> None:
+    """Adam's first step has the sign of the gradient, and the learning rate for a length."""
+    snn, rate = chain(Reset.SOFT), 1e-3
+    data = as_data(torch.tensor([[0.9], [1.3]], dtype=torch.float64), torch.tensor([0, 0]))
+    tp.fit_snn(snn, data, steps=2, epochs=1, learning_rate=rate, teacher=None, device="cpu")
+    slopes = np.mean([derivatives(x, 0, 2, Reset.SOFT, 0.0) for x in (0.9, 1.3)], 0)
+    assert np.abs(slopes).min() > 1e-4
+    last = np.sqrt((START["w3a"] ** 2 + START["w3b"] ** 2) / 2)
+    units = {**START, "v1": START["theta1"], "v2": START["theta2"], "w3a": last, "w3b": last}
+    expected = {
+        name: START[name] - rate * units[name] * np.sign(slope) for name, slope in zip(NAMES, slopes, strict=True)
+    }
+    assert numbers(snn) == pytest.approx(expected, rel=1e-6)
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -190,6 +219,7 @@ def test_tet_averages_the_loss_of_every_step(regulariser: float) -> None:
     assert float(MeanLoss().of(torch.from_numpy(means), criterion)) == pytest.approx(last, rel=1e-12)
 
 
+@pytest.mark.usefixtures("plain_steps")
 @pytest.mark.parametrize("loss", [MeanLoss(), TETLoss(0.05)])
 def test_parts_of_a_batch_give_the_gradients_of_the_whole(loss) -> None:
     """96 samples in batches of 40, 40 and 16; in parts of 10 the last one has 6."""
@@ -350,7 +380,7 @@ def test_a_short_training_raises_the_accuracy_of_few_steps_on_digits() -> None:
     snn = tp.convert(model, calibration=[images], example_inputs=images[:4])
     test = tp.data.loader(data.test)
     before = tp.evaluate(snn, test, steps=1).row(1).top1
-    tp.fit_snn(snn, data, steps=1, epochs=4, learning_rate=0.03, device="cpu")
+    tp.fit_snn(snn, data, steps=1, epochs=4, learning_rate=0.01, device="cpu")
     after = tp.evaluate(snn, test, steps=1).row(1).top1
     assert after > before + 12  # three seeds gained 21 to 29
 

@@ -22,9 +22,10 @@ def train_snn(
     dataset: DataName = None,
     data: Root = None,
     epochs: Annotated[int, typer.Option(help="Passes through the training set.")] = 5,
-    learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum; falls along a cosine.")] = 0.01,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of Adam, in units of each parameter's size; falls along a cosine.")
+    ] = 0.003,
     warmup_steps: Annotated[int, typer.Option(help="Steps in which the learning rate rises from 0.")] = 0,
-    weight_decay: Annotated[float, typer.Option(help="On weights and biases.")] = 5e-4,
     teacher: Annotated[
         str | None,
         typer.Option(help="ANN whose logits are learnt too: a checkpoint, or none (default: the ANN that FILE is of)."),
@@ -40,7 +41,7 @@ def train_snn(
     spike_penalty: Annotated[
         float, typer.Option(help="Train for fewer spikes: weight of the share of synaptic operations in the loss.")
     ] = 0.0,
-    batch_size: Annotated[int, typer.Option(help="Images per step of SGD.")] = 128,
+    batch_size: Annotated[int, typer.Option(help="Images per step of Adam.")] = 128,
     micro_batch: Annotated[
         int | None, typer.Option(help="Images that run at once, a divisor of --batch-size: less takes less memory.")
     ] = None,
@@ -92,7 +93,6 @@ def train_snn(
         epochs=epochs,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
-        weight_decay=weight_decay,
         teacher="ann" if teacher is None else None if teacher == "none" else find_model(teacher).network,
         temperature=temperature,
         distillation=distillation,

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from transpike.activations import TrainedActivation
 from transpike.data import Data
 from transpike.errors import needs_extra
-from transpike.graph.site import Site
 from transpike.graph.unwrap import unwrapped
 from transpike.serialization.digest import digest, digest_batches
 from transpike.serialization.fields import check_count, fitted
@@ -65,14 +64,11 @@ class EpochShuffle(Sampler[int]):
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """All trainable parameters with weight decay, except those of sites and those of some activations.
-
-    These are the activations that say ``decay_theta=False``.
-    """
+    """All trainable parameters with weight decay, except thresholds whose activation says ``decay_theta=False``."""
     exempt = {
         id(parameter)
         for module in network.modules()
-        if isinstance(module, Site) or (isinstance(module, TrainedActivation) and not module.config.decay_theta)
+        if isinstance(module, TrainedActivation) and not module.config.decay_theta
         for parameter in module.parameters()
     }
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -173,9 +169,9 @@ def check_settings(settings: dict[str, Any], workers: int, checkpoint: Path | No
     for name, least in {"epochs": 1, "batch_size": 1, "warmup_steps": 0, "seed": 0}.items():
         check_count(name, settings[name], least)
     check_count("workers", workers, 0)
-    for name in ("learning_rate", "momentum", "weight_decay", "spike_penalty"):
+    for name in {"learning_rate", "momentum", "weight_decay", "spike_penalty"} & set(settings):
         fitted(name, settings[name], float)
-    rate, momentum, decay = (settings[name] for name in ("learning_rate", "momentum", "weight_decay"))
+    rate, momentum, decay = settings["learning_rate"], settings.get("momentum", 0.0), settings.get("weight_decay", 0.0)
     if not (0 < rate < math.inf) or not 0 <= momentum < 1 or decay < 0:
         raise ValueError(
             f"learning_rate must be positive, momentum in [0, 1), weight_decay not negative; got {rate}, {momentum}, "

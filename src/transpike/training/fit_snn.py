@@ -37,10 +37,8 @@ def fit_snn(
     *,
     steps: int,
     epochs: int,
-    learning_rate: float = 0.01,
+    learning_rate: float = 0.003,
     warmup_steps: int = 0,
-    momentum: float = 0.9,
-    weight_decay: float = 5e-4,
     teacher: nn.Module | Literal["ann"] | None = "ann",
     temperature: float = 2.0,
     distillation: float = 0.5,
@@ -57,7 +55,7 @@ def fit_snn(
 ) -> list[Epoch]:
     """Trains ``snn`` in place at T = ``steps``, all layers stepping together.
 
-    Weights, biases, thresholds and initial potentials learn, by SGD whose learning rate falls to zero along a cosine,
+    Weights, biases, thresholds and initial potentials learn, by Adam whose learning rate falls to zero along a cosine,
     epoch by epoch. Where a neuron fires, the backward pass takes the derivative ``surrogate`` of its `IF`. BatchNorm
     that the conversion folded is part of the weights; where it stayed, its statistics are frozen. Thresholds stay above
     a hundredth of what they were. The epoch with the best validation accuracy at T is kept, the last of equal ones; the
@@ -68,10 +66,8 @@ def fit_snn(
         data: its training part is trained on, its validation part chooses the epoch.
         steps: T of training and validation; other T gain less, or lose.
         epochs: number of passes.
-        learning_rate: initial learning rate.
+        learning_rate: of Adam at the start, in units of each parameter's own size: its root mean square.
         warmup_steps: steps at the start in which the learning rate rises from 0.
-        momentum: of SGD.
-        weight_decay: on weights and biases, not on what belongs to neurons.
         teacher: whose logits are learnt besides the labels: ``"ann"`` is the ANN that ``snn`` came from, a module is
             another one, None is none.
         temperature: tau of the distillation.
@@ -79,7 +75,7 @@ def fit_snn(
         loss: `MeanLoss` of the mean output of the T steps (None), or `TETLoss` of every step's.
         spike_penalty: how much the share of synaptic operations in the T steps adds to the loss; the spikes of the
             same run are counted. 1 if every neuron fires at every step.
-        batch_size: samples per step of SGD; a last, smaller batch is used too.
+        batch_size: samples per step of Adam; a last, smaller batch is used too.
         micro_batch: samples that go through the network at once, a divisor of ``batch_size``, whose gradients add up:
             memory is T times that of so many samples. None takes whole batches.
         seed: of order and augmentation.
@@ -105,8 +101,6 @@ def fit_snn(
         "epochs": epochs,
         "learning_rate": learning_rate,
         "warmup_steps": warmup_steps,
-        "momentum": momentum,
-        "weight_decay": weight_decay,
         "spike_penalty": spike_penalty,
         "batch_size": batch_size,
         "seed": seed,

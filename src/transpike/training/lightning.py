@@ -43,7 +43,7 @@ class Step(NamedTuple):
 
 
 class Task(LightningModule, ABC):  # type: ignore[misc]
-    """What every training shares: SGD, cosine, warm-up, the history, and what a training state holds."""
+    """What every training shares: SGD where it asks for nothing else, cosine, warm-up, history, training states."""
 
     layout = torch.contiguous_format
     """How weights lie in memory while they are trained."""
@@ -82,7 +82,11 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
         s = self.settings
         groups = parameter_groups(self.network, s["weight_decay"])
         optimizer = torch.optim.SGD(groups, lr=s["learning_rate"], momentum=s["momentum"])
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, s["epochs"])
+        return self.with_cosine(optimizer)
+
+    def with_cosine(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimizer with its schedule, as Lightning takes them."""
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.settings["epochs"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from transpike.errors import RangeError, TrainingError
 from transpike.functional import summing_type
+from transpike.graph.site import Site
 from transpike.network.spiking import SpikingNetwork
 from transpike.schedules import Plain
 from transpike.training.fit import Epoch
@@ -48,6 +49,10 @@ class _ThroughTime(Task):
         self.sites = [snn.site(planned.name) for planned in snn.sites]
         self.floors = [_FLOOR * site.theta.detach().clone() for site in self.sites]
         self.best: dict[str, Any] = {"accuracy": -1.0, "state": {}}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(groups_by_size(self.network, self.settings["learning_rate"]))
+        return self.with_cosine(optimizer)
 
     def on_fit_start(self) -> None:
         reference = next(self.network.parameters())
@@ -118,6 +123,27 @@ class _ThroughTime(Task):
     def finish(self) -> None:
         """Takes the best epoch."""
         self.network.load_state_dict(self.best["state"])
+
+
+def groups_by_size(network: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+    """Every parameter that learns, with a learning rate in proportion to its size: the root mean square at the start.
+
+    Folding BatchNorm leaves layers whose gradients differ a hundredfold in relation to their weights; steps of Adam do
+    not depend on the gradient's size. What belongs to a neuron goes by its threshold, zeros by what else is in their
+    layer.
+    """
+    groups: dict[int, dict[str, Any]] = {}
+    for module in network.modules():
+        sizes = [_size(parameter) for parameter in module.parameters(recurse=False)]
+        for parameter, own in zip(module.parameters(recurse=False), sizes, strict=True):
+            size = _size(module.theta) if isinstance(module, Site) else own or max(sizes) or 1.0
+            if parameter.requires_grad:
+                groups[id(parameter)] = {"params": [parameter], "lr": learning_rate * size}
+    return list(groups.values())
+
+
+def _size(values: Tensor) -> float:
+    return float(values.detach().square().mean().sqrt())
 
 
 def train_spiking(
