@@ -33,7 +33,7 @@ from transpike.selection.confidence import choose_confidence
 from transpike.selection.lags import search_lags
 from transpike.serialization.model_info import InputSpec
 from transpike.storage.checkpoint import describe, load, load_ann, save
-from transpike.training import fit
+from transpike.training import fit, fit_snn
 
 __all__ = [
     "Conversion",
@@ -60,6 +60,7 @@ __all__ = [
     "evaluate",
     "evaluate_early",
     "fit",
+    "fit_snn",
     "inspect",
     "load",
     "load_ann",

@@ -23,7 +23,7 @@ from transpike.network.backends import Backends, Call
 from transpike.network.engine import NetworkEngine
 from transpike.network.summary import summary
 from transpike.neurons import Neuron
-from transpike.rules import Conversion
+from transpike.rules import Conversion, ThroughTime
 from transpike.runtime.encoding import Encoding
 from transpike.runtime.interpreters import Count, Observer, refuse_overflow, run_clipped
 from transpike.runtime.step import State, Stepper, check_state
@@ -42,7 +42,10 @@ class SpikingNetwork(nn.Module):
             the ANN.
         plan: what every value of that graph is in time, and its sites.
         capture: how its source became a graph.
+        trained: how `transpike.fit_snn` trained it after the conversion, else None.
     """
+
+    trained: ThroughTime | None = None
 
     def __init__(self, network: fx.GraphModule, plan: Plan, conversion: Conversion, capture: Capture) -> None:
         super().__init__()
@@ -234,7 +237,8 @@ class SpikingNetwork(nn.Module):
         reason = self.engine.unsupported_reason()
         stages = self.engine.report() if reason is None else {}
         sites = {site.name: self.site(site.name) for site in self.sites}
-        return summary(self.plan, sites, f"neuron {self.neuron}", stages, reason)
+        about = f"neuron {self.neuron}" + ("" if self.trained is None else f", {self.trained}")
+        return summary(self.plan, sites, about, stages, reason)
 
     def verify(self, *inputs: Tensor, ann: nn.Module | None = None, tolerance: float = 1e-3) -> Verification:
         """Checks on data that the graph computes what its source computes, sample by sample.

@@ -19,7 +19,7 @@ from transpike.rules.contract import (
     ThresholdRule,
     average,
 )
-from transpike.rules.conversion import Conversion
+from transpike.rules.conversion import Conversion, ThroughTime
 from transpike.rules.corrections.bias import BiasCorrection, Compare
 from transpike.rules.corrections.optimal_potential import OptimalPotential
 from transpike.rules.corrections.potential import PotentialCorrection
@@ -93,6 +93,7 @@ __all__ = [
     "Statistic",
     "TemporalBiasCorrection",
     "ThresholdRule",
+    "ThroughTime",
     "ZeroPotential",
     "average",
 ]

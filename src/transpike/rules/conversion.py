@@ -92,6 +92,33 @@ class Conversion:
         return tuple(part for part in (self.threshold, self.potential, *self.corrections) if part is not None)
 
 
+@dataclass(frozen=True)
+class ThroughTime:
+    """How a converted network was trained through time; it goes into the network's file.
+
+    Attributes:
+        steps: T.
+        epochs: passes through the training set, of which the best on the validation part was kept.
+        loss: name of the loss on the outputs.
+        distilled: whether it learnt a teacher's logits.
+        spike_penalty: weight of the share of synaptic operations in the loss.
+    """
+
+    steps: int
+    epochs: int
+    loss: str
+    distilled: bool
+    spike_penalty: float
+
+    def __str__(self) -> str:
+        return (
+            f"trained through time at T = {self.steps} ({self.epochs} epochs, {self.loss}"
+            + (", distilled" if self.distilled else "")
+            + (f", spike penalty {self.spike_penalty:g}" if self.spike_penalty else "")
+            + ")"
+        )
+
+
 def _check(name: str, value: object, kinds: tuple[type, ...], wanted: str) -> None:
     if not isinstance(value, kinds):
         raise ValueError(f"{name} takes {wanted}, not {value!r}")

@@ -68,6 +68,7 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         header["conversion"] = write_record(network.conversion)
         header["capture"] = write_record(network.capture)
         header["sites"] = [site.name for site in network.sites]
+        header["through_time"] = None if network.trained is None else write_record(network.trained)
     write_container(Path(path), network.state_dict(), header)
 
 
@@ -144,6 +145,7 @@ def load_network(path: Path | str, *, model: ModelFactory | None = None) -> Spik
         ) from error
     if isinstance(network, SpikingNetwork):
         _check_sites(network, contents, path)
+        network.trained = contents.through_time
     _check_tensors(network, tensors, path)
     _check_graph(network, contents, dtype, path)
     _load_tensors(network, tensors, path)

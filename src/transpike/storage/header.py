@@ -21,6 +21,7 @@ from transpike.rules import (
     PerChannel,
     PerLayer,
     PerNeuron,
+    ThroughTime,
 )
 from transpike.schedules import SCHEDULES
 from transpike.serialization.fields import fitted
@@ -33,7 +34,7 @@ FORMAT = 2
 def record_kinds() -> dict[str, type]:
     """Records that files may hold, by name: what the tables hold now."""
     tables = (NEURONS, THRESHOLD_RULES, POTENTIAL_RULES, CORRECTIONS, SCHEDULES)
-    facts = (ModelInfo, InputSpec, ModelSource, Capture, Conversion, PerLayer, PerChannel, PerNeuron)
+    facts = (ModelInfo, InputSpec, ModelSource, Capture, Conversion, PerLayer, PerChannel, PerNeuron, ThroughTime)
     activations = (SlipReLU, LearnedSlipReLU, RateNorm, ThetaPercentile)
     classes = (*facts, *activations, *(cls for table in tables for cls in table.values()))
     return {cls.__name__: cls for cls in classes}
@@ -74,6 +75,7 @@ class Contents:
         conversion: how a spiking network was converted.
         capture: how its source became a graph.
         graph: what the captured graph computes; None in files that older versions wrote.
+        through_time: how a spiking network was trained after its conversion, if it was.
     """
 
     kind: str
@@ -86,6 +88,7 @@ class Contents:
     conversion: Conversion | None = None
     capture: Capture | None = None
     graph: Fingerprint | None = field(default=None, repr=False)
+    through_time: ThroughTime | None = None
 
 
 def read_header(header: Mapping[str, Any], path: Path) -> Contents:
@@ -117,7 +120,7 @@ def read_header(header: Mapping[str, Any], path: Path) -> Contents:
 
 def _contents(header: Mapping[str, Any]) -> Contents:
     spiking = header["kind"] == "spiking"
-    graph = header.get("graph")
+    graph, trained = header.get("graph"), header.get("through_time")
     return Contents(
         kind=header["kind"],
         info=_record("info", header["info"], ModelInfo),
@@ -129,6 +132,7 @@ def _contents(header: Mapping[str, Any]) -> Contents:
         conversion=_record("conversion", header["conversion"], Conversion) if spiking else None,
         capture=_record("capture", header["capture"], Capture) if spiking else None,
         graph=None if graph is None else read_fingerprint(graph),
+        through_time=None if trained is None else _record("through_time", trained, ThroughTime),
     )
 
 

@@ -1,7 +1,9 @@
-"""The training loop with the papers' settings."""
+"""The training loops: ANNs with the papers' settings, and converted networks through time."""
 
 from transpike.errors import TrainingError
 from transpike.training.devices import torch_device
 from transpike.training.fit import Epoch, fit
+from transpike.training.fit_snn import fit_snn
+from transpike.training.output_losses import MeanLoss, TETLoss
 
-__all__ = ["Epoch", "TrainingError", "fit", "torch_device"]
+__all__ = ["Epoch", "MeanLoss", "TETLoss", "TrainingError", "fit", "fit_snn", "torch_device"]

@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,28 +137,6 @@ def fit(
         OutputError: the checkpoint cannot be written.
     """
     network = unwrapped(network, "fit", "network")
-    check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
-    check_count("warmup_steps", warmup_steps, 0)
-    check_count("workers", workers, 0)
-    check_count("seed", seed, 0)
-    given = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
-    for name, value in {**given, "spike_penalty": spike_penalty}.items():
-        fitted(name, value, float)
-    if not (0 < learning_rate < math.inf) or not 0 <= momentum < 1 or weight_decay < 0:
-        raise ValueError(
-            f"learning_rate must be positive, momentum in [0, 1), weight_decay not negative; got {learning_rate}, "
-            f"{momentum}, {weight_decay}"
-        )
-    if not 0 <= spike_penalty < math.inf:
-        raise ValueError(f"spike_penalty must be a number that is not negative, got {spike_penalty}")
-    if checkpoint is not None:
-        if checkpoint.suffix != ".ckpt":
-            raise ValueError(f"the training state must be named *.ckpt, got {checkpoint}")
-        check_writable(checkpoint)
-    with needs_extra("train", "training"):
-        from transpike.training.lightning import run  # Lightning takes seconds to import
-
     settings = {
         "epochs": epochs,
         "learning_rate": learning_rate,
@@ -169,17 +148,61 @@ def fit(
         "seed": seed,
         "precision": precision,
     }
+    check_settings(settings, workers, checkpoint)
+    with needs_extra("train", "training"):
+        from transpike.training.lightning import train_classifier  # Lightning takes seconds to import
+
     if checkpoint is not None:
         settings |= {"start": digest_start(network), "data": digest_data(data)}
+    train, validation = make_loaders(data, batch_size, seed, workers)
+    with quiet_lightning():
+        return train_classifier(network, settings, train, validation, checkpoint, device, compile, progress, on_epoch)
+
+
+def check_settings(settings: dict[str, Any], workers: int, checkpoint: Path | None) -> None:
+    """Checks what every training takes.
+
+    Raises:
+        ValueError: a setting out of range.
+        OutputError: the checkpoint cannot be written.
+    """
+    for name, least in {"epochs": 1, "batch_size": 1, "warmup_steps": 0, "seed": 0}.items():
+        check_count(name, settings[name], least)
+    check_count("workers", workers, 0)
+    for name in {"learning_rate", "momentum", "weight_decay", "spike_penalty"} & set(settings):
+        fitted(name, settings[name], float)
+    rate, momentum, decay = settings["learning_rate"], settings.get("momentum", 0.0), settings.get("weight_decay", 0.0)
+    if not (0 < rate < math.inf) or not 0 <= momentum < 1 or decay < 0:
+        raise ValueError(
+            f"learning_rate must be positive, momentum in [0, 1), weight_decay not negative; got {rate}, {momentum}, "
+            f"{decay}"
+        )
+    if not 0 <= settings["spike_penalty"] < math.inf:
+        raise ValueError(f"spike_penalty must be a number that is not negative, got {settings['spike_penalty']}")
+    if checkpoint is not None:
+        if checkpoint.suffix != ".ckpt":
+            raise ValueError(f"the training state must be named *.ckpt, got {checkpoint}")
+        check_writable(checkpoint)
+
+
+def make_loaders(data: Data, batch_size: int, seed: int, workers: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Loaders of the training part, in an order that depends on seed and epoch, and of the validation part."""
     # Generators of their own: a loader draws a seed when it starts, which must not shift the order of dropout.
     own = [torch.Generator().manual_seed(seed) for _ in range(2)]
     order = EpochShuffle(_size(data.train), seed)
-    train = DataLoader(data.train, batch_size, sampler=order, num_workers=workers, generator=own[0])
-    validation = DataLoader(data.validation, 500, num_workers=workers, generator=own[1])
+    return (
+        DataLoader(data.train, batch_size, sampler=order, num_workers=workers, generator=own[0]),
+        DataLoader(data.validation, 500, num_workers=workers, generator=own[1]),
+    )
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keeps what Lightning says to its own users from ours."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        return run(network, settings, train, validation, checkpoint, device, compile, progress, on_epoch)
+        yield
 
 
 _DIGESTED = 100_000  # samples of a part that are looked at; of more, as many, evenly spread

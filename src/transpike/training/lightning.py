@@ -1,13 +1,14 @@
-"""The Lightning side of `fit`; imported only when training starts."""
+"""The Lightning side of training; imported only when it starts."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,36 +28,65 @@ from transpike.training.fit import Epoch, parameter_groups
 from transpike.training.spike_cost import SpikeCost
 
 
-class _Classifier(LightningModule):  # type: ignore[misc]
-    """Cross-entropy, with what spikes cost if they are penalised; SGD, cosine."""
+class Step(NamedTuple):
+    """What a batch brought.
+
+    Attributes:
+        logits: ``[N, classes]``.
+        loss: the loss without the penalty for spikes.
+        operations: the share of synaptic operations that is penalised, if any.
+    """
+
+    logits: Tensor
+    loss: Tensor
+    operations: Tensor | None
+
+
+class Task(LightningModule, ABC):  # type: ignore[misc]
+    """What every training shares: SGD where it asks for nothing else, cosine, warm-up, history, training states."""
+
+    layout = torch.contiguous_format
+    """How weights lie in memory while they are trained."""
 
     def __init__(
         self,
         network: nn.Module,
         settings: dict[str, Any],
         classes: int,
-        spike_cost: SpikeCost | None,
-        learner: Callable[[Tensor], Tensor],
         on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
         super().__init__()
         self.on_epoch = on_epoch
-        self.spike_cost = spike_cost
-        self.learner = learner
         self.operations = MeanMetric()
         self.network = network
-        self.trained = [module for module in network.modules() if isinstance(module, TrainedActivation)]
         self.settings = settings
         self.history: list[list[float]] = []
         self.loss = MeanMetric()
         self.train_hits = MulticlassAccuracy(classes, average="micro")
         self.validation_hits = MulticlassAccuracy(classes, average="micro")
 
+    @abstractmethod
+    def learn(self, images: Tensor, labels: Tensor) -> Step:
+        """Runs a training batch."""
+
+    @abstractmethod
+    def answer(self, images: Tensor) -> Tensor:
+        """The logits that count in validation."""
+
+    def finish(self) -> None:
+        """Does what is left when the last epoch is done."""
+        return
+
     def configure_optimizers(self) -> Any:
+        """SGD whose learning rate falls along a cosine."""
         s = self.settings
         groups = parameter_groups(self.network, s["weight_decay"])
         optimizer = torch.optim.SGD(groups, lr=s["learning_rate"], momentum=s["momentum"])
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, s["epochs"])
+        return self.with_cosine(optimizer)
+
+    def with_cosine(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimizer with its schedule, as Lightning takes them."""
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.settings["epochs"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
@@ -70,39 +100,40 @@ class _Classifier(LightningModule):  # type: ignore[misc]
             group["lr"] = rate
 
     def on_train_epoch_start(self) -> None:
+        """Seeds the epoch, so that a resumed run draws the same."""
         torch.manual_seed(self.settings["seed"] * 1_000_003 + self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """The loss of a batch, with what its spikes cost."""
         images, labels = batch
-        for module in self.trained:
-            module.begin_batch(index)
-        logits = self.learner(images).float()
-        loss: Tensor = F.cross_entropy(logits, labels)
-        if not bool(torch.isfinite(loss)):
-            raise TrainingError(
-                f"the loss became {loss.item()}",
-                where=f"epoch {self.current_epoch + 1}, step {index}",
-                fix="start again with a smaller learning rate (the paper uses 0.05 where 0.1 fails)",
-            )
-        self.loss.update(loss.detach())
-        self.train_hits.update(logits.detach(), labels)
-        objectives = [module.objective for module in self.trained if module.objective is not None]
-        if objectives:
-            loss = loss + torch.stack(objectives).sum()
-        if self.spike_cost is None:
-            return loss
-        operations = self.spike_cost.take()
-        self.operations.update(operations.detach())
+        step = self.learn(images, labels)
+        if not bool(torch.isfinite(step.loss)):
+            raise self.diverged(f"the loss became {step.loss.item()}", index)
+        self.loss.update(step.loss.detach())
+        self.train_hits.update(step.logits.detach(), labels)
+        if step.operations is None:
+            return step.loss
+        self.operations.update(step.operations.detach())
         penalty: float = self.settings["spike_penalty"]
-        return loss + penalty * operations
+        return step.loss + penalty * step.operations
+
+    def diverged(self, what: str, index: int) -> TrainingError:
+        """The error of a training that lost its way in a step."""
+        return TrainingError(
+            what,
+            where=f"epoch {self.current_epoch + 1}, step {index}",
+            fix="start again with a smaller learning rate (the paper uses 0.05 where 0.1 fails)",
+        )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Counts right answers."""
         images, labels = batch
-        self.validation_hits.update(self.network(images), labels)
+        self.validation_hits.update(self.answer(images), labels)
 
     def on_train_epoch_end(self) -> None:
+        """Adds the epoch to the history."""
         row = [self.loss.compute(), 100 * self.train_hits.compute(), 100 * self.validation_hits.compute()]
-        if self.spike_cost is not None:
+        if self.settings["spike_penalty"]:
             row.append(self.operations.compute())
         self.history.append([float(value) for value in row])
         for metric in (self.loss, self.train_hits, self.validation_hits, self.operations):
@@ -112,10 +143,47 @@ class _Classifier(LightningModule):  # type: ignore[misc]
                 self.on_epoch(Epoch(len(self.history), *self.history[-1]), self.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what a resumed training is checked against."""
         checkpoint["transpike"] = {"settings": self.settings, "history": self.history}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the history."""
         self.history = [list(row) for row in checkpoint["transpike"]["history"]]
+
+
+class _Classifier(Task):
+    """Cross-entropy and what activations add, with what spikes cost if they are penalised."""
+
+    layout = torch.channels_last
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: dict[str, Any],
+        classes: int,
+        spike_cost: SpikeCost | None,
+        learner: Callable[[Tensor], Tensor],
+        on_epoch: Callable[[Epoch, nn.Module], None] | None,
+    ) -> None:
+        super().__init__(network, settings, classes, on_epoch)
+        self.spike_cost = spike_cost
+        self.learner = learner
+        self.trained = [module for module in network.modules() if isinstance(module, TrainedActivation)]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        for module in self.trained:
+            module.begin_batch(index)
+        loss = super().training_step(batch, index)
+        objectives = [module.objective for module in self.trained if module.objective is not None]
+        return loss + torch.stack(objectives).sum() if objectives else loss
+
+    def learn(self, images: Tensor, labels: Tensor) -> Step:
+        logits = self.learner(images).float()
+        loss = F.cross_entropy(logits, labels)
+        return Step(logits, loss, None if self.spike_cost is None else self.spike_cost.take())
+
+    def answer(self, images: Tensor) -> Tensor:
+        return self.network(images)  # type: ignore[no-any-return]
 
 
 class _Lines(Callback):  # type: ignore[misc]
@@ -200,7 +268,7 @@ def _check_resumed(path: Path, settings: dict[str, Any]) -> None:
         raise CheckpointError("the training state is malformed", where=str(path), fix="remove this file")
 
 
-def run(
+def train_classifier(
     network: nn.Module,
     settings: dict[str, Any],
     train: DataLoader[Any],
@@ -211,16 +279,56 @@ def run(
     progress: bool,
     on_epoch: Callable[[Epoch, nn.Module], None] | None,
 ) -> list[Epoch]:
-    """Trains; see `transpike.training.fit`."""
+    """Trains an ANN; see `transpike.training.fit`."""
+    costs: list[SpikeCost] = []
+
+    def make(example: Tensor) -> Task:
+        with torch.no_grad():
+            was = network.training
+            classes = network.eval()(example).shape[-1]
+            network.train(was)
+        network.to(memory_format=_Classifier.layout)
+        costs.extend([SpikeCost(network, example)] if settings["spike_penalty"] else [])
+        # A function, so that the compiled form is no second child; a shape each, since the last batch may differ.
+        learner = torch.compile(network.__call__, dynamic=False) if compiled else network.__call__
+        return _Classifier(network, settings, classes, costs[0] if costs else None, learner, on_epoch)
+
+    try:
+        return run(network, settings, train, validation, checkpoint, device, progress, make)
+    finally:
+        for cost in costs:
+            cost.remove()
+
+
+def run(
+    network: nn.Module,
+    settings: dict[str, Any],
+    train: DataLoader[Any],
+    validation: DataLoader[Any],
+    checkpoint: Path | None,
+    device: str,
+    progress: bool,
+    make: Callable[[Tensor], Task],
+    parts: int = 1,
+) -> list[Epoch]:
+    """Trains, and goes on from the checkpoint if it is there.
+
+    Args:
+        network: what is trained, in place.
+        settings: what a checkpoint must have been made with.
+        train: batches of images and labels.
+        validation: the same.
+        checkpoint: a file written after every epoch.
+        device: a Lightning accelerator.
+        progress: show a progress bar.
+        make: makes the task from one validation image ``[1, *]``.
+        parts: batches of ``train`` whose gradients are averaged for one step.
+    """
     resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
     if resume is not None:
         _check_resumed(Path(resume), settings)
     images, _ = next(iter(validation))
     example = images[:1].to(next(network.parameters()).device)
-    with torch.no_grad():
-        was = network.training
-        classes = network.eval()(example).shape[-1]
-        network.train(was)
     callbacks: list[Callback] = []
     if checkpoint is not None:
         saver = ModelCheckpoint(
@@ -242,13 +350,11 @@ def run(
         enable_checkpointing=checkpoint is not None,
         logger=False,
         num_sanity_val_steps=0,
+        accumulate_grad_batches=parts,
         default_root_dir=None if checkpoint is None else checkpoint.parent,
     )
-    network.train().to(memory_format=torch.channels_last)
-    spike_cost = SpikeCost(network, example) if settings["spike_penalty"] else None
-    # A function, so that the compiled form is no second child; a shape each, since the last batch alone may differ.
-    learner = torch.compile(network.__call__, dynamic=False) if compiled else network.__call__
-    module = _Classifier(network, settings, classes, spike_cost, learner, on_epoch)
+    module = make(example)
+    network.train().to(memory_format=module.layout)
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, train, validation, ckpt_path=resume)
@@ -264,8 +370,6 @@ def run(
                 signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from stop
         raise
-    finally:
-        if spike_cost is not None:
-            spike_cost.remove()
+    module.finish()
     network.eval().to(memory_format=torch.contiguous_format)  # so that a stored copy computes the same to the bit
     return [Epoch(index, *row) for index, row in enumerate(module.history, start=1)]

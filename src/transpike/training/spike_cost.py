@@ -18,6 +18,7 @@ from transpike.activations import TrainedActivation
 from transpike.errors import TrainingError
 from transpike.graph.capture import evaluation_mode
 from transpike.graph.operators import argument
+from transpike.graph.site import Site
 from transpike.graph.walk import NodeVisitor
 
 _GATHERING = {F.linear, F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d}
@@ -105,7 +106,7 @@ class _Count(NodeVisitor):
     def _follow(self, n: fx.Node, result: Any) -> None:
         """Adds a layer's operations, if it has weights, to every activation that it reads."""
         sources = frozenset[str]().union(*(self.sources[node] for node in n.all_input_nodes))
-        if n.op == "call_module" and isinstance(self.found[str(n.target)], TrainedActivation):
+        if n.op == "call_module" and isinstance(self.found[str(n.target)], TrainedActivation | Site):
             sources = frozenset([str(n.target)])
             self.neurons[str(n.target)] = result[0].numel()
         elif sources:

@@ -1,0 +1,183 @@
+"""The Lightning side of `fit_snn`; imported only when training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from transpike.errors import RangeError, TrainingError
+from transpike.functional import summing_type
+from transpike.graph.site import Site
+from transpike.network.spiking import SpikingNetwork
+from transpike.schedules import Plain
+from transpike.training.fit import Epoch
+from transpike.training.lightning import Step, Task, run
+from transpike.training.output_losses import OutputLoss, distilled
+from transpike.training.spike_cost import fan_out
+
+_ALL_AT_ONCE = 2**40
+"""MiB for the currents of a site: a run with gradients keeps everything anyway, so it is not cut into parts."""
+_FLOOR = 0.01
+"""The smallest threshold, in thresholds at the start."""
+
+
+class _ThroughTime(Task):
+    """Back-propagation through time at one T, and the best epoch on the validation part."""
+
+    def __init__(
+        self,
+        snn: SpikingNetwork,
+        settings: dict[str, Any],
+        classes: int,
+        loss: OutputLoss,
+        teacher: nn.Module | None,
+        shares: dict[str, float],
+        samples: int,
+        on_epoch: Callable[[Epoch, nn.Module], None] | None,
+    ) -> None:
+        super().__init__(snn, settings, classes, on_epoch)
+        self.teacher = [] if teacher is None else [teacher]  # in a list, so that it is no child and is not stored
+        self.output_loss = loss
+        self.shares = shares
+        self.samples = samples
+        self.sites = [snn.site(planned.name) for planned in snn.sites]
+        self.floors = [_FLOOR * site.theta.detach().clone() for site in self.sites]
+        self.best: dict[str, Any] = {"accuracy": -1.0, "state": {}}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.Adam(groups_by_size(self.network, self.settings["learning_rate"]))
+        return self.with_cosine(optimizer)
+
+    def on_fit_start(self) -> None:
+        reference = next(self.network.parameters())
+        for teacher in self.teacher:
+            teacher.to(reference.device, reference.dtype)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """The loss of one part of a batch, so that the mean over the parts, which Lightning takes, is the batch's."""
+        try:
+            loss: Tensor = super().training_step(batch, index)
+        except RangeError as error:
+            raise self.diverged(error.what, index) from error
+        size = self.settings["batch_size"]
+        parts = size // self.settings["micro_batch"]
+        there = min(size, self.samples - index // parts * size)
+        share: float = parts * len(batch[1]) / there
+        return share * loss
+
+    def learn(self, images: Tensor, labels: Tensor) -> Step:
+        counted: dict[str, Tensor] = {}
+
+        def observe(site: str, _: Tensor, events: Tensor) -> None:
+            if site in self.shares:
+                counted[site] = self.shares[site] * events.mean(dtype=summing_type(events.dtype))
+
+        answers = self._run(images, memory_mib=_ALL_AT_ONCE, observe=observe if self.shares else None)
+        answers = answers.to(summing_type(answers.dtype))
+        with torch.no_grad():
+            wanted = [teacher(images).to(answers.dtype) for teacher in self.teacher]
+
+        def criterion(logits: Tensor) -> Tensor:
+            if not wanted:
+                return F.cross_entropy(logits, labels)
+            return distilled(logits, labels, wanted[0], self.settings["temperature"], self.settings["distillation"])
+
+        operations = torch.stack(list(counted.values())).sum() if self.shares else None
+        return Step(answers[-1], self.output_loss.of(answers, criterion), operations)
+
+    def answer(self, images: Tensor) -> Tensor:
+        return self._run(images)[-1]
+
+    def _run(self, images: Tensor, **settings: Any) -> Tensor:
+        answers: Tensor = self.network(images, steps=self.settings["steps"], schedule=Plain(), **settings)
+        return answers
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """One step, after which thresholds are positive."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        with torch.no_grad():
+            for site, floor in zip(self.sites, self.floors, strict=True):
+                site.theta.copy_(torch.maximum(site.theta, floor.to(site.theta)))
+
+    def on_train_epoch_end(self) -> None:
+        super().on_train_epoch_end()
+        accuracy = self.history[-1][2]
+        if accuracy >= self.best["accuracy"]:
+            state = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+            self.best = {"accuracy": accuracy, "state": state}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["transpike"]["best"] = self.best
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self.best = dict(checkpoint["transpike"]["best"])
+
+    def finish(self) -> None:
+        """Takes the best epoch."""
+        self.network.load_state_dict(self.best["state"])
+
+
+def groups_by_size(network: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
+    """Every parameter that learns, with a learning rate in proportion to its size: the root mean square at the start.
+
+    Folding BatchNorm leaves layers whose gradients differ a hundredfold in relation to their weights; steps of Adam do
+    not depend on the gradient's size. What belongs to a neuron goes by its threshold, zeros by what else is in their
+    layer.
+    """
+    groups: dict[int, dict[str, Any]] = {}
+    for module in network.modules():
+        sizes = [_size(parameter) for parameter in module.parameters(recurse=False)]
+        for parameter, own in zip(module.parameters(recurse=False), sizes, strict=True):
+            size = _size(module.theta) if isinstance(module, Site) else own or max(sizes) or 1.0
+            if parameter.requires_grad:
+                groups[id(parameter)] = {"params": [parameter], "lr": learning_rate * size}
+    return list(groups.values())
+
+
+def _size(values: Tensor) -> float:
+    return float(values.detach().square().mean().sqrt())
+
+
+def train_spiking(
+    snn: SpikingNetwork,
+    settings: dict[str, Any],
+    loss: OutputLoss,
+    teacher: nn.Module | None,
+    train: DataLoader[Any],
+    validation: DataLoader[Any],
+    checkpoint: Path | None,
+    device: str,
+    progress: bool,
+    on_epoch: Callable[[Epoch, nn.Module], None] | None,
+) -> list[Epoch]:
+    """Trains a converted network; see `transpike.fit_snn`."""
+
+    def make(example: Tensor) -> Task:
+        with torch.no_grad():
+            logits = snn.ann(example)
+            if not isinstance(logits, Tensor) or logits.dim() != 2:
+                raise TrainingError("the network is no classifier with logits [N, classes]", where="fit_snn")
+            if (
+                teacher is not None
+                and (found := teacher.to(example.device, logits.dtype)(example)).shape != logits.shape
+            ):
+                raise TrainingError(
+                    f"the teacher answers {tuple(found.shape)}, the network {tuple(logits.shape)}",
+                    where="fit_snn, teacher",
+                    fix="give a teacher with the same classes, or none",
+                )
+        operations = fan_out(snn.network, example) if settings["spike_penalty"] else {}
+        shares = {site: number / sum(operations.values()) for site, number in operations.items()}
+        samples = len(train.dataset)  # type: ignore[arg-type]
+        return _ThroughTime(snn, settings, logits.shape[1], loss, teacher, shares, samples, on_epoch)
+
+    parts = settings["batch_size"] // settings["micro_batch"]
+    return run(snn, settings, train, validation, checkpoint, device, progress, make, parts)
