@@ -1,5 +1,7 @@
 """Names of activation calls, in-place rewriting, BatchNorm folding, and what the plan says about values."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.graph.capture import trace
-from transpike.graph.example_run import shapes_of
+from transpike.graph.example_run import batch_violations, shapes_of
 from transpike.graph.fold import fold_batchnorm
 from transpike.graph.plan import Kind
 
@@ -401,3 +403,24 @@ def test_pooling_over_channels_stays_behind_cat(pool, shape):
     snn = _convert(model, x)
     torch.testing.assert_close(snn.ann(x), model(x))
     torch.testing.assert_close(snn(x, steps=512)[-1], model(x), atol=0.02, rtol=0)
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """As sums in another order do: other numbers for another number of samples, much nearer in float64."""
+    return x + x.shape[0] * (1e-3 if x.dtype == torch.float32 else 1e-12)
+
+
+def mixing(x: torch.Tensor) -> torch.Tensor:
+    return x + 1e-3 * x.shape[0]
+
+
+@pytest.mark.parametrize(("function", "wrong"), [(rounded, False), (mixing, True)])
+def test_what_rounding_changes_does_not_mix_samples(function: Callable[..., torch.Tensor], wrong: bool) -> None:
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    node = graph.call_function(function, (x,))
+    graph.output(node)
+    gm = torch.fx.GraphModule(nn.Module(), graph)
+    batched = dict.fromkeys(gm.graph.nodes, True)
+    found = [name.name for name, _ in batch_violations(gm, (torch.rand(3, 4),), batched)]
+    assert found == ([node.name] if wrong else [])
