@@ -23,7 +23,7 @@ CONVERSIONS = {
     "accumulate, rho = 8": "accumulate, ρ = 8",
     "accumulate, rho = 4, thresholds and biases trained": "accumulate, ρ = 4, thresholds and biases trained",
     "accumulate, rho = 8, thresholds and biases trained": "accumulate, ρ = 8, thresholds and biases trained",
-    "digits, T = 6, six lags": "signed digits, lag 1 at six of 19 sites",
+    "digits, 10 pipeline steps": "signed digits, lag 1 at five of 19 sites",
     "accumulate, rho = 4, weights trained": "accumulate, ρ = 4, weights trained by blocks",
 }
 """Labels of the record, and what the tables call them."""

@@ -64,7 +64,7 @@ from result_tables import (
 _README_PRETRAINED = (
     "99.9 percentile per channel",
     "least squares, biases corrected",
-    "digits, T = 6, six lags",
+    "digits, 10 pipeline steps",
     "accumulate, rho = 8",
     "accumulate, rho = 8, thresholds and biases trained",
 )
