@@ -48,6 +48,7 @@ sanitize-memory: install
 		tests/kernels/test_native.py tests/kernels/test_events.py tests/kernels/test_counts.py \
 		tests/kernels/test_pairs.py tests/kernels/test_pooling.py tests/kernels/test_chain.py \
 		tests/kernels/test_image.py tests/kernels/test_narrow.py tests/kernels/test_threads.py \
+		tests/kernels/test_signed_digits.py \
 		tests/engine/test_engine.py tests/engine/test_engine_counts.py
 
 # ignore_noninstrumented_modules: Python and torch are not built for the sanitizer, so it does not see how their threads
@@ -61,7 +62,8 @@ sanitize-threads: install
 	@$(SANITIZE) \
 		tests/kernels/test_threads.py tests/kernels/test_chain.py tests/kernels/test_events.py \
 		tests/kernels/test_counts.py tests/kernels/test_pairs.py tests/kernels/test_pooling.py \
-		tests/kernels/test_image.py tests/engine/test_engine.py tests/engine/test_engine_counts.py
+		tests/kernels/test_image.py tests/kernels/test_signed_digits.py tests/engine/test_engine.py \
+		tests/engine/test_engine_counts.py
 
 # Builds with $(SANITIZERS) and begins a run of pytest, to which tests are to be added.
 SANITIZE = set -e; folder=$(SANITIZED)/$(RUNTIME); export PATH="$$PATH:$(CURDIR)/$(BIN)"; \

@@ -8,6 +8,7 @@ Every network runs under its own schedule, behind a check of its answers against
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def main() -> None:
         table.add_row(row["what"], str(row["pipeline_steps"] or ""), f"{row['top1']:.2f}", *cells)
     Console(highlight=False, width=120).print(table)
     if options.output is not None:
-        about = {"images": len(labels), "threads": torch.get_num_threads(), "environment": environment().to_json()}
+        about = {"images": len(labels), "threads": torch.get_num_threads(), "environment": asdict(environment())}
         write_json(options.output, {**about, "instruction_set": native.module().instruction_set(), "rows": rows})
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import groupby
 
-from records import LONG, RESULTS, SHORT, Line, about, found, link, percent, raw, sources, table
+from records import LONG, RESULTS, SHORT, Line, about, found, instructions, link, percent, raw, sources, table
 
 from transpike.experiments import read_sweep
 
@@ -251,6 +252,25 @@ def budgets() -> str:
         "test images (ANN 91.73 %), except T = 16 and 32 of methods by rates: 2,000 (ANN 92.30 %).\n"
     )
     return table(("conversion", *(f"{budget} steps" for budget in _BUDGETS)), cells) + "\n" + note
+
+
+def conversions() -> str:
+    """Conversions of the public ResNet-20 beside each other: accuracy, and time in terms of the ANN."""
+    files = [raw(f"conversions-resnet20-{threads}.json") for threads in (1, 2)]
+    batches = list(files[0]["rows"][0]["ratio"])
+    rows = []
+    for one, two in zip(*(file["rows"] for file in files), strict=True):
+        name = re.sub(r"digits \(.*\)", "digits", one["what"])
+        ratios = [f"{row['ratio'][batch]:.2f}" for row in (one, two) for batch in batches]
+        rows.append((name, one["pipeline_steps"] or "", percent(one["top1"]), *ratios))
+    head = ("conversion", "pipeline latency", "top-1", *(f"{n}, batch {b}" for n in ("1 thread", "2") for b in batches))
+    where = files[0]["environment"]
+    note = (
+        f"Time of the fastest eager form of the ANN = 1. First {files[0]['images']:,} test images; {where['cpu']}, "
+        f"{instructions(files[0])}, torch {where['torch']}. `benchmarks/conversions.py`. Records: "
+        f"{link('conversions-resnet20-1.json')}, {link('conversions-resnet20-2.json')}.\n"
+    )
+    return table(head, rows) + "\n" + note
 
 
 def learned() -> str:

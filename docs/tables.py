@@ -43,6 +43,7 @@ from result_tables import (
     TORCH,
     budgets,
     codes,
+    conversions,
     digits,
     digits_trained,
     learned,
@@ -153,6 +154,7 @@ FRAGMENTS: tuple[Callable[[], str], ...] = (
     *(
         budgets,
         codes,
+        conversions,
         digits_trained,
         learned,
         learned_resnet20,
