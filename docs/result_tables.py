@@ -263,7 +263,12 @@ def conversions() -> str:
         name = re.sub(r"digits \(.*\)", "digits", one["what"])
         ratios = [f"{row['ratio'][batch]:.2f}" for row in (one, two) for batch in batches]
         rows.append((name, one["pipeline_steps"] or "", percent(one["top1"]), *ratios))
-    head = ("conversion", "pipeline latency", "top-1", *(f"{n}, batch {b}" for n in ("1 thread", "2") for b in batches))
+    head = (
+        "conversion",
+        "pipeline latency",
+        "top-1",
+        *(f"{n}, batch {b}" for n in ("1 thread", "2 threads") for b in batches),
+    )
     where = files[0]["environment"]
     note = (
         f"Time of the fastest eager form of the ANN = 1. First {files[0]['images']:,} test images; {where['cpu']}, "
