@@ -21,7 +21,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from transpike.activations import TrainedActivation
 from transpike.calibration.progress import ProgressBar
-from transpike.errors import CheckpointError, TrainingError
+from transpike.errors import CheckpointError, DivergedError, TrainingError
 from transpike.serialization.container import pack, read_container, unpack, write_container
 from transpike.training.fit import Epoch, parameter_groups
 from transpike.training.spike_cost import SpikeCost
@@ -79,7 +79,7 @@ class _Classifier(LightningModule):  # type: ignore[misc]
         logits = self.learner(images).float()
         loss: Tensor = F.cross_entropy(logits, labels)
         if not bool(torch.isfinite(loss)):
-            raise TrainingError(
+            raise DivergedError(
                 f"the loss became {loss.item()}",
                 where=f"epoch {self.current_epoch + 1}, step {index}",
                 fix="start again with a smaller learning rate (the paper uses 0.05 where 0.1 fails)",
