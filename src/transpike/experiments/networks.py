@@ -40,7 +40,9 @@ def make_networks(
     progress: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, nn.Module], tuple[Training, ...]]:
-    """All networks of a recipe by name, and how they were trained; finished ones are read from the folder, unfinished ones trained on.
+    """All networks of a recipe by name, and how they were trained.
+
+    Finished ones are read from the folder, unfinished ones trained on.
 
     Args:
         recipe: what to train.
