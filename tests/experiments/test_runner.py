@@ -250,7 +250,7 @@ def small(recipe: Recipe) -> Recipe:
     plain = {"epochs": 1, "precision": "32-true", "warmup_steps": 0, "network": None}
     trainings = tuple(replace(one, **plain) for one in recipe.trainings)
     known = {"network": "digits-resnet", "data": "digits", "calibration_images": 32, "preparation": "standard"}
-    return replace(recipe, rows=rows, trainings=trainings, **known)
+    return replace(recipe, trainings=trainings, **known)
 
 
 @pytest.mark.parametrize("name", list(recipes()))
