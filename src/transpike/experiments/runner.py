@@ -65,6 +65,10 @@ def run_recipe(
     """
     result = folder / "result.json"
     check_record_path(result)
+    if not any(row.runs for row in recipe.rows):
+        record = make_record(replace(recipe, trainings=()), [_published(row) for row in recipe.rows], finished=True)
+        write_json(result, to_json(record))
+        return record
     data = load_data(recipe.data, data_root, seed=recipe.seed, preparation=recipe.preparation)
     if training_images is not None:
         data = _fewer(data, check_count("training_images", training_images), recipe.seed)
