@@ -47,8 +47,8 @@ def test_a_row_of_a_family_at_smoke_size(transpike, made_up: Path, family: str, 
     assert {result.network for result in record.rows} == {each.name for each in record.trainings}
     assert [each.epochs for each in record.trainings] == [1]
     assert (record.training_images, record.calibration_images, record.preparation.value) == (
-        24,
-        24,
+        12,
+        12,
         family.split("-")[0],
     )
     assert first.report.images == 2
