@@ -99,6 +99,7 @@ $(VENV)/.docs: $(VENV)/.installed
 # The tables and the picture in README.md, from results/.
 tables: install
 	$(BIN)/python docs/tables.py --write README.md
+	$(BIN)/python docs/tables.py --write docs/results/papers.md
 	$(BIN)/python docs/figures.py docs/images accuracy-latency
 
 install: $(VENV)/.installed

@@ -199,9 +199,9 @@ def recipes() -> str:
     folder = files("transpike.experiments") / "recipes"
     for file in sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name):
         found = tomllib.loads(file.read_text(encoding="utf-8"))
-        rows.append(
-            (f"`{file.name.removesuffix('.toml')}`", found.get("network", ""), found.get("data", ""), found["about"])
-        )
+        networks = {each.get("network", found["network"]) for each in found.get("train", []) if "start" not in each}
+        shown = ", ".join(sorted(networks or {found["network"]}))
+        rows.append((f"`{file.name.removesuffix('.toml')}`", shown, found["data"], found["about"]))
     return table(("name", "network", "data", "what it does"), rows, left=4)
 
 

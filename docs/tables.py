@@ -1,6 +1,7 @@
 """Tables of the documentation, made from the library's own tables and from the records in `results/`.
 
-    python docs/tables.py --write README.md     fills what stands between ``<!-- begin: NAME -->`` and ``<!-- end -->``
+    python docs/tables.py --write README.md     fills what stands between ``<!-- begin: NAME -->`` and ``<!-- end -->``;
+                                                docs/results/papers.md has such tables, too
     python docs/tables.py --check README.md     exit status 1 where that is stale
 
 The site's build calls `write_all`; its pages include the fragments.
@@ -16,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import paper_tables
 from code_tables import (
     activations,
     corrections,
@@ -45,7 +47,6 @@ from result_tables import (
     codes,
     conversions,
     digits,
-    digits_trained,
     learned,
     learned_resnet20,
     method_results,
@@ -139,7 +140,11 @@ def readme_speed() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS: Mapping[str, Callable[[], str]] = {"accuracy": readme_accuracy, "speed": readme_speed}
+BLOCKS: Mapping[str, Callable[[], str]] = {
+    "accuracy": readme_accuracy,
+    "speed": readme_speed,
+    **paper_tables.BLOCKS,
+}
 _MARKED = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
 
 
@@ -155,7 +160,6 @@ FRAGMENTS: tuple[Callable[[], str], ...] = (
         budgets,
         codes,
         conversions,
-        digits_trained,
         learned,
         learned_resnet20,
         swept,

@@ -104,6 +104,10 @@ class TrainingError(TranspikeError):
     """Training diverged, or a file to resume from belongs to another run."""
 
 
+class DivergedError(TrainingError):
+    """A training cannot go on as it is: the loss or the network is not finite, or nothing is learnt."""
+
+
 class MissingExtraError(TranspikeError):
     """A library that an optional part of transpike needs is not installed."""
 

@@ -7,9 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from transpike.activations import QCFS
 from transpike.conversion.methods import METHODS
-from transpike.errors import RecipeError
-from transpike.experiments.recipe import RecipeRow, Run, find_recipe, method_runs, parse_recipe, recipes
+from transpike.data import Preparation
+from transpike.errors import DataError, RecipeError
+from transpike.experiments.recipe import (
+    RecipeRow,
+    Run,
+    Training,
+    find_recipe,
+    method_runs,
+    parse_recipe,
+    recipes,
+    resize,
+    select_rows,
+)
 from transpike.experiments.runner import run_recipe
 from transpike.rules import (
     AnswerThresholds,
@@ -65,6 +77,12 @@ def test_built_in_recipes_parse() -> None:
         "cifar10-resnet20-qcfs",
         "cifar10-resnet20-relu",
         "cifar10-vgg16-qcfs",
+        "cos-cifar10",
+        "cos-cifar100",
+        "cos-imagenet",
+        "sliprelu-cifar10",
+        "sliprelu-cifar100",
+        "sliprelu-imagenet",
     }
     for recipe in found.values():
         assert recipe.rows
@@ -178,5 +196,105 @@ def test_find_recipe(tmp_path: Path) -> None:
     assert find_recipe(str(file)).name == "mine"
     with pytest.raises(RecipeError, match="no such file"):
         find_recipe(str(tmp_path / "absent.toml"))
-    with pytest.raises(RecipeError, match=r"known: cifar10-resnet20-digits, .*digits; or a \*.toml file"):
+    with pytest.raises(RecipeError, match=r"known: cifar10-resnet20-digits, .*digits, .*; or a \*.toml file"):
         find_recipe("absent")
+
+
+FAMILY = """
+about = "three rows"
+network = "cifar-resnet20"
+data = "cifar10"
+preparation = "cos"
+seed = 1
+calibration_images = 64
+at = [1, 2]
+[training]
+epochs = 3
+learning_rate = 0.1
+weight_decay = 1e-4
+[[train]]
+name = "relu"
+[[train]]
+name = "wide"
+network = "cifar-vgg16"
+epochs = 2
+fallback_rate = 0.05
+[[train]]
+name = "slip"
+start = "relu"
+activation = { name = "qcfs", levels = 2 }
+[[row]]
+label = "A, slip"
+network = "slip"
+published = { source = "a table", ann = 90, top1 = { 2 = 12.5 } }
+[[row]]
+label = "B, plain"
+network = "wide"
+steps = 3
+[[row]]
+label = "B, other"
+published = { source = "a table", top1 = { 5 = 80 } }
+"""
+
+
+def test_what_a_family_says() -> None:
+    family = parse_recipe(FAMILY, "family")
+    assert family.preparation is Preparation.COS
+    relu, wide, slip = family.trainings
+    assert relu == Training("relu", 3, 0.1, weight_decay=1e-4)
+    assert wide == Training("wide", 2, 0.1, network="cifar-vgg16", weight_decay=1e-4, fallback_rate=0.05)
+    assert slip == Training("slip", 3, 0.1, start="relu", activation=QCFS(2), weight_decay=1e-4)
+    assert [[run.at for run in row.runs] for row in family.rows] == [[(1, 2)], [(1, 2, 3)], []]
+    assert family.rows[0].published_ann == 90.0
+    assert family.rows[2] == RecipeRow("B, other", "", (), published={5: 80.0}, published_in="a table")
+
+
+def test_some_rows_and_what_they_need() -> None:
+    family = parse_recipe(FAMILY, "family")
+
+    def chosen(pattern: str) -> tuple[list[str], list[str]]:
+        some = select_rows(family, pattern)
+        return [row.label for row in some.rows], [one.name for one in some.trainings]
+
+    assert chosen("a, SLIP") == (["A, slip"], ["relu", "slip"])
+    assert chosen("b,") == (["B, plain", "B, other"], ["wide"])
+    assert chosen("wide") == (["B, plain"], ["wide"])
+    assert chosen("b*other") == (["B, other"], [])
+    with pytest.raises(RecipeError, match=r"no row has 'C, '.*\n.*family\n.*rows: A, slip, B, plain, B, other"):
+        select_rows(family, "C, ")
+
+
+def test_a_recipe_at_another_size() -> None:
+    family = parse_recipe(FAMILY, "family")
+    assert resize(family) == family
+    small = resize(family, epochs=1, images="20", seed=7)
+    assert ([one.epochs for one in small.trainings], small.seed) == ([1, 1, 1], 7)
+    assert {row.images for row in small.rows} == {"20"}
+    for wrong in ({"epochs": 0}, {"seed": -1}):
+        with pytest.raises(ValueError, match="must be at least"):
+            resize(family, **wrong)
+    with pytest.raises(DataError, match="'all', 'fixed' or a number"):
+        resize(family, images="some")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('data = "cifar10"', 'data = "digits"', "preparation is for the CIFAR sets"),
+        ('preparation = "cos"', 'preparation = "rts"', "rts"),
+        ('start = "relu"', 'start = "relu"\nnetwork = "cifar-vgg16"', "'slip' has start and network"),
+        ('name = "wide"', 'name = "relu"', "two trainings have the same name"),
+        ("weight_decay = 1e-4", "weight_decay = -1.0", "weight_decay of 'relu' must not be negative"),
+        ("fallback_rate = 0.05", "fallback_rate = 0.0", "fallback_rate of 'wide' must be positive"),
+        ("ann = 90,", "accuracy = 90,", "published of row 'A, slip' has no 'accuracy'"),
+        ("ann = 90,", "ann = 190,", "must be percentages by T"),
+        ("{ 5 = 80 }", "{ 0 = 80 }", "must be percentages by T"),
+        ("top1 = { 5 = 80 }", "top1 = {}", "'B, other' runs nothing, and needs published numbers"),
+        ('source = "a table", top1 = { 5', "top1 = { 5", "'B, other' runs nothing, and needs published numbers"),
+        ('label = "B, other"', 'label = "B, other"\nat = [1]', "at"),
+    ],
+)
+def test_malformed_families(old: str, new: str, message: str) -> None:
+    assert old in FAMILY
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(FAMILY.replace(old, new), "family")

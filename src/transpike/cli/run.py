@@ -20,30 +20,54 @@ def run(
         Path | None, typer.Option("--output", "-o", help="Folder to write (default: runs/RECIPE).")
     ] = None,
     data: Root = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Run rows alone whose label or network has this in it; * is anything."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of every training (default: as the recipe says).")] = None,
+    limit: Annotated[int | None, typer.Option(help="Training images to use at most (default: all).")] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Test images: all, fixed or a number (default: as the recipe says).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, splits and order (default: the recipe's).")] = None,
     device: DeviceName = Device.AUTO,
     compile_: Compile = False,
 ) -> None:
     """Run a recipe: train, convert, evaluate, and write checkpoints, a JSON record and a plot.
 
+    Networks that are trained, and rows that are measured, are read from OUTPUT when the recipe is run again.
+
     Examples:
     * `transpike run --list`
     * `transpike run digits`
+    * `transpike run cos-cifar10 --only resnet20 --epochs 30 --data DIR`
     """
     from transpike.cli.work import check_output, device_of
-    from transpike.experiments.recipe import find_recipe, recipes
+    from transpike.experiments.recipe import find_recipe, recipes, resize, select_rows
     from transpike.experiments.runner import run_recipe
-    from transpike.report import LATENCY_CAPTION, comparison_table, plot_accuracy, recipes_table, report_table
+    from transpike.report import LATENCY_CAPTION, plot_accuracy, recipes_table, record_table, report_table
 
     if list_ or recipe is None:
         out.print(recipes_table({name: entry.about for name, entry in recipes().items()}))
         return
-    plan = find_recipe(recipe)
+    plan = resize(find_recipe(recipe), epochs=epochs, images=images, seed=seed)
+    plan = plan if only is None else select_rows(plan, only)
     folder = output or Path("runs") / plan.name
     check_output(folder / "result.json")
     outcome = run_recipe(
-        plan, folder, data_root=data, device=device_of(device), compile=compile_, progress=True, say=say
+        plan,
+        folder,
+        data_root=data,
+        training_images=limit,
+        device=device_of(device),
+        compile=compile_,
+        progress=True,
+        say=say,
     )
-    out.print(comparison_table(outcome.reports, outcome.published))
+    out.print(record_table(outcome))
+    if not outcome.reports:
+        say(f"written: {folder}/result.json, of rows that are only published")
+        return
     first = next(iter(outcome.reports))
     say(f"{first}:")
     out.print(report_table(outcome.reports[first]))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,13 @@ from typing import Any
 from transpike.activations import ACTIVATIONS, ActivationSettings, ThetaPercentile
 from transpike.conversion.config import read_conversion, read_part
 from transpike.conversion.methods import Method
+from transpike.data import Preparation
+from transpike.data.contract import check_images_word
 from transpike.errors import ConfigError, RecipeError
 from transpike.evaluation.evaluate import rows_for
 from transpike.rules import Conversion
 from transpike.schedules import Schedule
-from transpike.serialization.fields import check_fields
+from transpike.serialization.fields import ADDED, check_count, check_fields
 
 PRETRAINED = "pretrained"
 """The name of the network that a recipe's ``weights`` give."""
@@ -32,7 +36,11 @@ class Training:
         learning_rate: initial.
         start: a training before it or, where the recipe has ``weights``, ``"pretrained"``; None is fresh weights.
         batch_size, warmup_steps, spike_penalty, precision: see `transpike.fit`.
-        activation: what the ReLUs become first; None keeps them.
+        activation: what the ReLUs become first; None keeps them, and max-pooling.
+        network: name in the zoo of what starts with fresh weights; None is the recipe's.
+        weight_decay: see `transpike.fit`.
+        fallback_rate: the learning rate of a second try, where the first diverges or is still at chance after ten
+            epochs; None makes no second try.
     """
 
     name: str
@@ -44,9 +52,18 @@ class Training:
     spike_penalty: float = 0.0
     precision: str = "32-true"
     activation: ActivationSettings | None = None
+    network: str | None = field(default=None, metadata=ADDED)
+    weight_decay: float = field(default=5e-4, metadata=ADDED)
+    fallback_rate: float | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.start is not None and self.network is not None:
+            raise ValueError(f"{self.name!r} has start and network, which is for fresh weights; leave one out")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay of {self.name!r} must not be negative, got {self.weight_decay}")
+        if self.fallback_rate is not None and not 0 < self.fallback_rate < math.inf:
+            raise ValueError(f"fallback_rate of {self.name!r} must be positive, got {self.fallback_rate}")
 
 
 @dataclass(frozen=True)
@@ -71,16 +88,17 @@ class Run:
 
 @dataclass(frozen=True)
 class RecipeRow:
-    """One row of the table: a network, its conversions, and which test images.
+    """One row of the table: a network, its conversions, and which test images; or published numbers alone.
 
     Attributes:
         label: what the row is called.
-        network: a training's name, or ``"pretrained"``.
-        runs: one, or one for every T.
+        network: a training's name, or ``"pretrained"``; empty where the row is only published.
+        runs: one, or one for every T; none where the row is only published.
         images: test images, see `transpike.data.test_images`.
         calibration_views: augmented copies of every calibration image, see `transpike.data.augmented_views`.
         published: published accuracies in percent by T.
         published_in: where.
+        published_ann: the published accuracy of the source network in percent, or None.
     """
 
     label: str
@@ -90,10 +108,18 @@ class RecipeRow:
     calibration_views: int = 0
     published: Mapping[int, float] = field(default_factory=dict)
     published_in: str = ""
+    published_ann: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.runs or self.calibration_views < 0:
-            raise ValueError(f"row {self.label!r} needs a run, and calibration_views of at least 0")
+        if self.calibration_views < 0:
+            raise ValueError(f"row {self.label!r} needs calibration_views of at least 0, got {self.calibration_views}")
+        if bool(self.network) != bool(self.runs):
+            raise ValueError(f"row {self.label!r} needs a network and a run, or neither where it is only published")
+        if not self.runs and not (self.published and self.published_in):
+            raise ValueError(f"row {self.label!r} runs nothing, and needs published numbers and their source")
+        numbers = [*self.published.values(), *([] if self.published_ann is None else [self.published_ann])]
+        if not all(0 <= value <= 100 for value in numbers) or any(steps < 1 for steps in self.published):
+            raise ValueError(f"published numbers of row {self.label!r} must be percentages by T, got {numbers}")
 
 
 @dataclass(frozen=True)
@@ -103,13 +129,14 @@ class Recipe:
     Attributes:
         name: file name without ending.
         about: one line.
-        network: name in the zoo.
+        network: name in the zoo, of trainings that name none of their own.
         data: name of the data set.
         seed: of weights, splits and order.
         calibration_images: training images, without labels, for conversions.
         weights: file with pretrained ReLU weights in the folder TRANSPIKE_PRETRAINED, or None.
         trainings: networks to train, in order.
         rows: what is converted and evaluated.
+        preparation: normalisation and augmentation of the CIFAR sets.
     """
 
     name: str
@@ -121,19 +148,74 @@ class Recipe:
     weights: str | None
     trainings: tuple[Training, ...]
     rows: tuple[RecipeRow, ...]
+    preparation: Preparation = Preparation.STANDARD
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "preparation", Preparation(self.preparation))
+        if self.preparation is not Preparation.STANDARD and not self.data.startswith("cifar"):
+            raise ValueError(f"preparation is for the CIFAR sets, not for {self.data!r}; leave it out")
         known = {PRETRAINED} if self.weights else set()
         for training in self.trainings:
             if training.start is not None and training.start not in known:
                 raise ValueError(f"{training.name!r} starts from {training.start!r}, which is not trained before it")
             known.add(training.name)
+        names = [training.name for training in self.trainings]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two trainings have the same name: {names}")
         for row in self.rows:
-            if row.network not in known:
+            if row.runs and row.network not in known:
                 raise ValueError(f"row {row.label!r} names the network {row.network!r}; there is {sorted(known)}")
         labels = [row.label for row in self.rows]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two rows have the same label: {labels}")
+
+
+def select_rows(recipe: Recipe, pattern: str) -> Recipe:
+    """A recipe with some of its rows, and the trainings that these need.
+
+    Args:
+        recipe: the whole.
+        pattern: what a row's label or the name of its network must contain, in any case; ``*`` stands for anything.
+
+    Raises:
+        RecipeError: there is no such row.
+    """
+    wanted = f"*{pattern.casefold()}*"
+    rows = [row for row in recipe.rows if any(fnmatch(word.casefold(), wanted) for word in (row.label, row.network))]
+    if not rows:
+        labels = ", ".join(row.label for row in recipe.rows)
+        raise RecipeError(
+            f"no row has {pattern!r} in its label or its network", where=recipe.name, fix=f"rows: {labels}"
+        )
+    needed = {row.network for row in rows}
+    for training in reversed(recipe.trainings):
+        if training.name in needed and training.start is not None:
+            needed.add(training.start)
+    trainings = tuple(training for training in recipe.trainings if training.name in needed)
+    return replace(recipe, rows=tuple(rows), trainings=trainings)
+
+
+def resize(recipe: Recipe, *, epochs: int | None = None, images: str | None = None, seed: int | None = None) -> Recipe:
+    """A recipe at another size, for a first try or where time is short.
+
+    Args:
+        recipe: as published.
+        epochs: of every training; None leaves them.
+        images: test images of every row, see `transpike.data.test_images`; None leaves them.
+        seed: of weights, splits and order; None leaves it.
+
+    Raises:
+        ValueError, DataError: a number or a word is refused.
+    """
+    trainings, rows = recipe.trainings, recipe.rows
+    if epochs is not None:
+        check_count("epochs", epochs)
+        trainings = tuple(replace(training, epochs=epochs) for training in trainings)
+    if images is not None:
+        check_images_word(images)
+        rows = tuple(replace(row, images=images) for row in rows)
+    chosen = recipe.seed if seed is None else check_count("seed", seed, 0)
+    return replace(recipe, trainings=trainings, rows=rows, seed=chosen)
 
 
 def method_runs(method: Method, at: Sequence[int]) -> tuple[Run, ...]:
@@ -146,8 +228,8 @@ def method_runs(method: Method, at: Sequence[int]) -> tuple[Run, ...]:
 def recipes() -> dict[str, Recipe]:
     """The recipes that come with the library, by name."""
     folder = files("transpike.experiments.recipes")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    return {name[:-5]: parse_recipe((folder / name).read_text(encoding="utf-8"), name[:-5]) for name in names}
+    names = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return {name: parse_recipe((folder / f"{name}.toml").read_text(encoding="utf-8"), name) for name in names}
 
 
 def find_recipe(name: str) -> Recipe:
@@ -170,21 +252,24 @@ def find_recipe(name: str) -> Recipe:
 def parse_recipe(text: str, name: str) -> Recipe:
     """Reads a recipe from TOML.
 
-    The fields are those of `Recipe`, with tables ``[[train]]`` for `Training` and ``[[row]]`` for `RecipeRow`. An
-    activation is a table of settings, with its ``name`` if it is not ``slip``. A row
-    has ``conversion``, a table for `transpike.conversion.config.read_conversion` (left out: trained thresholds), and
-    either ``at``, a list of T, or ``steps``, the largest T (left out: the recipe's ``steps``). Where a setting of the
-    conversion is ``"each"``, there is one conversion for every T in ``at``, with T in its place. ``schedule`` runs the
-    converted network otherwise than it was converted for. ``published`` has ``source`` and ``top1``, accuracies by T.
+    The fields are those of `Recipe`, with tables ``[[train]]`` for `Training` and ``[[row]]`` for `RecipeRow`; a table
+    ``[training]`` holds what every ``[[train]]`` has that does not say otherwise. An activation is a table of settings,
+    with its ``name`` if it is not ``slip``. A row has ``conversion``, a table for
+    `transpike.conversion.config.read_conversion` (left out: trained thresholds), and either ``at``, a list of T, or
+    ``steps``, the largest T (left out: the recipe's ``at`` or ``steps``). Where a setting of the conversion is
+    ``"each"``, there is one conversion for every T in ``at``, with T in its place. ``schedule`` runs the converted
+    network otherwise than it was converted for. ``published`` has ``source``, ``top1``, accuracies by T, and ``ann``,
+    that of the source network. A row without ``network`` is only published.
 
     Raises:
         RecipeError: it is no TOML, a field is missing or unknown, or a value is refused.
     """
     try:
         raw = tomllib.loads(text)
-        trainings = tuple(_training(entry) for entry in raw.pop("train", []))
-        steps = raw.pop("steps", None)
-        rows = tuple(_row(entry, steps) for entry in raw.pop("row"))
+        common = raw.pop("training", {})
+        trainings = tuple(_training({**common, **entry}) for entry in raw.pop("train", []))
+        at, steps = raw.pop("at", None), raw.pop("steps", None)
+        rows = tuple(_row(entry, at, steps) for entry in raw.pop("row"))
         if not rows:
             raise ValueError("there is no row")
         return Recipe(name=name, weights=raw.pop("weights", None), trainings=trainings, rows=rows, **raw)
@@ -199,18 +284,31 @@ def parse_recipe(text: str, name: str) -> Recipe:
 def _training(entry: dict[str, Any]) -> Training:
     settings = entry.pop("activation", None)
     if settings is not None:
+        settings = dict(settings)
         if "theta_percentile" in settings:
             settings["theta_init"] = ThetaPercentile(settings.pop("theta_percentile"))
         settings = ACTIVATIONS[settings.pop("name", "slip")](**settings)
     return Training(**entry, activation=settings)
 
 
-def _row(entry: dict[str, Any], steps: int | None) -> RecipeRow:
+def _row(entry: dict[str, Any], common_at: list[int] | None, common_steps: int | None) -> RecipeRow:
     label = entry.get("label")
     where = f"row {label!r}"
+    published = entry.pop("published", {})
+    unknown = sorted(set(published) - {"source", "top1", "ann"})
+    if unknown:
+        raise ValueError(f"published of {where} has no {unknown[0]!r}; it takes source, top1 and ann")
+    entry |= {
+        "published": {int(t): float(value) for t, value in published.get("top1", {}).items()},
+        "published_in": published.get("source", ""),
+        "published_ann": published.get("ann"),
+    }
+    if "network" not in entry:
+        return RecipeRow(**entry, network="", runs=())
     words, schedule = entry.pop("conversion", {}), entry.pop("schedule", None)
     override = None if schedule is None else read_part("schedule", schedule, where)
-    at, last = entry.pop("at", None), entry.pop("steps", steps)
+    own = "at" in entry or "steps" in entry
+    at, last = (entry.pop("at", None), entry.pop("steps", None)) if own else (common_at, common_steps)
     if at is None and last is None:
         raise ValueError(f"{where} needs steps or at")
     if _names_each(words):
@@ -219,11 +317,9 @@ def _row(entry: dict[str, Any], steps: int | None) -> RecipeRow:
         runs = tuple(Run(read_conversion(_with_steps(words, t), where), (t,), override) for t in at)
     else:
         conversion = read_conversion(words, where)
-        wanted = rows_for(last, override or conversion.schedule) if at is None else at
+        wanted = at or rows_for(last or 0, override or conversion.schedule)
         runs = (Run(conversion, tuple(wanted), override),)
-    published = entry.pop("published", {})
-    top1 = {int(t): float(value) for t, value in published.get("top1", {}).items()}
-    return RecipeRow(**entry, runs=runs, published=top1, published_in=published.get("source", ""))
+    return RecipeRow(**entry, runs=runs)
 
 
 def _names_each(words: Any) -> bool:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from transpike.data import Preparation
 from transpike.errors import DataError
 from transpike.evaluation.report import REPORT_KINDS, Report
 from transpike.experiments.recipe import Training
 from transpike.rules import Conversion
 from transpike.schedules import Schedule
 from transpike.serialization.environment import Environment
+from transpike.serialization.fields import ADDED
 from transpike.serialization.json_records import from_json
 from transpike.storage.checkpoint import record_kinds
 
@@ -48,12 +50,13 @@ class RowResult:
 
     Attributes:
         label: what it is called.
-        network: which network.
+        network: which network; empty where the row is only published.
         images: which test images, in the recipe's word; how many is in the reports.
         runs: in the order of the recipe.
         published: published accuracies in percent by T.
         published_in: where.
         refused: why the conversion does not fit the network, in one line, else empty.
+        published_ann: the published accuracy of the source network in percent, or None.
     """
 
     label: str
@@ -63,9 +66,16 @@ class RowResult:
     published: Mapping[int, float]
     published_in: str
     refused: str = ""
+    published_ann: float | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:  # JSON has no numbers as keys
         object.__setattr__(self, "published", {int(t): float(value) for t, value in self.published.items()})
+
+    @property
+    def differences(self) -> dict[int, float]:
+        """Ours less the published accuracy, in points, at every T that has both."""
+        ours = {row.steps: row.top1 for run in self.runs for row in run.report.rows}
+        return {t: ours[t] - value for t, value in self.published.items() if t in ours}
 
     @property
     def report(self) -> Report:
@@ -93,11 +103,13 @@ class Record:
         seed: of weights, splits and order.
         calibration_images: training images, without labels, for conversions.
         weights: file with the pretrained weights, or None.
-        trainings: networks that were trained, in order.
+        trainings: networks that were trained, in order; where the first learning rate failed, it is the second one.
         rows: the table, as far as it is finished.
         finished: whether all rows are there.
         environment: of the run that was made last.
         digest: of all settings, networks and data.
+        preparation: normalisation and augmentation of the CIFAR sets.
+        training_images: how many training images there were at most, or None for all.
     """
 
     name: str
@@ -112,6 +124,8 @@ class Record:
     finished: bool
     environment: Environment
     digest: str
+    preparation: Preparation = field(default=Preparation.STANDARD, metadata=ADDED)
+    training_images: int | None = field(default=None, metadata=ADDED)
 
     @property
     def reports(self) -> dict[str, Report]:

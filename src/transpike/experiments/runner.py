@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from transpike.conversion.convert import convert
-from transpike.data import augmented_views, load_data, loader, random_subset, test_images
+from transpike.data import Data, augmented_views, load_data, loader, random_subset, test_images
 from transpike.errors import CalibrationError, ConversionError, reason
 from transpike.evaluation.evaluate import COUNTING_VERSION, evaluate
 from transpike.experiments.networks import make_networks
@@ -25,6 +25,7 @@ from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.cache import read_cache, write_cache
 from transpike.serialization.digest import digest, digest_batches, digest_file
 from transpike.serialization.environment import environment, library_version
+from transpike.serialization.fields import check_count
 from transpike.serialization.json_records import from_json, to_json, write_json
 from transpike.storage import checkpoint
 from transpike.training import torch_device
@@ -35,6 +36,7 @@ def run_recipe(
     folder: Path,
     *,
     data_root: Path | None = None,
+    training_images: int | None = None,
     device: str = "auto",
     compile: bool = False,
     progress: bool = False,
@@ -50,6 +52,8 @@ def run_recipe(
         folder: for networks (``*.safetensors``), training states (``*.ckpt``), what is kept for the next run
             (``cache``), and ``result.json``, the record.
         data_root: folder with the data sets; None reads TRANSPIKE_DATA.
+        training_images: how many images to train and to calibrate with at most, drawn by the recipe's seed, and as many
+            to validate with; None takes all.
         device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
         compile: train under ``torch.compile`` (see `transpike.fit`).
         progress: show progress bars.
@@ -61,11 +65,19 @@ def run_recipe(
     """
     result = folder / "result.json"
     check_record_path(result)
-    data = load_data(recipe.data, data_root, seed=recipe.seed)
+    if not any(row.runs for row in recipe.rows):
+        record = make_record(replace(recipe, trainings=()), [_published(row) for row in recipe.rows], finished=True)
+        write_json(result, to_json(record))
+        return record
+    data = load_data(recipe.data, data_root, seed=recipe.seed, preparation=recipe.preparation)
+    if training_images is not None:
+        data = _fewer(data, check_count("training_images", training_images), recipe.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    subset = random_subset(data.calibration, recipe.calibration_images, recipe.seed)
+    there = len(data.calibration)  # type: ignore[arg-type]
+    count = recipe.calibration_images if training_images is None else min(recipe.calibration_images, there)
+    subset = random_subset(data.calibration, count, recipe.seed)
     calibration = [images for images, _ in loader(subset)]
-    networks = make_networks(
+    networks, trained = make_networks(
         recipe, data, calibration, folder, device=device, compile=compile, progress=progress, say=say
     )
     bench = Runner(
@@ -78,15 +90,42 @@ def run_recipe(
         say=say,
     )
     rows: list[RowResult] = []
+    recipe = replace(recipe, trainings=trained, calibration_images=count)
     record = make_record(recipe, rows, finished=not recipe.rows)
     for index, row in enumerate(recipe.rows):
-        rows.append(bench.measure(row, networks[row.network], f"{index}"))
-        record = make_record(recipe, rows, finished=len(rows) == len(recipe.rows))
+        rows.append(bench.measure(row, networks[row.network], f"{index}") if row.runs else _published(row))
+        record = make_record(recipe, rows, finished=len(rows) == len(recipe.rows), training_images=training_images)
         write_json(result, to_json(record))
     return record
 
 
-def make_record(recipe: Recipe, rows: Sequence[RowResult], *, finished: bool) -> Record:
+def _fewer(data: Data, count: int, seed: int) -> Data:
+    """The data with at most so many training and validation images; the same samples with and without augmentation."""
+
+    def drawn(part: Any) -> Any:
+        return random_subset(part, min(count, len(part)), seed)
+
+    parts = {name: drawn(getattr(data, name)) for name in ("train", "calibration", "validation")}
+    return replace(data, **parts)
+
+
+def _published(row: RecipeRow, runs: Sequence[RunResult] = (), refused: str = "") -> RowResult:
+    """The result of a row, with what was published."""
+    return RowResult(
+        row.label,
+        row.network,
+        row.images,
+        tuple(runs),
+        row.published,
+        row.published_in,
+        refused=refused,
+        published_ann=row.published_ann,
+    )
+
+
+def make_record(
+    recipe: Recipe, rows: Sequence[RowResult], *, finished: bool, training_images: int | None = None
+) -> Record:
     """The record of rows that are measured."""
     runs = [run for row in rows for run in row.runs]
     return Record(
@@ -102,6 +141,8 @@ def make_record(recipe: Recipe, rows: Sequence[RowResult], *, finished: bool) ->
         finished=finished,
         environment=max((run.environment for run in runs), key=lambda found: found.date, default=environment()),
         digest=digest(recipe, [run.digest for run in runs]),
+        preparation=recipe.preparation,
+        training_images=training_images,
     )
 
 
@@ -161,9 +202,7 @@ class Runner:
                         raise problem.cause from None
                     refused = reason(problem.cause)
                     break
-        return RowResult(
-            row.label, row.network, row.images, tuple(runs), row.published, row.published_in, refused=refused
-        )
+        return _published(row, runs, refused)
 
     def accuracy(self, network: nn.Module, images: str) -> float:
         """Top-1 accuracy of the source network in percent."""

@@ -23,11 +23,11 @@ from transpike.report.sweep_tables import choice_table as sweep_choice_table
 from transpike.report.sweep_tables import sweep_notes, sweep_tables
 from transpike.report.tables import (
     LATENCY_CAPTION,
-    comparison_table,
     inspection_table,
     learned_table,
     models_table,
     recipes_table,
+    record_table,
     report_table,
     schedules_table,
     sites_table,
@@ -43,7 +43,6 @@ __all__ = [
     "chart_figure",
     "check_page_path",
     "choice_table",
-    "comparison_table",
     "convergence_table",
     "error_advice",
     "influence_table",
@@ -69,6 +68,7 @@ __all__ = [
     "plot_slopes",
     "plot_sweep",
     "recipes_table",
+    "record_table",
     "report_table",
     "running_table",
     "schedules_table",

@@ -11,6 +11,7 @@ from transpike.activations import LearnedSlipActivation
 from transpike.conversion.inspect import Inspection
 from transpike.errors import count
 from transpike.evaluation.report import Report
+from transpike.experiments.record import Record
 from transpike.report.layout import plain_table, text_table
 from transpike.training import Epoch
 from transpike.zoo import ZOO
@@ -56,16 +57,26 @@ def sites_table(report: Report) -> Table:
     return table
 
 
-def comparison_table(reports: Mapping[str, Report], published: Mapping[str, Mapping[int, float]]) -> Table:
-    """Top-1 accuracy of several runs at the same T, published numbers beneath their row."""
-    steps = sorted({t for report in reports.values() for t in interesting_steps(report)})
-    table = plain_table("top-1 accuracy in %", "run", "images", "ANN", *(f"T={t}" for t in steps))
-    for label, report in reports.items():
-        cells = [f"{report.row(t).top1:.2f}" if t in interesting_steps(report) else "-" for t in steps]
-        table.add_row(label, f"{report.images:,}", f"{report.ann_top1:.2f}", *cells)
-        if label in published:
-            known = published[label]
-            table.add_row("  published", "", "", *(f"{known[t]:.2f}" if t in known else "-" for t in steps))
+def record_table(record: Record) -> Table:
+    """Top-1 accuracy of the rows of a record at the same T; beneath each what was published, and the difference."""
+    shown = {t for row in record.rows if row.runs for t in interesting_steps(row.report)}
+    steps = sorted(shown.union(*(row.published for row in record.rows)))
+    table = plain_table("top-1 accuracy in %", "row", "images", "ANN", *(f"T={t}" for t in steps))
+    for row in record.rows:
+        name = row.label
+        if row.runs:
+            report = row.report
+            at = {each.steps: f"{each.top1:.2f}" for each in report.rows}
+            table.add_row(name, f"{report.images:,}", f"{report.ann_top1:.2f}", *(at.get(t, "-") for t in steps))
+            name = ""
+        if row.published:
+            ann = "-" if row.published_ann is None else f"{row.published_ann:.2f}"
+            cells = [f"{row.published[t]:.2f}" if t in row.published else "-" for t in steps]
+            table.add_row(f"{name}  published" if name else "  published", "", ann, *cells)
+        if row.differences:
+            ann = "" if row.published_ann is None else f"{row.report.ann_top1 - row.published_ann:+.2f}"
+            found = row.differences
+            table.add_row("  difference", "", ann, *(f"{found[t]:+.2f}" if t in found else "" for t in steps))
     return table
 
 

@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from transpike.serialization.fields import was_added
+
 
 def digest(*values: Any) -> str:
     """Fingerprint of values: tensors, modules, records, enums and JSON values, nested in lists, tuples and mappings.
 
     A tensor counts by type, shape and elements, whatever its device; a module by its structure as printed and its
-    ``state_dict``; a record by its class name and fields; a mapping by its items in any order.
+    ``state_dict``; a record by its class name and fields, but for `ADDED` ones at their default;
+    a mapping by its items in any order.
 
     Raises:
         TypeError: a value is none of these.
@@ -62,7 +65,9 @@ def _add(found: Any, value: Any) -> None:
         _add(found, value.state_dict())
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         _text(found, "record", type(value).__name__)
-        _add(found, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+        fields = {field.name: (field, getattr(value, field.name)) for field in dataclasses.fields(value)}
+        kept = {name: own for name, (field, own) in fields.items() if not was_added(field) or own != field.default}
+        _add(found, kept)
     elif isinstance(value, Enum):
         _add(found, value.value)
     elif isinstance(value, Mapping):

@@ -12,6 +12,16 @@ from functools import cache
 from numbers import Integral, Real
 from typing import Any, Union
 
+ADDED: Mapping[str, bool] = {"added": True}
+"""Metadata of a field that a record did not have at first. What was written before means its default: `from_json` fills
+it in, and digests leave the field out where it holds the default, so that they stay what they were. So it may never
+change."""
+
+
+def was_added(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field of a record has the metadata `ADDED`."""
+    return "added" in field.metadata
+
 
 def check_fields(record: Any) -> None:
     """Checks the fields of a frozen record of settings as it is made; words become enums, lists become tuples.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from transpike.errors import OutputError
-from transpike.serialization.fields import field_types, fitted
+from transpike.serialization.fields import field_types, fitted, was_added
 
 _STALE = 24 * 3600.0
 """Seconds after which an unfinished file is nobody's, whoever has its writer's number now."""
@@ -59,8 +59,8 @@ def from_json(value: Mapping[str, Any], kinds: Mapping[str, type]) -> Any:
     unknown = sorted(set(arguments) - set(fields))
     if unknown:
         raise ValueError(f"{kind} has no field {', '.join(unknown)}")
-    missing = sorted(set(fields) - set(arguments))
-    if missing:  # never filled from defaults: a default may change, what was written may not
+    missing = sorted(name for name in set(fields) - set(arguments) if not was_added(fields[name]))
+    if missing:  # not filled from other defaults: they may change, what was written may not
         raise ValueError(f"{kind} lacks {', '.join(missing)}")
     hints = field_types(cls)
     try:

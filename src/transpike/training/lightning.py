@@ -22,7 +22,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from transpike.activations import TrainedActivation
 from transpike.calibration.progress import ProgressBar
-from transpike.errors import CheckpointError, TrainingError
+from transpike.errors import CheckpointError, DivergedError, TrainingError
 from transpike.serialization.container import pack, read_container, unpack, write_container
 from transpike.training.fit import Epoch, parameter_groups
 from transpike.training.spike_cost import SpikeCost
@@ -117,9 +117,9 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
         penalty: float = self.settings["spike_penalty"]
         return step.loss + penalty * step.operations
 
-    def diverged(self, what: str, index: int) -> TrainingError:
+    def diverged(self, what: str, index: int) -> DivergedError:
         """The error of a training that lost its way in a step."""
-        return TrainingError(
+        return DivergedError(
             what,
             where=f"epoch {self.current_epoch + 1}, step {index}",
             fix="start again with a smaller learning rate (the paper uses 0.05 where 0.1 fails)",
