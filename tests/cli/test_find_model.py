@@ -174,7 +174,7 @@ def test_own_images(transpike, networks, tmp_path: Path, monkeypatch) -> None:
         (("inspect", "not_there:net"), "cannot import not_there"),
         (("evaluate", "absent.safetensors"), "no such file"),
         (("train", "digits-resnet", "-o", "/proc/nowhere/x.safetensors"), "the output cannot be written"),
-        (("run", "nothing"), "digits; or a"),
+        (("run", "nothing"), "digits, digits-learned, "),
         (("train", "digits-resnet", "-o", "x.safetensors", "--dataset", "cifar10"), "TRANSPIKE_DATA"),
         (("train", "digits-resnet", "-o", "x.safetensors", "--dataset", "cifar11"), "did you mean cifar10"),
     ],
