@@ -214,6 +214,11 @@ def codes() -> str:
     return _by_latency(CODES)
 
 
+def digits_trained() -> str:
+    """Networks trained for digits."""
+    return _by_latency("cifar10-resnet20-digits-trained.json")
+
+
 _BUDGETS = (4, 6, 8, 10, 12, 16, 24, 32, 40, 80)
 _RIVALS = {
     "snnc-light-bias": "least squares at T, biases corrected",
