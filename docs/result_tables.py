@@ -219,6 +219,23 @@ def digits_trained() -> str:
     return _by_latency("cifar10-resnet20-digits-trained.json")
 
 
+def schedules_digits() -> str:
+    """The QCFS network of the checkpoints under digit codes, each at its largest T."""
+    name = "schedules-digits-resnet20-qcfs4.json"
+    record = found(name)
+    rows = []
+    for line in record.lines.values():
+        last = min(8, max(line.top1))
+        digits = re.fullmatch(r"radix:digits=(\d+)", line.label)
+        shown = min(last, int(digits[1])) if digits else last
+        rows.append(
+            (f"`{line.label}`", shown, line.pipeline[shown], percent(line.top1[shown]), f"{line.events[shown]:,.0f}")
+        )
+    first = next(iter(record.lines.values()))
+    note = f"{first.images:,} test images, ANN {first.ann:.2f} %. {record.about} Record: {link(name)}.\n"
+    return table(("schedule", "T", "pipeline latency", "top-1", "events"), rows) + "\n" + note
+
+
 _BUDGETS = (4, 6, 8, 10, 12, 16, 24, 32, 40, 80)
 _RIVALS = {
     "snnc-light-bias": "least squares at T, biases corrected",
