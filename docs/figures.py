@@ -25,7 +25,7 @@ from matplotlib.patches import Patch, Rectangle
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from records import Line, found, raw
-from result_tables import CODES, PRETRAINED, SCHEDULES
+from result_tables import CODES, PRETRAINED, SCHEDULES, SCHEDULES_DIGITS
 
 
 @dataclass(frozen=True)
@@ -311,7 +311,7 @@ def accuracy_latency(theme: Theme) -> Figure:
 
 def schedules_latency(theme: Theme) -> Figure:
     """The QCFS network under every schedule."""
-    lines = found(SCHEDULES).of("0")
+    lines, codes = found(SCHEDULES).of("0"), found(SCHEDULES_DIGITS).of("0")
     ann = lines["plain"].ann
 
     def run(names: tuple[str, ...], shown: str, nudge: tuple[float, float], align: str = "left") -> Curve:
@@ -324,6 +324,8 @@ def schedules_latency(theme: Theme) -> Figure:
         run(("residual",), "residual", (8, -6)),
         run(("cos",), "cos", (8, 6)),
         run(("accumulate",), "accumulate", (-14, -8), "right"),
+        _ends([line for label, line in codes.items() if label.startswith("digits")], "signed digits", (8, 6)),
+        _curve([codes["radix:digits=4"]], "radix", (-8, 6), "right", at=(1, 2, 3, 4)),
     ]
     figure, axis = plt.subplots(figsize=(8.2, 4.2), layout="constrained")
     _draw(axis, curves, theme, ann)

@@ -13,6 +13,7 @@ from transpike.experiments import read_sweep
 
 PRETRAINED = "pretrained-resnet20.json"
 SCHEDULES = "schedules-resnet20-qcfs4.json"
+SCHEDULES_DIGITS = "schedules-digits-resnet20-qcfs4.json"
 DIGITS = "digits.json"
 CODES = "cifar10-resnet20-digits.json"
 
@@ -221,8 +222,7 @@ def digits_trained() -> str:
 
 def schedules_digits() -> str:
     """The QCFS network of the checkpoints under digit codes, each at its largest T."""
-    name = "schedules-digits-resnet20-qcfs4.json"
-    record = found(name)
+    record = found(SCHEDULES_DIGITS)
     rows = []
     for line in record.lines.values():
         last = min(8, max(line.top1))
@@ -232,7 +232,7 @@ def schedules_digits() -> str:
             (f"`{line.label}`", shown, line.pipeline[shown], percent(line.top1[shown]), f"{line.events[shown]:,.0f}")
         )
     first = next(iter(record.lines.values()))
-    note = f"{first.images:,} test images, ANN {first.ann:.2f} %. {record.about} Record: {link(name)}.\n"
+    note = f"{first.images:,} test images, ANN {first.ann:.2f} %. {record.about} Record: {link(SCHEDULES_DIGITS)}.\n"
     return table(("schedule", "T", "pipeline latency", "top-1", "events"), rows) + "\n" + note
 
 
