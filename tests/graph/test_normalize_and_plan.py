@@ -414,13 +414,19 @@ def mixing(x: torch.Tensor) -> torch.Tensor:
     return x + 1e-3 * x.shape[0]
 
 
-@pytest.mark.parametrize(("function", "wrong"), [(rounded, False), (mixing, True)])
-def test_what_rounding_changes_does_not_mix_samples(function: Callable[..., torch.Tensor], wrong: bool) -> None:
+@pytest.mark.parametrize(
+    ("functions", "wrong"),
+    [((rounded,), []), ((mixing,), ["mixing"]), ((rounded, mixing), ["mixing"]), ((mixing, rounded), ["mixing"])],
+)
+def test_what_rounding_changes_does_not_mix_samples(
+    functions: tuple[Callable[..., torch.Tensor], ...], wrong: list[str]
+) -> None:
     graph = torch.fx.Graph()
-    x = graph.placeholder("x")
-    node = graph.call_function(function, (x,))
+    node = graph.placeholder("x")
+    for function in functions:
+        node = graph.call_function(function, (node,))
     graph.output(node)
     gm = torch.fx.GraphModule(nn.Module(), graph)
-    batched = dict.fromkeys(gm.graph.nodes, True)
-    found = [name.name for name, _ in batch_violations(gm, (torch.rand(3, 4),), batched)]
-    assert found == ([node.name] if wrong else [])
+    found = batch_violations(gm, (torch.rand(3, 4),), dict.fromkeys(gm.graph.nodes, True))
+    assert [node.name for node, _ in found] == wrong
+    assert all(node in set(gm.graph.nodes) for node, _ in found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,9 +22,6 @@ from transpike.cli.options import (
 )
 from transpike.cli.output import out, say
 from transpike.conversion.config import TABLES
-
-if TYPE_CHECKING:
-    pass
 
 
 @compare.command("schedules")

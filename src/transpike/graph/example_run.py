@@ -233,8 +233,8 @@ def batch_violations(
         again = _violations(double, wide, {node: names.get(node.name, False) for node in double.graph.nodes})
     except Exception:  # not every layer can be copied, or computes in float64
         return list(found.items())
-    still = {node.name for node in again}
-    return [(node, what) for node, what in found.items() if node.name in still]
+    own = {node.name: node for node in gm.graph.nodes}  # what a false alarm stood in front of is found only now
+    return [(own[node.name], what) for node, what in again.items()]
 
 
 def _violations(gm: fx.GraphModule, inputs: Sequence[Tensor], batched: Mapping[fx.Node, bool]) -> dict[fx.Node, str]:

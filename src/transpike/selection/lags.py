@@ -22,10 +22,8 @@ from transpike.serialization.fields import check_count, fitted
 _BATCH = 100
 _CHOOSE = 256
 """So many images choose at most. All others confirm, which takes two runs only, so that there may be many of them."""
-_SCREEN = 8
-"""Candidates are first tried on an eighth of the images that choose."""
-_BEST = 3
-"""So many of them are then tried on all."""
+_SCREEN, _BEST = 8, 3
+"""Candidates are first tried on an eighth of the images that choose, so many of them then on all."""
 _LATER = 6
 """After the first round only the candidates that did best in the round before are tried again."""
 _GAIN = 0.5
@@ -35,8 +33,7 @@ _LESS_ERROR = 0.95
 
 _BASES = {1.5: 0.6, 1.6: 0.6, 1.8: 0.65, 2.0: 0.65}
 """The bases of digits that are tried, with the share of a digit's worth from which it is sent."""
-_FINER = (0.1, 0.05)
-"""By so much base and share move at the end, with the lags that were found."""
+_FINER = (0.1, 0.05)  # by so much base and share move at the end
 
 Lags = tuple[int, ...]
 
@@ -305,23 +302,21 @@ class _Search:
             share = (self.evaluations - 1) // len(self.families)
             reached = [self._greedy(plain, family, share) for family in self.families]
         best = max([plain, *reached], key=self._order)  # of equals the first: plain
-        return self._refined(best) if isinstance(best.schedule, SignedDigits) else best
+        return self._refined(best, best.schedule) if isinstance(best.schedule, SignedDigits) else best
 
-    def _refined(self, best: Trial) -> Trial:
+    def _refined(self, best: Trial, digits: SignedDigits) -> Trial:
         """Moves base and decision while the error falls."""
-        for size in _FINER:
-            for field, least, most in (("base", 1.05, 2.0), ("decision", 0.5, 0.95)):
-                for move in (size, -size):
-                    while len(self.trail) < self.evaluations:
-                        digits = best.schedule
-                        assert isinstance(digits, SignedDigits)
-                        value = round(getattr(digits, field) + move, 2)
-                        if not least <= value <= most:
-                            break
-                        trial = self._try(self.judge, replace(digits, **{field: value}))
-                        if self._order(trial) <= self._order(best):
-                            break
-                        best = trial
+        for size, (field, least, most) in itertools.product(_FINER, (("base", 1.05, 2.0), ("decision", 0.5, 0.95))):
+            for move in (size, -size):
+                before = best
+                while len(self.trail) < self.evaluations and least <= getattr(digits, field) + move <= most:
+                    moved = replace(digits, **{field: round(getattr(digits, field) + move, 2)})
+                    trial = self._try(self.judge, moved)
+                    if self._order(trial) <= self._order(best):
+                        break
+                    best, digits = trial, moved
+                if best is not before:
+                    break  # the other way was worse
         return best
 
     def _order(self, trial: Trial) -> tuple[float, float]:
