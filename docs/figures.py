@@ -287,7 +287,7 @@ def accuracy_latency(theme: Theme) -> Figure:
     codes = found(CODES).of("all")
 
     curves = [
-        _ends([line for label, line in codes.items() if label.startswith("digits")], "signed digits", (8, -1)),
+        _ends([line for label, line in codes.items() if label.startswith("digits")], "signed digits", (8, -9)),
         _curve([codes["radix, T = 4"]], "radix", (6, -10), at=(4,)),
         method("opi", "99.9 percentile", (6, 0)),
         method("snnc-light-bias", "least squares", (6, -4)),
