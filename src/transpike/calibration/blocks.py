@@ -167,7 +167,7 @@ class _Block:
 
     def _run(self, inputs: tuple[Tensor, ...], activate: Callable[[Site, Tensor], Tensor]) -> Tensor:
         env: dict[fx.Node, Any] = dict(self.constants)
-        env |= {node: at_steps(env[node], grows, inputs[0], 1) for node, grows in self.per_batch.items()}
+        env |= {node: at_steps(env[node], grows, len(inputs[0])) for node, grows in self.per_batch.items()}
         env.update(zip(self.entries, inputs, strict=False))
         for node in self.nodes:
             if node in env:

@@ -17,7 +17,8 @@ from transpike.graph.site import Site
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
 from transpike.rules.contract import StageView
-from transpike.runtime.lower import Lowered, SiteRunner, lower
+from transpike.runtime.lower import Lowered, lower
+from transpike.runtime.runners import FunctionRunner, SiteRunner
 from transpike.runtime.timing import timing
 from transpike.schedules import Schedule
 
@@ -74,10 +75,12 @@ def visit_stages(
             assert before is not None
             runner, calls = after
             assert isinstance(runner, SiteRunner)
-            site, pre = before[0], [args[0] for args in before[1]]
-            update(_stage(runner, pre, calls, runner.name not in inner))
+            site = before[0]
+            if not isinstance(runner, FunctionRunner):
+                pre = [args[0] for args in before[1]]
+                update(_stage(runner, pre, calls, runner.name not in inner))
             after = spiking.send([runner(*args) for args in calls])
-            before = source.send([site(z) for z in pre])
+            before = source.send([site(*args) for args in before[1]])
             bar.advance()
 
 

@@ -79,7 +79,9 @@ def no_data() -> CalibrationError:
 
 
 def sweep(network: fx.GraphModule, data: CalibrationData, take: Any, *, progress: bool = False) -> int:
-    """Runs every batch once and calls ``take(site, z)`` with the pre-activation ``[N, *]`` at each site.
+    """Runs every batch once and calls ``take(site, z)`` at each site.
+
+    ``z`` is the pre-activation ``[N, *]``, or the size of the value where the site is no ReLU.
 
     Returns:
         The number of samples.
@@ -89,14 +91,16 @@ def sweep(network: fx.GraphModule, data: CalibrationData, take: Any, *, progress
     """
 
     def at_site(name: str, site: Site, args: tuple[Any, ...]) -> Any:
-        if not bool(torch.isfinite(args[0]).all()):
+        value = site(*args)
+        seen = site.measured(args[0], value)
+        if not bool(torch.isfinite(seen).all()):
             raise CalibrationError(
                 "a pre-activation is NaN or infinite",
                 where=f"site {name}",
                 fix="look for NaN in the weights, or for data that was scaled otherwise than in training",
             )
-        take(name, args[0])
-        return site(*args)
+        take(name, seen)
+        return value
 
     runner = NodeVisitor(network, on_site=at_site)
     samples = 0

@@ -75,11 +75,25 @@ def convert(
     if unsupported:
         raise ConversionError(unsupported)
     check_prepared(model, prepared)
+    _refuse_functions(plan, conversion)
     conversion = _with_default(network, plan, conversion)
     _refuse_ceilings(network, plan, conversion.neuron)
     snn = SpikingNetwork(network, plan, conversion, prepared.capture).requires_grad_(False).eval()
     apply_conversion(snn, calibration, progress=progress)
     return snn
+
+
+def _refuse_functions(plan: Plan, conversion: Conversion) -> None:
+    """Sites of other functions than ReLU need events of either sign, and a schedule that follows any value."""
+    reason = conversion.schedule.unsupported_function(conversion.neuron)
+    if plan.functions and reason is not None:
+        fix = 'pass methods["digits"](steps=6), whose events are signed digits (--method digits --steps 6)'
+        raise ConversionError(
+            [
+                UnsupportedOperator(site.name, site.operator, site.source, f"{site.kind.meaning}, and {reason}", fix)
+                for site in plan.functions
+            ]
+        )
 
 
 DEFAULT_THRESHOLD = Percentile(99.9, PerChannel())

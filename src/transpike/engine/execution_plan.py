@@ -17,7 +17,8 @@ from transpike.engine.stage import Chain
 from transpike.graph.operators import keeps_channels_last
 from transpike.graph.walk import mutable
 from transpike.runtime.interpreters import Count
-from transpike.runtime.lower import SiteRunner, unfold
+from transpike.runtime.runners import SiteRunner
+from transpike.runtime.sequences import unfold
 
 READOUT = "readout"
 """Stands for the operators behind the last site where times are given by site."""

@@ -17,7 +17,9 @@ from transpike.engine.stage import EventStage
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Plan
 from transpike.graph.site import Site
-from transpike.runtime.lower import Lowered, Readout, SiteRunner, unfold
+from transpike.runtime.lower import Lowered
+from transpike.runtime.runners import Readout, SiteRunner
+from transpike.runtime.sequences import unfold
 
 
 @dataclass(frozen=True)

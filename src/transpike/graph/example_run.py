@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -207,37 +207,92 @@ def shapes_of(gm: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tup
     return {node: tensor_shape(value) for node, value in examples_of(gm, inputs).items()}
 
 
+def layouts_of(
+    gm: fx.GraphModule, inputs: Sequence[Tensor], shapes: Mapping[fx.Node, tuple[int, ...] | None]
+) -> dict[fx.Node, tuple[int, int]]:
+    """Which dimension holds the batch, and its rows per sample, for every value that is not ``[N, *]``.
+
+    Found from the shapes for one sample and for the probing batch: where one dimension alone differs, in proportion.
+
+    Args:
+        gm: the graph.
+        inputs: the probing batch.
+        shapes: of every value for it.
+    """
+    if all(shape is None or shape[:1] == (ROWS,) for shape in shapes.values()) or not inputs:
+        return {}
+    single: dict[fx.Node, tuple[int, ...] | None] = {}
+
+    def keep(node: fx.Node, value: Any) -> None:
+        single[node] = tensor_shape(value)
+
+    with torch.no_grad(), suppress(_NodeError):  # found again, and named, where the batch is checked
+        _record(gm, keep, [tensor[-1:] for tensor in inputs])
+    found = {}
+    for node, shape in shapes.items():
+        one = single.get(node)
+        if shape is None or one is None or len(one) != len(shape):
+            continue
+        differing = [dim for dim, (many, few) in enumerate(zip(shape, one, strict=True)) if many != few]
+        if len(differing) == 1 and shape[differing[0]] == ROWS * one[differing[0]]:
+            layout = differing[0], one[differing[0]]
+            if layout != (0, 1):
+                found[node] = layout
+    return found
+
+
 def tensor_shape(value: Any) -> tuple[int, ...] | None:
     """The shape of a tensor; None for other values."""
     return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def batch_violations(
-    gm: fx.GraphModule, inputs: Sequence[Tensor], batched: Mapping[fx.Node, bool]
+    gm: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    batched: Mapping[fx.Node, bool],
+    layouts: Mapping[fx.Node, tuple[int, int]],
 ) -> list[tuple[fx.Node, str]]:
-    """The first operators whose value for one sample depends on the rest of the batch, or that move the batch.
+    """The first operators whose value for one sample depends on the rest of the batch, or that lose the batch.
 
     Every ``batched`` node is computed for the batch and for its last sample alone, with ramps for staircases; where
     they differ once more in float64, in which sums in another order are nearly the same.
 
+    Args:
+        gm: the graph.
+        inputs: the probing batch.
+        batched: which values are batches.
+        layouts: where the batch is, of values that are not ``[N, *]``.
+
     Returns:
         Pairs of a node and what is wrong with it; operators fed by one of them are not listed.
     """
-    found = _violations(gm, inputs, batched)
+    found = _violations(gm, inputs, batched, layouts)
     if not found or any(tensor.dtype == torch.float64 for tensor in inputs):
         return list(found.items())
     names = {node.name: is_batched for node, is_batched in batched.items()}
+    moved = {node.name: layout for node, layout in layouts.items()}
     try:
         double = copy.deepcopy(gm).double()
         wide = [tensor.double() if tensor.is_floating_point() else tensor for tensor in inputs]
-        again = _violations(double, wide, {node: names.get(node.name, False) for node in double.graph.nodes})
+        nodes = list(double.graph.nodes)
+        again = _violations(
+            double,
+            wide,
+            {node: names.get(node.name, False) for node in nodes},
+            {node: moved[node.name] for node in nodes if node.name in moved},
+        )
     except Exception:  # not every layer can be copied, or computes in float64
         return list(found.items())
     own = {node.name: node for node in gm.graph.nodes}  # what a false alarm stood in front of is found only now
     return [(own[node.name], what) for node, what in again.items()]
 
 
-def _violations(gm: fx.GraphModule, inputs: Sequence[Tensor], batched: Mapping[fx.Node, bool]) -> dict[fx.Node, str]:
+def _violations(
+    gm: fx.GraphModule,
+    inputs: Sequence[Tensor],
+    batched: Mapping[fx.Node, bool],
+    layouts: Mapping[fx.Node, tuple[int, int]],
+) -> dict[fx.Node, str]:
     values: dict[fx.Node, Tensor] = {}
     violations: dict[fx.Node, str] = {}
     tainted: set[fx.Node] = set()
@@ -250,14 +305,16 @@ def _violations(gm: fx.GraphModule, inputs: Sequence[Tensor], batched: Mapping[f
         if any(source in tainted for source in node.all_input_nodes):
             tainted.add(node)
         elif node in values and isinstance(value, Tensor):
-            together = values[node]
-            if together.dim() == 0 or together.shape[0] != ROWS or together.shape[1:] != value.shape[1:]:
+            dim, rows = layouts.get(node, (0, 1))
+            together = values[node].movedim(dim, 0) if values[node].dim() > dim else values[node]
+            value = value.movedim(dim, 0) if value.dim() > dim else value
+            if together.dim() == 0 or len(together) != ROWS * rows or together.shape[1:] != value.shape[1:]:
                 violations[node] = (
                     f"its result has shape {tuple(together.shape)} for {ROWS} samples, {tuple(value.shape)} for one: "
-                    "the batch must stay the first dimension"
+                    "no dimension is a multiple of the number of samples"
                 )
                 tainted.add(node)
-            elif not _close(together[-1:], value):
+            elif not _close(together[-rows:], value):
                 violations[node] = "its result for one sample depends on the other samples of the batch"
                 tainted.add(node)
 

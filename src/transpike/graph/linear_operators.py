@@ -58,6 +58,24 @@ class Form:
                 return Change(reason="both factors change from step to step")
         return Change(still=not summed & set(factors))
 
+    def vanishes(self, node: fx.Node, moving: Collection[fx.Node]) -> bool:
+        """Whether the result is zero where these arguments are: no term is without one of them."""
+        given: dict[str, list[Any]] = {}
+        for name, value in self._arguments(node):
+            given.setdefault(name, []).append(value)
+
+        def zero(name: str) -> bool:
+            values = given.get(name.lstrip("*"), [])
+            moved = [isinstance(value, fx.Node) and value in moving for value in values]
+            if name.startswith("*"):  # a product of all of them
+                return any(moved)
+            return all(
+                move or value is None or (not isinstance(value, fx.Node) and value == 0)
+                for move, value in zip(moved, values, strict=True)
+            )
+
+        return all(any(zero(name) for name in term) for term in self.terms)
+
     def _arguments(self, node: fx.Node) -> Iterator[tuple[str, Any]]:
         """Every argument with the name of its parameter, what lies in a list or behind ``*`` one by one."""
         names = [name.lstrip("*") for name in self.parameters]

@@ -192,13 +192,7 @@ def replace_activations(
             activation = own
         if activation is None:
             continue
-        if own is not None and calls[str(node.target)] == 1:
-            name = str(node.target)
-        else:
-            path = str(node.target) if own is not None else _join(_owner(node), _short_name(node))
-            while (name := f"{path}@{taken[path]}") in modules:  # another call, made by an earlier `tailor`
-                taken[path] += 1
-            taken[path] += 1
+        name = call_name(node, modules, calls, taken)
         found.append(ActivationCall(name, operator_name(node, modules), source_of(node)))
         call_module(gm, node, name, make(name, activation), activation_operand(node))
     for target in {str(n.target) for n in gm.graph.nodes if n.op == "call_module"}:
@@ -206,6 +200,28 @@ def replace_activations(
         if getattr(module, "inplace", False) is True:
             module.inplace = False  # type: ignore[union-attr]
     return found
+
+
+def call_name(
+    node: fx.Node, modules: Mapping[str, nn.Module], calls: Mapping[str, int], taken: Counter[str], mark: str = ""
+) -> str:
+    """A name for the module that is to stand for a call, which no other module has.
+
+    Args:
+        node: the call.
+        modules: of its graph.
+        calls: how often each module is called.
+        taken: how many names were given to each path; counted on.
+        mark: what to put behind the path, for a module that does not take the call's place.
+    """
+    own = node.op == "call_module"
+    if own and calls[str(node.target)] == 1 and not mark:
+        return str(node.target)
+    path = (str(node.target) if own else _join(_owner(node), _short_name(node))) + mark
+    while (name := f"{path}@{taken[path]}") in modules:  # another call, made by an earlier `tailor`
+        taken[path] += 1
+    taken[path] += 1
+    return name
 
 
 def _depend_on_input(gm: fx.GraphModule) -> set[fx.Node]:

@@ -265,6 +265,26 @@ def change_of(
     return change
 
 
+_OFFSETS: tuple[type[nn.Module], ...] = (nn.modules.batchnorm._BatchNorm, nn.modules.padding._ConstantPadNd)
+"""Modules that give something for zeros although they have no bias."""
+
+_PADDING = {F.pad: 3, "constant_pad_nd": 2, torch.constant_pad_nd: 2}
+"""Functions that pad, and where their value stands."""
+
+
+def vanishes_at_rest(node: fx.Node, modules: Mapping[str, nn.Module], moving: Collection[fx.Node]) -> bool:
+    """Whether an operator that is linear in time surely gives zeros where these arguments are zero."""
+    form = _form(node, modules)
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return not isinstance(module, _OFFSETS) and getattr(module, "bias", None) is None
+    if form is None or node.target is F.batch_norm:
+        return False
+    if node.target in _PADDING and argument(node, _PADDING[node.target], "value") not in (None, 0, 0.0):
+        return False
+    return form.vanishes(node, moving)
+
+
 def takes_batch_statistics(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether this is a BatchNorm without stored statistics."""
     if node.op != "call_module":

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from transpike.errors import UnsupportedOperator
 from transpike.graph.capture import source_of
-from transpike.graph.example_run import batch_violations, examples_of, tensor_shape
+from transpike.graph.example_run import batch_violations, examples_of, layouts_of, tensor_shape
+from transpike.graph.function_site import SiteKind, kind_of
 from transpike.graph.linear_operators import Change
 from transpike.graph.normalize import ActivationCall, modules_of
 from transpike.graph.operators import (
@@ -42,6 +43,12 @@ class Kind(Enum):
     MEAN = "mean"
 
 
+Layout = tuple[int, int]
+"""Which dimension of a value holds the batch, and how many rows of it each sample has."""
+
+FIRST: Layout = (0, 1)
+"""``[N, *]``."""
+
 _IN_TIME = (Kind.SEQUENCE, Kind.MEAN)
 _BATCHED = (Kind.STATIC, *_IN_TIME)
 
@@ -57,6 +64,7 @@ class SitePlan:
         constant_drive: whether its drive is the same at every step.
         operator: what the source model called.
         source: ``file:line: code``.
+        kind: what its neurons compute.
     """
 
     name: str
@@ -65,6 +73,7 @@ class SitePlan:
     constant_drive: bool
     operator: str
     source: str
+    kind: SiteKind = SiteKind.IF
 
     @property
     def neurons(self) -> int:
@@ -88,6 +97,7 @@ class Plan:
             spikes arrive, and behind the last ones, where they act on the running mean.
         grows: numbers and shapes that are multiples of the batch size, or which of their entries are.
         read: values that do not change in time and need a size of one that does.
+        layouts: where the batch is, of values that are not ``[N, *]``.
     """
 
     kinds: Mapping[str, Kind]
@@ -97,6 +107,12 @@ class Plan:
     analogue: tuple[str, ...]
     grows: Mapping[str, Grows]
     read: frozenset[str]
+    layouts: Mapping[str, Layout]
+
+    @property
+    def functions(self) -> tuple[SitePlan, ...]:
+        """The sites that are no ReLU."""
+        return tuple(site for site in self.sites if site.kind is not SiteKind.IF)
 
     def in_time(self, node: str) -> bool:
         """Whether a value is computed with the sequences, and not before them."""
@@ -157,7 +173,10 @@ class _Planner:
         self.read: set[fx.Node] = set()
         self.examples = examples_of(gm, inputs)
         self.shapes = {node: tensor_shape(value) for node, value in self.examples.items()}
-        self.sizes = SymbolicSizes(gm, self.examples, lambda node: self.kinds.get(node) in _BATCHED)
+        self.layouts = layouts_of(gm, inputs, self.shapes)
+        self.sizes = SymbolicSizes(
+            gm, self.examples, lambda node: self.layouts.get(node, FIRST) if self.kinds.get(node) in _BATCHED else None
+        )
         self.holds_sites = any(self._is_site(node) for node in gm.graph.nodes)
         self.before_site = _ancestors_of_sites(gm, self.modules)
 
@@ -172,7 +191,7 @@ class _Planner:
             for node, kind in self.kinds.items()
         }
         refused = {operator.node for operator in self.unsupported}
-        for node, reason in batch_violations(self.gm, self.inputs, batched):
+        for node, reason in batch_violations(self.gm, self.inputs, batched, self.layouts):
             if leave_name(node) in refused:
                 continue  # said once; the other reason is the stronger one
             self._refuse(node, reason, "keep the batch as the first dimension, for example x.flatten(1)")
@@ -195,6 +214,7 @@ class _Planner:
             analogue=tuple(dict.fromkeys(self.analogue)),
             grows=grows,
             read=frozenset(node.name for node in self.read),
+            layouts={node.name: layout for node, layout in self.layouts.items() if self.kinds[node] in _BATCHED},
         )
         return Planning(plan, tuple(self.unsupported))
 
@@ -317,6 +337,9 @@ class _Planner:
             if self.shapes[source] is None:
                 reason = "the model returns it, and it is not one tensor"
                 self._refuse(source, reason, "return tensors only: one, or a tuple, list or dict of them")
+            elif source in self.layouts and self.kinds[source] in _BATCHED:
+                reason = f"the model returns it with the batch in dimension {self.layouts[source][0]}"
+                self._refuse(source, reason, "return tensors [N, *]")
             elif self.kinds[source] is Kind.SEQUENCE:
                 self.readouts[source] = None
 
@@ -335,9 +358,11 @@ class _Planner:
         name = str(node.target)
         shape = self.shapes[node]
         assert shape is not None
-        source = node.all_input_nodes[0]
-        call = self.calls[name]
-        return SitePlan(name, node.name, shape[1:], self.kinds[source] is not Kind.SEQUENCE, call.operator, call.source)
+        dim, rows = self.layouts.get(node, FIRST)
+        population = (*([rows] if rows > 1 else []), *shape[:dim], *shape[dim + 1 :])
+        constant = all(self.kinds[source] is not Kind.SEQUENCE for source in node.all_input_nodes)
+        call, kind = self.calls[name], kind_of(self.modules[name])
+        return SitePlan(name, node.name, population, constant, call.operator, call.source, kind)
 
 
 def _ancestors_of_sites(gm: fx.GraphModule, modules: Mapping[str, nn.Module]) -> set[fx.Node]:

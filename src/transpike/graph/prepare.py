@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 from torch import Tensor, fx, nn
 
+from transpike.graph.attention import expand_attention
 from transpike.graph.capture import LeafModules, evaluation_mode, leaf_names, trace
 from transpike.graph.decoding import keep_decoding
 from transpike.graph.equivalence import check_equivalence
 from transpike.graph.example_run import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
 from transpike.graph.fold import fold_batchnorm
+from transpike.graph.function_pass import make_function_sites
 from transpike.graph.normalize import (
     ActivationCall,
     functionalize,
@@ -132,6 +134,10 @@ def prepare(model: nn.Module, example_inputs: Inputs, capture: Capture) -> Prepa
     gm.recompile()
     calls = [call for call in calls if isinstance(modules_of(gm).get(call.name), Site)]
     planning = make_plan(gm, probe, calls, leave, max_pooling)
+    if planning.unsupported:  # more than ReLUs
+        expand_attention(gm, probe)
+        calls += make_function_sites(gm, probe)
+        planning = make_plan(gm, probe, calls, leave, max_pooling)
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in inputs)
     return Prepared(gm, planning, folded, calls, inputs, replace(capture, input_shapes=shapes))
 

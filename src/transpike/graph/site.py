@@ -22,6 +22,7 @@ class Site(nn.Module):
         bias: current added to the drive, which the source network does not have: a scalar zero for none, or
             ``[B, C or 1, ...]`` whose row t-1 is added in step t, the last row in all steps after B.
         population: shape of one sample's neurons, for checking what is set; None until it is known.
+        layout: which dimension holds the batch, and how many rows of it each sample has.
     """
 
     theta: nn.Parameter
@@ -32,6 +33,7 @@ class Site(nn.Module):
         super().__init__()
         self.activation = activation
         self.population: tuple[int, ...] | None = None
+        self.layout = (0, 1)
         trained = activation if isinstance(activation, TrainedActivation) else None
         theta = torch.ones(()) if trained is None else trained.threshold.detach().clone()
         shift = 0.0 if trained is None else trained.shift
@@ -66,14 +68,31 @@ class Site(nn.Module):
                 f"thresholds must be positive and finite in {theta.dtype}, got {theta.flatten()[:8].tolist()}"
             )
         if self.population is not None and theta.dim() > 0:
-            channels = (self.population[0], *[1] * (len(self.population) - 1))
-            if theta.numel() != channels[0] or tuple(theta.shape) not in ((channels[0],), channels):
+            channels = self.channel_shape(self.population)
+            number = max(channels)
+            if theta.numel() != number or tuple(theta.shape) not in ((number,), channels):
                 raise ValueError(
-                    f"a population of shape {self.population} takes one threshold, or {channels[0]} (one per channel) "
-                    f"as [{channels[0]}] or {list(channels)}; got shape {list(theta.shape)}"
+                    f"a population of shape {self.population} takes one threshold, or {number} (one per channel) "
+                    f"as [{number}] or {list(channels)}; got shape {list(theta.shape)}"
                 )
             theta = theta.reshape(channels)
         self.theta = nn.Parameter(theta, requires_grad=False)
+
+    def channel_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one threshold per channel, for a population of this shape."""
+        return (shape[0], *[1] * (len(shape) - 1))
+
+    def measured(self, drive: Tensor, value: Tensor) -> Tensor:
+        """What thresholds are set from: the drive ``[N, C, *]`` of the ANN, whose activation is ``value``."""
+        return self.batch_first(drive)
+
+    def batch_first(self, value: Tensor) -> Tensor:
+        """A value with the dimension that holds the batch in front."""
+        return value.movedim(self.layout[0], 0)
+
+    def batch_back(self, value: Tensor) -> Tensor:
+        """The inverse of `batch_first`."""
+        return value.movedim(0, self.layout[0])
 
     def set_initial_potential(self, v_init: Tensor) -> None:
         """Sets the initial membrane potential: a scalar, per channel ``[C]``, per neuron, or per sample and neuron.
@@ -164,7 +183,8 @@ class Site(nn.Module):
             most_events: the most events that a neuron sends in one step; the limit is that many thresholds.
         """
         last = self.bias if self.bias.dim() == 0 else self.bias[-1]
-        return torch.minimum((z + last).clamp_min(0.0), most_events * self.theta)
+        clipped = torch.minimum((self.batch_first(z) + last).clamp_min(0.0), most_events * self.theta)
+        return self.batch_back(clipped)
 
     def quantised(self, z: Tensor, steps: int) -> Tensor:
         """The mean output of T steps of neurons that send ``clip(floor((v_init + T u) / theta), 0, T)`` spikes.

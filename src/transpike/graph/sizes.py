@@ -37,10 +37,12 @@ class _Symbol:
         samples = torch.empty(_HINT, device="meta")
         self.size: Any = self.mode.from_tensor(samples, symbolic_context=context).shape[0]
 
-    def batch(self, example: Tensor) -> Tensor:
-        """A batch ``[symbol, *]`` of samples like those of ``example``, ``[N, *]``."""
+    def batch(self, example: Tensor, layout: tuple[int, int]) -> Tensor:
+        """A batch ``[symbol, *]`` of samples like those of ``example``, ``[N, *]``, or of another layout."""
+        dim, rows = layout
+        shape = [*example.shape[:dim], self.size * rows if rows > 1 else self.size, *example.shape[dim + 1 :]]
         with self.mode:
-            return torch.empty(self.size, *example.shape[1:], dtype=example.dtype, device=example.device)
+            return torch.empty(shape, dtype=example.dtype, device=example.device)
 
     def grows(self, value: Any) -> Grows:
         """What `SymbolicSizes.grows` says of a value."""
@@ -69,10 +71,16 @@ class SymbolicSizes:
     Args:
         gm: the graph.
         examples: the value of every node for some batch, of which sizes within a sample are taken.
-        batched: whether a node's value is a batch ``[N, *]``; that its samples do not mix is checked elsewhere.
+        batched: where a node's value holds the batch, and its rows per sample; None if it is no batch. That its
+            samples do not mix is checked elsewhere.
     """
 
-    def __init__(self, gm: fx.GraphModule, examples: Mapping[fx.Node, Any], batched: Callable[[fx.Node], bool]) -> None:
+    def __init__(
+        self,
+        gm: fx.GraphModule,
+        examples: Mapping[fx.Node, Any],
+        batched: Callable[[fx.Node], tuple[int, int] | None],
+    ) -> None:
         self._interpreter = fx.Interpreter(gm)
         self._examples = examples
         self._batched = batched
@@ -92,8 +100,9 @@ class SymbolicSizes:
         return self._values[node]
 
     def _compute(self, node: fx.Node) -> Any:
-        if self._batched(node):
-            return pytree.tree_map_only(Tensor, self._symbol.batch, self._examples[node])
+        layout = self._batched(node)
+        if layout is not None:
+            return pytree.tree_map_only(Tensor, lambda each: self._symbol.batch(each, layout), self._examples[node])
         if node.op == "placeholder":
             return node.args[0] if node.args else None
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._value)
@@ -116,17 +125,16 @@ def contains(grows: Grows, wanted: bool | None) -> bool:
     return grows is wanted
 
 
-def at_steps(size: Any, grows: Grows, sequence: Tensor, batch: int) -> Any:
+def at_steps(size: Any, grows: Grows, steps: int) -> Any:
     """A size of the ANN as that of a folded sequence: multiples of the batch size grow by the number of steps.
 
     Args:
         size: a number, a shape or a slice.
         grows: which of them are multiples.
-        sequence: ``[S * N, *]``.
-        batch: N.
+        steps: of the sequence.
     """
     if isinstance(grows, tuple):
         entries = (size.start, size.stop, size.step) if isinstance(size, slice) else size
-        new = tuple(at_steps(entry, own, sequence, batch) for entry, own in zip(entries, grows, strict=True))
+        new = tuple(at_steps(entry, own, steps) for entry, own in zip(entries, grows, strict=True))
         return slice(*new) if isinstance(size, slice) else new
-    return size * (sequence.shape[0] // batch) if grows else size
+    return size * steps if grows else size

@@ -17,27 +17,74 @@ def signed_digits(drive: Tensor, theta: Tensor, worth: Sequence[Tensor], decisio
     much is too much; the last one rounds to the nearest.
 
     Args:
-        drive: increments ``[S, N, *]``.
+        drive: increments ``[S, N, *]``; nothing arrives later.
         theta: full scale, broadcastable to ``[N, *]``.
-        worth: of each digit, falling, broadcastable like theta.
+        worth: of each of the T digits, falling, broadcastable like theta.
         decision: share of a digit's worth.
-        lag: steps, at most S.
+        lag: steps.
 
     Returns:
-        ``[S - lag, N, *]``; zero behind the last digit.
+        ``[T, N, *]``.
     """
-    events = drive.new_zeros(drive.shape[0] - lag, *drive.shape[1:])
+    events = drive.new_empty(len(worth), *drive.shape[1:])
     dtype = summing_type(drive.dtype)
     arrived = drive[:lag].sum(0, dtype=dtype)
     sent = torch.zeros_like(arrived)
-    for step, (size, current, event) in enumerate(zip(worth, drive[lag:], events, strict=False), start=1):
-        arrived = arrived + current
+    for step, (size, event) in enumerate(zip(worth, events, strict=True), start=1):
+        if step - 1 + lag < len(drive):
+            arrived = arrived + drive[step - 1 + lag]
         missing = torch.minimum(arrived.clamp_min(0.0), theta) - sent
-        bound = (0.5 if step == len(worth) else decision) * size
-        digit = (missing >= bound).to(dtype) - (missing <= -bound).to(dtype)
+        digit = _digit(missing, (0.5 if step == len(worth) else decision) * size)
         sent = sent + digit * size
         event.copy_(digit)
     return events
+
+
+def digits_towards(values: Tensor, limits: tuple[Tensor, Tensor], worth: Sequence[Tensor], decision: float) -> Tensor:
+    """Digits of -1, 0 and 1 that follow a value which is known better with every step.
+
+    Args:
+        values: the value as it is known for each digit, ``[S, N, *]``; the last one stays.
+        limits: the smallest and the largest value that digits tell, broadcastable to ``[N, *]``.
+        worth: of each of the T digits, falling, broadcastable like the limits.
+        decision: share of a digit's worth.
+
+    Returns:
+        ``[T, N, *]``.
+    """
+    events = values.new_empty(len(worth), *values.shape[1:])
+    sent = torch.zeros_like(values[0])
+    for step, (size, event) in enumerate(zip(worth, events, strict=True), start=1):
+        value = values[min(step, len(values)) - 1]
+        missing = torch.maximum(torch.minimum(value, limits[1]), limits[0]) - sent
+        digit = _digit(missing, (0.5 if step == len(worth) else decision) * size)
+        sent = sent + digit * size
+        event.copy_(digit)
+    return events
+
+
+def spikes_towards(targets: Tensor, theta: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
+    """Spikes of -1, 0 and 1, each worth ``theta``, whose sum follows a target: one wherever half of one is missing.
+
+    Args:
+        targets: what is to have been sent after each step, ``[S, N, *]``.
+        theta: broadcastable to ``[N, *]``.
+        sent: the sum of earlier spikes, ``[N, *]``, in thresholds.
+
+    Returns:
+        The spikes ``[S, N, *]``, and the sum of all of them.
+    """
+    events = torch.empty_like(targets)
+    for target, event in zip(targets, events, strict=True):
+        spike = _digit(target - theta * sent, 0.5 * theta)
+        sent = sent + spike
+        event.copy_(spike)
+    return events, sent
+
+
+def _digit(missing: Tensor, bound: Tensor) -> Tensor:
+    """1 where at least ``bound`` is missing, -1 where as much is too much, else 0."""
+    return (missing >= bound).to(missing.dtype) - (missing <= -bound).to(missing.dtype)
 
 
 def bits(count: Tensor, digits: int, steps: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from transpike.engine.engine import Engine
 from transpike.engine.rules import rule_for
 from transpike.engine.weights import WeightSnapshot
+from transpike.errors import count as count_of
 from transpike.graph.example_run import shapes_of
 from transpike.graph.plan import Kind, Plan
 from transpike.graph.prepare import Capture
@@ -23,7 +24,7 @@ from transpike.runtime.execute import DenseRun
 from transpike.runtime.interpreters import Count, Observer
 from transpike.runtime.lower import Lowered, lower
 from transpike.runtime.time_varying import plan_for
-from transpike.runtime.timing import sent_steps, timing
+from transpike.runtime.timing import timing
 from transpike.schedules import Schedule
 
 _KEPT = 6
@@ -140,26 +141,16 @@ class Backends:
             engine, steps = self.engine(call.schedule), call.schedule.site_steps(call.steps)
 
             def run(constant: Sequence[Tensor], _: Mapping[str, Tensor], batch: int, count: Count | None) -> Any:
-                if count is not None and engine.rule.signed:
-                    count = self._of_sent_steps(count, call)
                 return engine.run(constant, batch, steps, count, rows=call.steps, memory=call.memory)
 
             return run
         return self._dense_run(call, batch, time_varying).run
 
-    def _of_sent_steps(self, count: Count, call: Call) -> Count:
-        """Hands spikes of the steps on that dense operators run: an engine of digits sends all of them and no more."""
-        total = timing(self.network, call.schedule, call.steps).pass_lengths[0]
-        lengths = sent_steps(self.network, call.schedule, total)
-
-        def fitting(site: str, spikes: Tensor) -> None:
-            count(site, torch.nn.functional.pad(spikes, (0, lengths[site] - len(spikes))))  # cuts where it is negative
-
-        return fitting
-
     def _dense_run(self, call: Call, batch: int, time_varying: frozenset[str]) -> DenseRun:
         schedule = call.schedule
         lengths = timing(self.network, schedule, call.steps).pass_lengths
+        if schedule.incremental:  # sequences end by themselves
+            lengths = (call.steps,)
         reference = reference_tensor(self.network)
         largest = max(site.neurons for site in self.plan.sites) * reference.element_size()
         budget = max(1, call.memory // largest)  # samples times steps
@@ -216,6 +207,10 @@ class Backends:
             return f"the native kernels are not there: {native.load()[1]}"
         if rule_for(schedule, self.neuron) is None:
             return f"{schedule} with {self.neuron} has no compiled form"
+        if self.plan.functions:
+            return f"{count_of(len(self.plan.functions), 'site')} of {len(self.plan.sites)} follow no ReLU"
+        if self.plan.layouts:
+            return "the batch moves to another dimension in between"
         if torch.is_autocast_enabled("cpu"):
             return "autocast is on"
         state = self._look()

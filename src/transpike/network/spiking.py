@@ -54,7 +54,8 @@ class SpikingNetwork(nn.Module):
         self._conversion = conversion
         self.capture = capture
         for site in plan.sites:
-            self.site(site.name).population = site.shape
+            module = self.site(site.name)
+            module.population, module.layout = site.shape, plan.layouts.get(site.node, module.layout)
         self._backends: Backends | None = None
         self.register_load_state_dict_post_hook(_renew)  # type: ignore[no-untyped-call]
         self._backend_cache()

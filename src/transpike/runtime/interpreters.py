@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from transpike.errors import RangeError
+from transpike.graph.function_site import FunctionSite
 from transpike.graph.site import Site
 from transpike.graph.walk import NodeVisitor
-from transpike.runtime.lower import SiteRunner
+from transpike.runtime.runners import SiteRunner
 
 Observer = Callable[[str, Tensor, Tensor], None]
 """Called per site and chunk with its name, drive ``[S, N, *]`` and events ``[S, N, *]``."""
@@ -54,7 +55,8 @@ def run_clipped(
     """Runs the ANN graph with ``clip(z, 0, most_events * theta)`` at every site, which is reported."""
 
     def clip(name: str, site: Site, args: tuple[Any, ...]) -> Tensor:
-        value = site.clipped(args[0], most_events)
+        drive = site(*args) if isinstance(site, FunctionSite) else args[0]
+        value = site.clipped(drive, most_events)
         if observe is not None:
             observe(name, value)
         return value

@@ -8,180 +8,25 @@ readouts take their memory as an argument and return the new one.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
-from transpike.functional import summing_type
+from transpike.graph.function_site import FunctionSite
 from transpike.graph.normalize import modules_of
-from transpike.graph.plan import Kind, Plan
+from transpike.graph.operators import vanishes_at_rest
+from transpike.graph.plan import Kind, Layout, Plan
 from transpike.graph.program import name_tuples
 from transpike.graph.site import Site
 from transpike.graph.sizes import at_steps
 from transpike.graph.walk import site_of
 from transpike.kernels import KernelPreference
 from transpike.neurons import Neuron
-from transpike.schedules import Memory, Schedule, SiteContext
-
-
-def fold(value: Tensor) -> Tensor:
-    """``[S, N, *] -> [S * N, *]``."""
-    return value.flatten(0, 1)
-
-
-def unfold(value: Tensor, batch: int) -> Tensor:
-    """``[S * N, *] -> [S, N, *]``."""
-    return value.reshape(-1, batch, *value.shape[1:])
-
-
-def join(batch: int, held: tuple[bool, ...], *values: Tensor) -> tuple[Tensor, ...]:
-    """Brings the operands of one operator to the same number of steps.
-
-    A branch that is ahead waits, so every sequence is cut to the steps that all have; values that are the same at
-    every step (``held``) are repeated.
-    """
-    steps = min(value.shape[0] // batch for value, hold in zip(values, held, strict=True) if not hold)
-    return tuple(
-        fold(value.unsqueeze(0).expand(steps, *value.shape)) if hold else value[: steps * batch]
-        for value, hold in zip(values, held, strict=True)
-    )
-
-
-def silence(value: Any, batch: int) -> Any:
-    """One step of zeros, ``[N, *]``."""
-    return pytree.tree_map(lambda sequence: torch.zeros_like(sequence[:batch]), value)
-
-
-def first_only(value: Any, at_rest: Any, batch: int) -> Any:
-    """Takes what an operator gives for zeros, such as its bias, off all steps ``[S * N, *]`` but the first."""
-
-    def difference(value: Tensor, at_rest: Tensor) -> Tensor:
-        steps = unfold(value, batch)
-        return fold(torch.cat([steps[:1], steps[1:] - at_rest]))
-
-    return pytree.tree_map(difference, value, at_rest)  # an operator may give several tensors
-
-
-class SiteRunner(nn.Module):
-    """Runs one population under a schedule, and turns events into output ``theta * events``."""
-
-    def __init__(
-        self,
-        name: str,
-        site: Site,
-        neuron: Neuron,
-        schedule: Schedule,
-        kernel: KernelPreference,
-        number: int,
-        constant_drive: bool,
-    ) -> None:
-        super().__init__()
-        self.name = name
-        self.site = site
-        self.neuron = neuron
-        self.schedule = schedule
-        self.kernel = kernel
-        self.number = number
-        self.constant_drive = constant_drive
-
-    def currents(self, value: Tensor, batch: int, steps: int) -> Tensor:
-        """What arrives, ``[S, N, *]``; a constant current takes no memory."""
-        if not self.constant_drive:
-            return unfold(value, batch)
-        if self.schedule.incremental:
-            return torch.cat([value.unsqueeze(0), value.new_zeros(steps - 1, *value.shape)])
-        return value.unsqueeze(0).expand(steps, *value.shape)
-
-    def drive(self, value: Tensor, batch: int, steps: int, start: Tensor) -> Tensor:
-        """The input current ``[S, N, *]``: what arrives, and the site's bias."""
-        once = self.schedule.incremental
-        if self.constant_drive and self.site.steady and not once:
-            return self.site.biased(value.unsqueeze(0), start).expand(steps, *value.shape)
-        return self.site.biased(self.currents(value, batch, steps), start, once=once)
-
-    def emit(self, drive: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """The events ``[S_out, N, *]`` and the new memory for a drive ``[S, N, *]``."""
-        parameters = self.site.parameters_of_neurons
-        context = SiteContext(self.name, drive, self.neuron, parameters, memory, self.number, self.kernel)
-        return self.schedule.emit(context)
-
-    def forward(
-        self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
-    ) -> tuple[Tensor, Memory]:
-        """Folded currents (or one constant current) in, folded output and new memory out."""
-        return self.run(None, value, memory, batch, steps, start)
-
-    def run(
-        self,
-        observe: Callable[[Tensor, Tensor], None] | None,
-        value: Tensor,
-        memory: Memory | None,
-        batch: int,
-        steps: int,
-        start: Tensor,
-    ) -> tuple[Tensor, Memory]:
-        """`forward`, which shows drive and events ``[S, N, *]``."""
-        drive = self.drive(value, batch, steps, start)
-        events, memory = self.emit(drive, memory)
-        if observe is not None:
-            observe(drive, events)
-        return fold(self.schedule.values(events, self.site.theta)), memory
-
-
-class TemporalMaxPool(nn.Module):
-    """Max-pooling of a sequence: with C the running sum of the input, emits ``max C(t) - max C(t-1)``.
-
-    T steps add up to the maximum of the sums, so the mean converges to the maximum of the means.
-    """
-
-    def __init__(self, pool: nn.Module) -> None:
-        super().__init__()
-        self.pool = pool
-
-    def forward(
-        self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
-    ) -> tuple[Tensor, Memory]:
-        """Folded sequence in, folded sequence of increments out; the memory is C, at least in float32."""
-        sequence = unfold(value, batch)
-        dtype = summing_type(value.dtype)
-        before = torch.zeros_like(sequence[0], dtype=dtype) if memory is None else memory[0]
-        sums = torch.cat([before.unsqueeze(0), before + sequence.cumsum(0, dtype=dtype)])
-        pooled = unfold(self.pool(fold(sums)), batch)
-        return fold(pooled[1:] - pooled[:-1]).to(value.dtype), (sums[-1],)
-
-
-class Readout(nn.Module):
-    """The running mean of a sequence: integrates and never fires (SlipReLU paper, section 2).
-
-    Args:
-        name: of the node of the network whose value it is.
-        incremental: the running sum instead.
-    """
-
-    def __init__(self, name: str, incremental: bool = False) -> None:
-        super().__init__()
-        self.name = name
-        self.incremental = incremental
-
-    def forward(
-        self, value: Tensor, memory: Memory | None, batch: int, steps: int, start: Tensor
-    ) -> tuple[Tensor, Memory]:
-        """Folded sequence in, folded running means out.
-
-        The memory is the sum so far, at least in float32; ``start`` are the steps in it.
-        """
-        sums = unfold(value, batch).cumsum(0, dtype=summing_type(value.dtype))
-        if memory is not None:
-            sums = memory[0] + sums
-        if self.incremental:
-            return fold(sums).to(value.dtype), (sums[-1],)
-        count = start + torch.arange(1, sums.shape[0] + 1, device=sums.device)
-        means = sums / count.view(-1, *[1] * (sums.dim() - 1)).to(sums.dtype)
-        return fold(means).to(value.dtype), (sums[-1],)
+from transpike.runtime.runners import Argument, FunctionRunner, Readout, SiteRunner, TemporalMaxPool
+from transpike.runtime.sequences import first_only, first_step, join, silence, steps_of, unfold
+from transpike.schedules import Schedule
 
 
 @dataclass(frozen=True)
@@ -319,30 +164,51 @@ class _Lowering:
             name = str(node.target)
             module = self.modules[name]
             runner: nn.Module
-            if isinstance(module, Site):
-                runner = SiteRunner(name, module, *self.settings, self.constant_drive[name])
+            arrives: Any = self.env[node.all_input_nodes[0]]
+            if isinstance(module, FunctionSite):
+                arguments = tuple(map(self._argument, node.args))
+                runner = FunctionRunner(name, module, *self.settings, arguments, self._layout(node))
+                arrives = tuple(fx.map_arg(argument, lambda each: self.env[each]) for argument in node.args)
+            elif isinstance(module, Site):
+                drive = node.all_input_nodes[0]
+                runner = SiteRunner(name, module, *self.settings, self.constant_drive[name], self._layout(drive))
             else:
                 runner = TemporalMaxPool(module)
-            value, memory = self._call(name, runner, self.env[node.all_input_nodes[0]], self.memories[node])
+            value, memory = self._call(name, runner, arrives, self.memories[node])
             new[order[node]] = memory
             return value
         sources = self._operands(node, self.env)
         if node.op == "call_module":
             self.roots[str(node.target)] = self.modules[str(node.target)]
         value = self.body.node_copy(node, lambda source: sources[source])
-        if not self.incremental or self.kind(node) is not Kind.SEQUENCE:
-            return value
-        silent = self._operands(node, self.env | self._silent(node))
-        return self.body.call_function(
-            first_only, (value, self.body.node_copy(node, lambda source: silent[source]), self.batch)
-        )
-
-    def _silent(self, node: fx.Node) -> dict[fx.Node, fx.Node]:
-        """One step of zeros for every sequence that a node reads."""
         sequences = [source for source in node.all_input_nodes if self.kind(source) is Kind.SEQUENCE]
-        return {source: self.body.call_function(silence, (self.env[source], self.batch)) for source in sequences}
+        if (
+            not self.incremental
+            or self.kind(node) is not Kind.SEQUENCE
+            or vanishes_at_rest(node, self.modules, sequences)
+        ):
+            return value
+        silent = self._operands(node, self.env | self._silent(sequences))
+        at_rest = self.body.node_copy(node, lambda source: silent[source])
+        return self.body.call_function(first_only, (value, at_rest, self.batch, self._layout(node)))
 
-    def _call(self, name: str, runner: nn.Module, value: fx.Node, memory: fx.Node) -> tuple[fx.Node, fx.Node]:
+    def _layout(self, node: fx.Node) -> Layout:
+        return self.plan.layouts.get(node.name, (0, 1))
+
+    def _argument(self, value: Any) -> Argument:
+        """What a site of any function must know about one of its arguments."""
+        if not isinstance(value, fx.Node):
+            return Argument(None)
+        return Argument(self.kind(value), self._layout(value), self.plan.grows.get(value.name, False))
+
+    def _silent(self, sequences: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
+        """One step of zeros for every sequence."""
+        return {
+            source: self.body.call_function(silence, (self.env[source], self.batch, self._layout(source)))
+            for source in sequences
+        }
+
+    def _call(self, name: str, runner: nn.Module, value: Any, memory: fx.Node) -> tuple[fx.Node, fx.Node]:
         self.roots[name] = runner
         pair = self.body.call_module(name, (value, memory, self.batch, self.steps, self.start))
         get = operator.getitem
@@ -362,14 +228,17 @@ class _Lowering:
                 in_time.append(source)
         held = tuple(self.kind(source) is Kind.STATIC for source in in_time)
         if len(in_time) > 1:
-            joined = self.body.call_function(join, (self.batch, held, *(found[source] for source in in_time)))
+            layouts = tuple(self._layout(source) for source in in_time)
+            settings = (self.batch, held, layouts, self.incremental and not mean)
+            joined = self.body.call_function(join, (*settings, *(found[source] for source in in_time)))
             for index, source in enumerate(in_time):
                 found[source] = self.body.call_function(operator.getitem, (joined, index))
         sequences = [source for source, hold in zip(in_time, held, strict=True) if not hold]
         for source in node.all_input_nodes:
             if source.name in self.plan.grows:
-                size = (found[source], self.plan.grows[source.name], found[sequences[0]], self.batch)
-                found[source] = self.body.call_function(at_steps, size)
+                sequence = sequences[0]
+                steps = self.body.call_function(steps_of, (found[sequence], self.batch, self._layout(sequence)))
+                found[source] = self.body.call_function(at_steps, (found[source], self.plan.grows[source.name], steps))
         return found
 
     def _one_step(self, source: fx.Node) -> fx.Node:
@@ -377,7 +246,7 @@ class _Lowering:
         value = self.env[source]
         if self.kind(source) not in (Kind.SEQUENCE, Kind.MEAN):
             return value
-        return self.body.call_function(operator.getitem, (value, slice(None, self.batch)))
+        return self.body.call_function(first_step, (value, self.batch, self._layout(source)))
 
     def _answer(self, source: fx.Node) -> fx.Node:
         kind = self.kind(source)

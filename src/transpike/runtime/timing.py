@@ -61,24 +61,6 @@ def timing(network: fx.GraphModule, schedule: Schedule, steps: int) -> Timing:
     )
 
 
-def sent_steps(network: fx.GraphModule, schedule: Schedule, total: int) -> dict[str, int]:
-    """The steps that each site sends in a pass of ``total`` steps: those that arrive less its lag.
-
-    Branches that meet go on with the steps that all of them have.
-    """
-    modules = modules_of(network)
-    known: dict[fx.Node, int] = {}  # of nodes behind a site
-    found: dict[str, int] = {}
-    for node in network.graph.nodes:
-        steps = min((known[source] for source in node.all_input_nodes if source in known), default=None)
-        if site_of(node, modules) is not None:
-            name = str(node.target)
-            steps = found[name] = (total if steps is None else steps) - schedule.lag(name)
-        if steps is not None:
-            known[node] = steps
-    return found
-
-
 def _most(paths: Iterable[tuple[int, int, int]]) -> tuple[int, int, int]:
     lags, delays, sites = (max(each) for each in zip((0, 0, 0), *paths, strict=True))
     return lags, delays, sites

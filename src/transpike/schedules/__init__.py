@@ -1,7 +1,7 @@
 """Schedules: how a converted network runs in time. One file per idea, one row in the table below."""
 
 from transpike.schedules.accumulate import AccumulateThenFire
-from transpike.schedules.contract import Memory, Schedule, SiteContext
+from transpike.schedules.contract import FunctionContext, Memory, Schedule, SiteContext
 from transpike.schedules.digits import DigitCode, Radix, SignedDigits
 from transpike.schedules.exact_potential import ExactPotential
 from transpike.schedules.latency import Latency
@@ -30,6 +30,7 @@ __all__ = [
     "Decision",
     "DigitCode",
     "ExactPotential",
+    "FunctionContext",
     "Latency",
     "Memory",
     "OffsetSpike",

@@ -54,6 +54,32 @@ class SiteContext:
         return self.neuron.run(drive, v, self.parameters, self.kernel)
 
 
+@dataclass(frozen=True, eq=False)
+class FunctionContext:
+    """What a schedule reads at a site of any function f of the sums of what has arrived.
+
+    Attributes:
+        site: its name.
+        values: f after each step at hand, ``[S, N, *]``: of the sums under an incremental schedule, else of the means.
+        start: the number of steps before them, a tensor without dimensions.
+        theta: full scale, a scalar or per channel, broadcastable to ``[N, *]``.
+        limits: between which values f lies.
+        memory: None at the first chunk, else what the last call returned.
+    """
+
+    site: str
+    values: Tensor
+    start: Tensor
+    theta: Tensor
+    limits: tuple[float, float]
+    memory: Memory | None
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """The smallest and the largest value that events tell."""
+        low, high = self.limits
+        return (-self.theta).clamp_min(low), self.theta.clamp_max(high)
+
+
 MOST_STEPS = 2**20
 """The largest T of a run, and the longest probe."""
 
@@ -127,6 +153,22 @@ class Schedule(ABC):
         """What ``[S, N, *]`` stands for, ``[N, *]``: the mean of the steps, or their sum."""
         dtype = summing_type(sequence.dtype)
         return sequence.sum(0, dtype=dtype) if self.incremental else sequence.mean(0, dtype=dtype)
+
+    def unsupported_function(self, neuron: Neuron) -> str | None:
+        """Why sites of any function cannot run under the schedule with this neuron; None if they can."""
+        return "its sites count the spikes that a ReLU is entitled to"
+
+    def needed(self, site: str, arrived: int) -> slice:
+        """Which of the steps that have arrived `follow` reads the function's values of; all by default."""
+        return slice(0, arrived)
+
+    def follow(self, context: FunctionContext) -> tuple[Tensor, Memory]:
+        """The pure function of a site of any function, for schedules that have it.
+
+        Returns:
+            The events ``[S_out, N, *]``, and the memory.
+        """
+        raise NotImplementedError(f"{self} has no sites of any function")
 
     @abstractmethod
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:

@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from transpike.functional import summing_type
-from transpike.kernels.digits import at_their_places, bits, signed_digits
-from transpike.neurons import EventKind
-from transpike.schedules.contract import Memory, Schedule, SiteContext
+from transpike.kernels.digits import at_their_places, bits, digits_towards, signed_digits
+from transpike.neurons import EventKind, Neuron
+from transpike.schedules.contract import FunctionContext, Memory, Schedule, SiteContext
 from transpike.schedules.probing import need_soft_reset
 from transpike.serialization.fields import check_count
 
@@ -75,6 +75,10 @@ class DigitCode(Schedule):
         """How many of the last digit's worth make one threshold; at most `MOST_LEVELS`."""
         return min(MOST_LEVELS, round(1 / self.worths[-1]))
 
+    def sizes(self, theta: Tensor) -> list[Tensor]:
+        """What digits 1 .. T are worth."""
+        return [place * self.unit(theta) for place in self.places]
+
     def unit(self, theta: Tensor) -> Tensor:
         """What a place of weight 1 is worth."""
         return theta / sum(self.places)
@@ -113,12 +117,12 @@ class Radix(DigitCode):
         return self.digits + self.site_steps(steps)
 
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
-        """The bits, then nothing; there is no memory."""
+        """The bits; there is no memory."""
         need_soft_reset(self, context.neuron)
         drive, most = context.drive, 2**self.digits - 1
-        total = drive[: self.digits].sum(0, dtype=summing_type(drive.dtype))
+        total = drive.sum(0, dtype=summing_type(drive.dtype))
         count = torch.floor(total / self.unit(context.parameters.theta) + 0.5).clamp(0, most).to(torch.int32)
-        return bits(count, self.digits, drive.shape[0]).to(drive.dtype), ()
+        return bits(count, self.digits, self.digits).to(drive.dtype), ()
 
 
 @dataclass(frozen=True)
@@ -162,8 +166,22 @@ class SignedDigits(DigitCode):
         return [(self.base - 1.0) * self.base**-digit for digit in range(1, self.digits + 1)]
 
     def emit(self, context: SiteContext) -> tuple[Tensor, Memory]:
-        """The digits, then nothing; there is no memory."""
+        """The digits; there is no memory."""
         need_soft_reset(self, context.neuron)
         theta = context.parameters.theta
-        sizes = [place * self.unit(theta) for place in self.places]
-        return signed_digits(context.drive, theta, sizes, self.decision, self.lag(context.site)), ()
+        lag = self.lag(context.site)
+        return signed_digits(context.drive, theta, self.sizes(theta), self.decision, lag), ()
+
+    def unsupported_function(self, neuron: Neuron) -> str | None:
+        """None: digits have a sign."""
+        return None
+
+    def needed(self, site: str, arrived: int) -> slice:
+        """The steps at which digits are decided; where fewer have arrived, the last of them stands for the later."""
+        first = min(self.lag(site), arrived - 1)
+        return slice(first, min(arrived, first + self.digits))
+
+    def follow(self, context: FunctionContext) -> tuple[Tensor, Memory]:
+        """Digits towards the function's values, which are those of the needed steps; there is no memory."""
+        sizes = self.sizes(context.theta)
+        return digits_towards(context.values, context.bounds(), sizes, self.decision), ()
