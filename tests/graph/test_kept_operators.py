@@ -237,19 +237,13 @@ def test_the_front_gives_a_constant_drive(front):
         snn(tp.FrameSequence(x.expand(STEPS, 7, 12)), steps=STEPS)
 
 
-def test_a_network_of_another_activation_does_not_convert():
-    """Without neurons there is nothing to keep operators beside."""
-    found = tp.inspect(nn.Sequential(nn.Linear(6, 4), nn.GELU(), nn.Linear(4, 2)).eval(), torch.randn(2, 6))
-    assert not found.convertible
-    assert "neurons cannot stand for" in found.unsupported[0].reason
-
-
 def test_layers_behind_an_operator_are_no_decoding():
-    """A clamp without weights behind it decodes the answer; a layer of neurons behind a softmax does not convert."""
+    """A clamp without weights behind it decodes the answer; in front of a layer a softmax is sent as events."""
     tail = Function(lambda y: y.softmax(1).clamp(0, 0.5))
     x = torch.randn(3, 6)
-    assert tp.inspect(nn.Sequential(Body(), tail).eval(), x).convertible
-    assert not tp.inspect(nn.Sequential(Body(), tail, nn.Linear(8, 2)).eval(), x).convertible
+    assert not tp.inspect(nn.Sequential(Body(), tail).eval(), x).plan.functions
+    (site,) = tp.inspect(nn.Sequential(Body(), tail, nn.Linear(8, 2)).eval(), x).plan.functions
+    assert (site.operator, site.kind.value) == ("Tensor.softmax", "group")
 
 
 def test_samples_must_not_mix_behind_the_end():

@@ -427,6 +427,6 @@ def test_what_rounding_changes_does_not_mix_samples(
         node = graph.call_function(function, (node,))
     graph.output(node)
     gm = torch.fx.GraphModule(nn.Module(), graph)
-    found = batch_violations(gm, (torch.rand(3, 4),), dict.fromkeys(gm.graph.nodes, True))
+    found = batch_violations(gm, (torch.rand(3, 4),), dict.fromkeys(gm.graph.nodes, True), {})
     assert [node.name for node, _ in found] == wrong
     assert all(node in set(gm.graph.nodes) for node, _ in found)

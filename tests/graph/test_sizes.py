@@ -292,14 +292,13 @@ def test_growth_of_random_expressions(expression):
         return
     gm = fx.GraphModule(nn.Module(), graph)
     examples = {x: torch.zeros(3, 7), y: torch.zeros(3, 2)}
-    found = SymbolicSizes(gm, examples, lambda each: each in (x, y)).grows(node)
+    found = SymbolicSizes(gm, examples, lambda each: (0, 1) if each in (x, y) else None).grows(node)
     constant = len(set(values.values())) == 1
     multiple = len({each / n for n, each in values.items()}) == 1
     assert found is (False if constant else True if multiple else None)
 
 
 def test_sizes_at_steps():
-    sequence = torch.zeros(12, 5)  # four steps of three samples
-    assert at_steps(6, True, sequence, 3) == 24
-    assert at_steps((3, 5, 6), (True, False, True), sequence, 3) == (12, 5, 24)
-    assert at_steps(slice(None, 3), (False, True, False), sequence, 3) == slice(None, 12, None)
+    assert at_steps(6, True, 4) == 24
+    assert at_steps((3, 5, 6), (True, False, True), 4) == (12, 5, 24)
+    assert at_steps(slice(None, 3), (False, True, False), 4) == slice(None, 12, None)

@@ -9,7 +9,7 @@ from maps import pack
 from transpike.engine.rules import Rule, RuleKind
 from transpike.engine.spike_map import Halo, MapShape, Source, Tap
 from transpike.engine.stage import EventStage
-from transpike.runtime.lower import Readout
+from transpike.runtime.runners import Readout
 
 compiled = pytest.importorskip("transpike.kernels._native")
 LARGEST = 2**63 - 1

@@ -8,7 +8,7 @@ from torch import nn
 
 import transpike as tp
 from transpike.kernels import KernelPreference
-from transpike.runtime.lower import SiteRunner
+from transpike.runtime.runners import SiteRunner
 from transpike.schedules import (
     SCHEDULES,
     AccumulateThenFire,

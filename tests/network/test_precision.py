@@ -14,7 +14,7 @@ from transpike.functional import summing_type
 from transpike.kernels import KernelPreference
 from transpike.neurons import IF, SiteParameters
 from transpike.rules.contract import Statistic
-from transpike.runtime.lower import Readout, TemporalMaxPool
+from transpike.runtime.runners import Readout, TemporalMaxPool
 from transpike.schedules import AccumulateThenFire, SiteContext
 
 HALVES = [torch.float16, torch.bfloat16]

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import transpike as tp
-from transpike.runtime.lower import Readout, TemporalMaxPool, fold, join, unfold
+from transpike.runtime.runners import Readout, TemporalMaxPool
+from transpike.runtime.sequences import fold, join, unfold
 from transpike.testing import dyadic_batch, make_dyadic, record, set_dyadic_thresholds
 
 
@@ -22,7 +23,7 @@ def test_fold_is_step_major():
 def test_join_cuts_to_the_shortest_and_repeats_what_is_held():
     long, short = torch.arange(8.0).view(8, 1), torch.arange(100.0, 104.0).view(4, 1)
     still = torch.tensor([[7.0], [9.0]])
-    a, b, c = join(2, (False, False, True), long, short, still)
+    a, b, c = join(2, (False, False, True), ((0, 1),) * 3, False, long, short, still)
     assert a.flatten().tolist() == [0, 1, 2, 3]
     assert b.flatten().tolist() == [100, 101, 102, 103]
     assert c.flatten().tolist() == [7, 9, 7, 9]

@@ -149,7 +149,7 @@ class ExecutionPlan:
                 if count is not None:
                     for site in task.work.sites:
                         sent = layout.shapes[site].spikes_sent(maps[site], steps) if layout.probe else spikes[site]
-                        count(site, torch.as_tensor(sent))
+                        count(site, torch.as_tensor(sent)[: layout.rule.digits or len(layout.rule.places) or None])
                 if seconds is not None:
                     (site,) = task.work.sites
                     seconds[site] = seconds.get(site, 0.0) + time.perf_counter() - began
@@ -213,7 +213,7 @@ class ExecutionPlan:
             site = self.layout.sites[name]
             output = self.layout.shapes[name].unpack(maps[name], batch, steps, site.theta)
             population = output.shape[2:] if site.population is None else site.population
-            return output.reshape(steps * batch, *population)
+            return output.reshape(steps * batch, *population).contiguous()  # what follows may take views
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda each: env[each])
         if node.op == "call_module":
             return self.layout.modules[str(node.target)](*args, **kwargs)

@@ -9,7 +9,7 @@ arrive, a site sends it on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,7 +19,7 @@ from transpike.graph.example_run import examples_of
 from transpike.graph.function_site import FunctionSite, SiteKind, identity
 from transpike.graph.function_table import ALL, kind_of_calls, limits_of, short_name
 from transpike.graph.normalize import ActivationCall, call_name, modules_of
-from transpike.graph.operators import Role, change_of, operator_name, role_of, takes_batch_statistics
+from transpike.graph.operators import Role, change_of, is_left, operator_name, role_of, takes_batch_statistics
 from transpike.graph.program import program_of
 from transpike.graph.walk import site_of
 
@@ -32,23 +32,30 @@ _WEIGHTED_CALLS = frozenset(
 )
 """Functions that multiply matrices: layers with weights, or products of two values."""
 
+_FUNCTION_HOMES = frozenset(
+    f"torch.nn.modules.{name}" for name in ("activation", "distance", "instancenorm", "normalization", "pooling")
+)
+"""Where modules are that compute a function of their input alone."""
 
-def make_function_sites(gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[ActivationCall]:
+
+def make_function_sites(gm: fx.GraphModule, inputs: tuple[Tensor, ...], leave: Collection[str]) -> list[ActivationCall]:
     """Puts sites where functions stand, and in front of what needs events; changes the graph in place.
 
     Args:
         gm: normalised graph with a `Site` at every activation call.
         inputs: the probing batch.
+        leave: names of activations that are kept as they are.
 
     Returns:
         What the new sites were in the source.
     """
-    return _Pass(gm, inputs).run()
+    return _Pass(gm, inputs, leave).run()
 
 
 class _Pass:
-    def __init__(self, gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(self, gm: fx.GraphModule, inputs: tuple[Tensor, ...], leave: Collection[str]) -> None:
         self.gm = gm
+        self.leave = leave
         self.modules = modules_of(gm)
         self.examples = examples_of(gm, inputs)
         self.nodes = list(gm.graph.nodes)
@@ -93,7 +100,7 @@ class _Pass:
             self.fed.add(node)
         pool = role_of(node, self.modules) is Role.MAX_POOL
         kept = self._is_site(node) or pool or takes_batch_statistics(node, self.modules)
-        if change.reason is not None and not kept:
+        if change.reason is not None and not kept and not self._stays(node):
             self.nonlinear.add(node)
 
     def _is_site(self, node: fx.Node) -> bool:
@@ -104,6 +111,15 @@ class _Pass:
         if node.op == "call_module":
             return isinstance(self.modules[str(node.target)], _WEIGHTED)
         return node.op in ("call_function", "call_method") and short_name(node, self.modules) in _WEIGHTED_CALLS
+
+    def _stays(self, node: fx.Node) -> bool:
+        """Whether a call stays: one that the user listed, or that hides layers with weights, as recurrent ones do."""
+        if is_left(node, self.modules, self.leave):
+            return True
+        if node.op != "call_module":
+            return False
+        home = type(self.modules[str(node.target)]).__module__
+        return home not in _FUNCTION_HOMES or isinstance(self.modules[str(node.target)], nn.MultiheadAttention)
 
     def _takes_events(self, node: fx.Node) -> bool:
         return self._is_site(node) or (self._multiplies(node) and node in self.varying)

@@ -210,6 +210,13 @@ def leave_name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_module" else node.name
 
 
+def is_left(node: fx.Node, modules: Mapping[str, nn.Module], leave: Collection[str]) -> bool:
+    """Whether one of the names under which a user lists operators means this node."""
+    path = leave_name(node)
+    names = {node.name, path, path.split("@")[0], operator_name(node, modules).rsplit(".", 1)[-1]}
+    return not names.isdisjoint(leave)
+
+
 def operator_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """Readable name of what a node calls, for example ``torch.nn.GELU`` or ``torch.nn.functional.softmax``."""
     if node.op == "call_module":

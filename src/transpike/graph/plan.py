@@ -20,6 +20,7 @@ from transpike.graph.operators import (
     advice,
     change_of,
     is_activation_like,
+    is_left,
     leave_name,
     operator_name,
     role_of,
@@ -27,6 +28,8 @@ from transpike.graph.operators import (
 )
 from transpike.graph.sizes import Grows, SymbolicSizes, contains
 from transpike.graph.walk import site_of
+
+KEEP_BATCH = "keep the batch as the first dimension, for example x.flatten(1)"
 
 
 class Kind(Enum):
@@ -194,7 +197,7 @@ class _Planner:
         for node, reason in batch_violations(self.gm, self.inputs, batched, self.layouts):
             if leave_name(node) in refused:
                 continue  # said once; the other reason is the stronger one
-            self._refuse(node, reason, "keep the batch as the first dimension, for example x.flatten(1)")
+            self._refuse(node, reason, KEEP_BATCH)
         sites = tuple(self._site_plan(node) for node in self.gm.graph.nodes if self._is_site(node))
         if not sites and not self.unsupported:
             self.unsupported.append(
@@ -328,9 +331,7 @@ class _Planner:
         return {node.name: grows for node, grows in sizes.items() if contains(grows, True)}
 
     def _left(self, node: fx.Node) -> bool:
-        path = leave_name(node)
-        names = {node.name, path, path.split("@")[0], operator_name(node, self.modules).rsplit(".", 1)[-1]}
-        return bool(names & self.leave)
+        return is_left(node, self.modules, self.leave)
 
     def _read_out(self, output: fx.Node) -> None:
         for source in output.all_input_nodes:
@@ -338,8 +339,7 @@ class _Planner:
                 reason = "the model returns it, and it is not one tensor"
                 self._refuse(source, reason, "return tensors only: one, or a tuple, list or dict of them")
             elif source in self.layouts and self.kinds[source] in _BATCHED:
-                reason = f"the model returns it with the batch in dimension {self.layouts[source][0]}"
-                self._refuse(source, reason, "return tensors [N, *]")
+                self._refuse(source, "the model returns it, and its first dimension is not the batch", KEEP_BATCH)
             elif self.kinds[source] is Kind.SEQUENCE:
                 self.readouts[source] = None
 

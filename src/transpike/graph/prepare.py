@@ -136,7 +136,9 @@ def prepare(model: nn.Module, example_inputs: Inputs, capture: Capture) -> Prepa
     planning = make_plan(gm, probe, calls, leave, max_pooling)
     if planning.unsupported:  # more than ReLUs
         expand_attention(gm, probe)
-        calls += make_function_sites(gm, probe)
+        calls += make_function_sites(gm, probe, leave)
+        if reference is not None:
+            gm.to(device=reference.device, dtype=reference.dtype)
         planning = make_plan(gm, probe, calls, leave, max_pooling)
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in inputs)
     return Prepared(gm, planning, folded, calls, inputs, replace(capture, input_shapes=shapes))

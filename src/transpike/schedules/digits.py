@@ -120,7 +120,7 @@ class Radix(DigitCode):
         """The bits; there is no memory."""
         need_soft_reset(self, context.neuron)
         drive, most = context.drive, 2**self.digits - 1
-        total = drive.sum(0, dtype=summing_type(drive.dtype))
+        total = drive[: self.digits].sum(0, dtype=summing_type(drive.dtype))
         count = torch.floor(total / self.unit(context.parameters.theta) + 0.5).clamp(0, most).to(torch.int32)
         return bits(count, self.digits, self.digits).to(drive.dtype), ()
 
