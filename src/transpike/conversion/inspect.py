@@ -12,7 +12,7 @@ from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs
 from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
-from transpike.graph.plan import Plan
+from transpike.graph.plan import Plan, kinds_of_sites
 from transpike.graph.prepare import Capture, check_prepared, prepare
 from transpike.graph.unwrap import check_weights, unwrapped
 from transpike.serialization.model_info import model_info
@@ -48,26 +48,34 @@ class Inspection:
         if self.convertible:
             neurons = sum(site.neurons for site in self.plan.sites)
             folded = f"{len(self.folded)} BatchNorm folded"
-            return f"{self.model}: converts, {count(sites, 'site')}, {neurons:,} neurons, {folded}"
+            return f"{self.model}: converts, {kinds_of_sites(self.plan)}, {neurons:,} neurons, {folded}"
         convertible = f", {count(sites, 'activation')} would become neurons" if sites else ""
         return f"{self.model}: does not convert: {count(len(self.unsupported), 'operator')}{convertible}"
 
     def notes(self, *, shell: bool = False) -> list[str]:
-        """What is to be said besides the sites: max-pooling, what stays analogue, and what is unsupported and why.
+        """What is to be said besides the sites: what some of them need, what is analogue, and what is unsupported.
 
         Args:
             shell: say what to do in the words of the command line.
         """
-        pools = [f"max-pooling as temporal operator: {', '.join(self.plan.pools)}"] if self.plan.pools else []
-        analogue = [f"kept analogue: {', '.join(self.plan.analogue)}"] if self.plan.analogue else []
-        return pools + analogue + [f"  - {lines}" for lines in unsupported_lines(self.unsupported, shell=shell)]
+        notes = []
+        if self.plan.functions:
+            option = "--method digits --steps 6" if shell else 'methods["digits"](steps=6)'
+            number = count(len(self.plan.functions), "site")
+            notes.append(f"{number} of other functions than ReLU: convert with {option}, for example")
+        if self.plan.pools:
+            notes.append(f"max-pooling as temporal operator: {', '.join(self.plan.pools)}")
+        if self.plan.analogue:
+            notes.append(f"kept analogue: {', '.join(self.plan.analogue)}")
+        return notes + [f"  - {lines}" for lines in unsupported_lines(self.unsupported, shell=shell)]
 
     def __str__(self) -> str:
         lines = [self.title]
         for site in self.plan.sites:
             shape = "x".join(str(size) for size in site.shape)
             drive = "constant drive" if site.constant_drive else "spikes"
-            lines.append(f"  {site.name:<30} {shape:<14} {drive:<15} {site.operator:<32} {site.source}")
+            kind = site.kind.value
+            lines.append(f"  {site.name:<30} {shape:<14} {drive:<15} {kind:<10} {site.operator:<32} {site.source}")
         return "\n".join(lines + self.notes())
 
 

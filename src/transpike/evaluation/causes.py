@@ -30,7 +30,7 @@ from transpike.graph.equivalence import tensors_in
 from transpike.graph.site import Site
 from transpike.graph.walk import NodeVisitor
 from transpike.kernels import KernelPreference
-from transpike.network.spiking import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork, need_relu_sites
 from transpike.schedules import Memory, Schedule, SiteContext
 from transpike.schedules.contract import check_schedule
 from transpike.serialization.fields import check_count
@@ -193,10 +193,12 @@ def error_causes(
 
     Raises:
         ValueError: steps below 1, or no schedule.
+        ModelError: the network has sites that are no ReLU.
         InputError, DataError: unusable batches, or none.
     """
     check_count("steps", steps)
     schedule = snn.schedule if schedule is None else check_schedule(schedule)
+    need_relu_sites(snn, "the error by cause")
     tallies = {site.name: _Tally() for site in snn.sites}
     answers = _Answers()
     images = 0

@@ -3,7 +3,7 @@
 An operation is one product of an input and a weight of a linear or convolutional layer. It is *effective* where both
 differ from zero, and *dense* counts all. Where the inputs of a layer are events of 0 and 1 (or -1) it is an addition
 (AC), else a multiplication with an addition (MAC). Biases, pooling, normalisation, sums of branches and the neurons
-themselves do not count.
+themselves do not count, nor do products of two spiking values, which are part of a site.
 
 Neurons here send events worth theta. An input counts as events where every channel holds one non-zero magnitude only,
 over all images and steps: that factor goes into the weights. Of digits it is one magnitude at each step, where the
@@ -72,12 +72,14 @@ class Operations:
         activation_sparsity: share of zeros in what sites send, over all sites, steps and images.
         updates: neurons that are computed, over all steps.
         images: how many were counted.
+        functions: those of the updates that compute another function than a ReLU, such as GELU or softmax.
     """
 
     layers: tuple[LayerOperations, ...]
     activation_sparsity: float
     updates: float
     images: int
+    functions: float = 0.0
 
     @property
     def effective_acs(self) -> float:
@@ -132,9 +134,10 @@ def count_operations(
     check_count("steps", steps)
     how = snn.schedule if schedule is None else check_schedule(schedule)
     counter = _Counter(_weight_names(snn), how.incremental)
+    functions = {site.name for site in snn.plan.functions}
 
-    def look(_: str, drive: Tensor, events: Tensor) -> None:
-        counter.send(events)
+    def look(site: str, drive: Tensor, events: Tensor) -> None:
+        counter.send(events, function=site in functions)
 
     for inputs in checked_batches(snn, batches, f"operations, T = {steps}", progress):
         counter.batch = inputs[0].shape[0]
@@ -204,6 +207,7 @@ class _Counter(TorchFunctionMode):
     layers: dict[str, _Layer] = field(default_factory=dict)
     zeros: int = 0
     sent: int = 0
+    functions: int = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -214,8 +218,9 @@ class _Counter(TorchFunctionMode):
             self._add(func, dict(zip(_ARGUMENTS[func], args, strict=False)) | kwargs)
         return func(*args, **kwargs)
 
-    def send(self, values: Tensor) -> None:
-        """Counts what a site sends."""
+    def send(self, values: Tensor, *, function: bool = False) -> None:
+        """Counts what a site sends; ``function`` if it is no ReLU."""
+        self.functions += values.numel() if function else 0
         self.zeros += values.numel() - int(torch.count_nonzero(values))
         self.sent += values.numel()
 
@@ -250,7 +255,7 @@ class _Counter(TorchFunctionMode):
             for name, layer in self.layers.items()
         )
         sparsity = self.zeros / self.sent if self.sent else 0.0
-        return Operations(layers, sparsity, self.sent / self.images, self.images)
+        return Operations(layers, sparsity, self.sent / self.images, self.images, self.functions / self.images)
 
 
 def _products(func: Callable[..., Tensor], values: Tensor, weight: Tensor, settings: dict[str, Any]) -> float:

@@ -8,7 +8,7 @@ from enum import Enum
 
 from torch import Tensor, fx, nn
 
-from transpike.errors import UnsupportedOperator
+from transpike.errors import UnsupportedOperator, count
 from transpike.graph.capture import source_of
 from transpike.graph.example_run import batch_violations, examples_of, layouts_of, tensor_shape
 from transpike.graph.function_site import SiteKind, kind_of
@@ -120,6 +120,13 @@ class Plan:
     def in_time(self, node: str) -> bool:
         """Whether a value is computed with the sequences, and not before them."""
         return self.kinds[node] in _IN_TIME or node in self.read
+
+
+def kinds_of_sites(plan: Plan) -> str:
+    """The number of sites, and of each kind where not all are ReLUs: ``9 sites (2 if, 4 pointwise, 3 group)``."""
+    kinds = {kind: sum(site.kind is kind for site in plan.sites) for kind in SiteKind}
+    listed = ", ".join(f"{number} {kind.value}" for kind, number in kinds.items() if number)
+    return count(len(plan.sites), "site") + (f" ({listed})" if plan.functions else "")
 
 
 @dataclass(frozen=True)

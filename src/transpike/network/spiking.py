@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from transpike.errors import ModelError, StateError
+from transpike.errors import count as count_of
 from transpike.graph.equivalence import Verification, verify
 from transpike.graph.example_run import Inputs, check_inputs, check_run, explain_shapes, inputs_from
 from transpike.graph.plan import Plan, SitePlan
@@ -313,3 +314,20 @@ def converted(network: Any, what: str) -> SpikingNetwork:
             f"the network, a {type(network).__name__}, is not converted", where=what, fix="pass what tp.convert returns"
         )
     return network
+
+
+def need_relu_sites(network: SpikingNetwork, what: str) -> None:
+    """Refuses what is defined for the spikes of integrate-and-fire neurons only.
+
+    Raises:
+        ModelError: the network has sites that follow another function than ReLU.
+    """
+    functions = network.plan.functions
+    if functions:
+        first = functions[0]
+        raise ModelError(
+            f"{what} is defined for ReLU sites, and {count_of(len(functions), 'site')} of {len(network.sites)} follow "
+            "another function",
+            where=f"site {first.name} ({first.operator}) at {first.source}",
+            fix="use evaluate, which measures any network",
+        )

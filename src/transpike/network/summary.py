@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from transpike.engine.layout import StageReport
-from transpike.errors import count
-from transpike.graph.plan import Plan
+from transpike.graph.plan import Plan, kinds_of_sites
 from transpike.graph.site import Site
 
 
@@ -24,9 +23,9 @@ def summary(
         stages: how each stage runs on a CPU, if any runs event by event.
         reason: why none does; else None.
     """
-    head = f"{'site':<28} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} bias/theta"
+    head = f"{'site':<28} {'kind':<10} {'population':<16} {'drive':<9} {'theta':<22} {'v_init/theta':<14} bias/theta"
     lines = [
-        f"{count(len(plan.sites), 'site')}, {sum(site.neurons for site in plan.sites):,} neurons, {neuron}",
+        f"{kinds_of_sites(plan)}, {sum(site.neurons for site in plan.sites):,} neurons, {neuron}",
         head,
         "-" * len(head),
     ]
@@ -36,7 +35,8 @@ def summary(
         drive = "constant" if site.constant_drive else "spikes"
         shape = "x".join(str(size) for size in site.shape)
         bias = _range(module.bias / module.theta)
-        lines.append(f"{site.name:<28} {shape:<16} {drive:<9} {_range(module.theta):<22} {ratio:<14} {bias}")
+        kind = site.kind.value
+        lines.append(f"{site.name:<28} {kind:<10} {shape:<16} {drive:<9} {_range(module.theta):<22} {ratio:<14} {bias}")
     if reason is not None:
         lines.append(f"runs dense: {reason}")
     else:

@@ -123,12 +123,12 @@ def learned_table(network: nn.Module) -> Table | None:
 
 def inspection_table(inspection: Inspection) -> Table:
     """The sites that a conversion would make."""
-    table = text_table(inspection.title, "site", "population", "drive", "operator")
+    table = text_table(inspection.title, "site", "kind", "population", "drive", "operator")
     table.add_column("source", no_wrap=True, overflow="ellipsis")
     for site in inspection.plan.sites:
         shape = "x".join(str(size) for size in site.shape)
         drive = "constant" if site.constant_drive else "spikes"
-        table.add_row(site.name, shape, drive, site.operator, site.source)
+        table.add_row(site.name, site.kind.value, shape, drive, site.operator, site.source)
     return table
 
 
