@@ -20,14 +20,23 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from transpike.activations import TrainedActivation
 from transpike.errors import TraceError
-from transpike.graph.export_tracer import export_graph
+from transpike.graph.export_tracer import ExportTracer, exported
 from transpike.graph.fingerprint import fingerprint_of, take_fingerprint
 from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
 from transpike.graph.plain_tracer import PlainTracer, traced_sizes
 from transpike.graph.program import Program, name_tuples, program_of
 from transpike.graph.traced_values import BatchSizeDecisionError
-from transpike.graph.value_tracer import OPENED, Guard, RefusedError, ValueTracer, check_second_batch, two_batches
+from transpike.graph.value_tracer import (
+    OPENED,
+    Guard,
+    RefusedError,
+    UnfollowedError,
+    ValueTracer,
+    check_second_batch,
+    two_batches,
+)
 
 _FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
 _TOOLS = re.compile(r"\s*#\s*(type:|noqa|pragma|pyright).*$")
@@ -191,8 +200,12 @@ def _drop_unread(graph: fx.Graph) -> None:
 
 def _by_export(model: nn.Module, leaves: tuple[str, ...], inputs: int, examples: Sequence[Tensor]) -> Program:
     with _explained(model):
-        graph, guards = export_graph(model, leaves, examples)
-    return _program(model, graph, Captured(CaptureLayer.EXPORT, guards))
+        if leaves or any(isinstance(module, TrainedActivation) for module in model.modules()):
+            raise UnfollowedError("torch.export keeps no leaf modules and trained activations")
+        tracer = ExportTracer(exported(model, examples), examples)
+        graph = tracer.trace(model)
+    _drop_unread(graph)
+    return _program(model, graph, Captured(CaptureLayer.EXPORT, tuple(sorted(tracer.guards))))
 
 
 _WAYS = {

@@ -131,18 +131,25 @@ class ValueTracer(PlainTracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
         """Placeholders for the arguments that have an example; the others keep their defaults."""
-        names = _argument_names(root_fn, len(self.batches))
+        names = self.argument_names(root_fn)
         given = []
         for index, (name, values) in enumerate(zip(names, self.batches, strict=True)):
             node = self.create_node("placeholder", name, (), {})
             given.append(self._tensor(Traced(node, values, frozenset([index]))))
-        self.placeholders = tuple(given)
 
         def run(*_: Any) -> Any:
             with _Mode(self):
-                return answer_of(self.root.forward(*given))
+                return answer_of(self.answer(given))
 
         return run, []
+
+    def argument_names(self, forward: Callable[..., Any]) -> list[str]:
+        """Names for the arguments that have an example."""
+        return _argument_names(forward, len(self.batches))
+
+    def answer(self, given: Sequence[Any]) -> Any:
+        """What the model computes."""
+        return self.root.forward(*given)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A submodule: one operator, or what its code does."""
@@ -373,15 +380,13 @@ class ValueTracer(PlainTracer):
         if name == "requires_grad_":
             return target
         plain = name[3:-2] if name.startswith("__") else name[:-1]
-        if plain in ("zero", "fill"):
-            value = 0 if plain == "zero" else (args[1] if len(args) > 1 else kwargs["value"])
-            if isinstance(value, Tensor):
-                raise UnfollowedError("a tensor is filled with a value of another")
-            result = self._call(torch.full_like, (self._adopted(target), value), {})
-        elif plain == "copy":
-            result = self._call(Tensor.expand_as, (args[1], self._adopted(target)), {})
+        value = 0 if plain == "zero" else next(iter([*args[1:], *kwargs.values()]), None)
+        if plain in ("zero", "fill", "copy") and isinstance(value, Tensor):
+            result = self._call(Tensor.expand_as, (value, self._adopted(target)), {})
             if result.dtype != target.dtype:
                 result = self._call(Tensor.to, (result, target.dtype), {})
+        elif plain in ("zero", "fill"):
+            result = self._call(torch.full_like, (self._adopted(target), value), {})
         else:
             home = Tensor if _is_method(function) else torch
             functional = getattr(home, plain, None) or getattr(Tensor, f"__{plain}__", None)
