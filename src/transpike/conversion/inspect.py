@@ -112,7 +112,7 @@ def inspect(
         TraceError: the model cannot be traced at all.
         InputError: the example inputs are unusable.
     """
-    model = unwrapped(model, "inspect")
+    model = unwrapped(model, "inspect", exported=True)
     check_weights(model, "inspect")
     source = model_info(model).source if isinstance(model, fx.GraphModule) else None  # its class says nothing
     name = type(model).__name__ if source is None else source.name

@@ -81,6 +81,11 @@ def _max_pool(function: Callable[..., Any]) -> Callable[..., Any]:
     return pool
 
 
+def _first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose operator has a second result, which is not followed."""
+    return lambda *args, **kwargs: (function(*args, **kwargs), None)
+
+
 def _upsample(mode: str) -> Callable[..., Any]:
     def upsample(x: Any, size: Any, *rest: Any, **kwargs: Any) -> Any:
         align = rest[0] if rest and isinstance(rest[0], bool) else kwargs.get("align_corners")
@@ -111,6 +116,8 @@ _OWN: Mapping[str, Callable[..., Any]] = {
     "max_pool1d": _max_pool(F.max_pool1d),
     "max_pool2d": _max_pool(F.max_pool2d),
     "max_pool3d": _max_pool(F.max_pool3d),
+    **{f"max_pool{d}d_with_indices": _first(_max_pool(getattr(F, f"max_pool{d}d"))) for d in (2, 3)},
+    **{f"adaptive_max_pool{d}d": _first(getattr(F, f"adaptive_max_pool{d}d")) for d in (1, 2, 3)},
     "sym_size": lambda x, dim: x.shape[dim],
     "sym_numel": lambda x: x.numel(),
     "lift_fresh_copy": lambda x: x.clone(),

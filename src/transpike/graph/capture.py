@@ -28,6 +28,7 @@ from transpike.graph.parametrizations import bake_parametrizations, refuse_hooke
 from transpike.graph.plain_tracer import PlainTracer, traced_sizes
 from transpike.graph.program import Program, name_tuples, program_of
 from transpike.graph.traced_values import BatchSizeDecisionError
+from transpike.graph.unwrap import EXPORTED
 from transpike.graph.value_tracer import (
     OPENED,
     Guard,
@@ -136,14 +137,20 @@ def trace(
     """
     names = leaf_names(model, leaf_modules)
     refuse_hooked_weights(model)
-    if isinstance(model, fx.GraphModule):
+    if isinstance(model, fx.GraphModule) and EXPORTED in model.meta:
+        layer = CaptureLayer.EXPORT
+    elif isinstance(model, fx.GraphModule):
         copied = _copied(model, bake)
         assert isinstance(copied, fx.GraphModule)
         given = program_of(copied)
         if fingerprint_of(given) is None:
             take_fingerprint(given, source_of)
         return given
-    layers = [layer] if layer is not None else list(CaptureLayer) if examples else [CaptureLayer.SYMBOLIC]
+    layers = [CaptureLayer.SYMBOLIC]
+    if layer is not None:
+        layers = [layer]
+    elif examples:
+        layers += [CaptureLayer.VALUES, *([] if model.training else [CaptureLayer.EXPORT])]
     reason: TraceError | None = None
     plain: Program | None = None
     for each in layers:
@@ -202,7 +209,9 @@ def _by_export(model: nn.Module, leaves: tuple[str, ...], inputs: int, examples:
     with _explained(model):
         if leaves or any(isinstance(module, TrainedActivation) for module in model.modules()):
             raise UnfollowedError("torch.export keeps no leaf modules and trained activations")
-        tracer = ExportTracer(exported(model, examples), examples)
+        if not examples:
+            raise UnfollowedError("an exported program needs example inputs")
+        tracer = ExportTracer(model if isinstance(model, fx.GraphModule) else exported(model, examples), examples)
         graph = tracer.trace(model)
     _drop_unread(graph)
     return _program(model, graph, Captured(CaptureLayer.EXPORT, tuple(sorted(tracer.guards))))
