@@ -51,7 +51,10 @@ def test_models_that_convert(name: str) -> None:
     [
         ("efficientnet_b0", 64, {"torch.nn.SiLU", "torch.nn.Sigmoid"}),
         ("convnext_tiny", 64, {"torch.nn.GELU", "torch.nn.LayerNorm", "torch.nn.functional.layer_norm"}),
-        ("vit_b_16", 224, {"torch.nn.LayerNorm", "torch.nn.MultiheadAttention", "torch.nn.GELU"}),
+        (
+            *("vit_b_16", 224),
+            {"torch.nn.LayerNorm", "torch.nn.GELU", "torch._C._nn.scaled_dot_product_attention"},
+        ),
     ],
 )
 def test_models_that_do_not(name: str, size: int, operators: set[str]) -> None:

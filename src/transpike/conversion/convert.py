@@ -65,7 +65,7 @@ def convert(
         CalibrationError: data is needed and there is none, or a rule fits no site.
         VerificationError: the graph computes something else than the model.
     """
-    model = unwrapped(model, "convert")
+    model = unwrapped(model, "convert", exported=True)
     check_weights(model, "convert")
     conversion = Conversion() if conversion is None else conversion
     if not isinstance(conversion, Conversion):

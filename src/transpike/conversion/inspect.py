@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from transpike.errors import UnsupportedOperator, VerificationError, count, unsupported_lines
-from transpike.graph.capture import LeafModules
+from transpike.graph.capture import CaptureLayer, LeafModules
 from transpike.graph.example_run import Inputs
 from transpike.graph.normalize import ActivationCall
 from transpike.graph.operators import MaxPooling
@@ -28,6 +28,8 @@ class Inspection:
         unsupported: operators that do not convert; empty if the model converts.
         folded: BatchNorm modules that are folded into the layer in front of them.
         calls: the activation calls, with their source lines.
+        layer: how the model became a graph.
+        guards: sizes of inputs that the graph is made for: index of the input, dimension, size.
     """
 
     model: str
@@ -35,6 +37,8 @@ class Inspection:
     unsupported: tuple[UnsupportedOperator, ...]
     folded: tuple[str, ...]
     calls: tuple[ActivationCall, ...]
+    layer: CaptureLayer | None = CaptureLayer.SYMBOLIC
+    guards: tuple[tuple[int, int, int], ...] = ()
 
     @property
     def convertible(self) -> bool:
@@ -58,7 +62,7 @@ class Inspection:
         Args:
             shell: say what to do in the words of the command line.
         """
-        notes = []
+        notes = self._capturing()
         if self.plan.functions:
             option = "--method digits --steps 6" if shell else 'methods["digits"](steps=6)'
             number = count(len(self.plan.functions), "site")
@@ -68,6 +72,14 @@ class Inspection:
         if self.plan.analogue:
             notes.append(f"kept analogue: {', '.join(self.plan.analogue)}")
         return notes + [f"  - {lines}" for lines in unsupported_lines(self.unsupported, shell=shell)]
+
+    def _capturing(self) -> list[str]:
+        ways = {CaptureLayer.VALUES: "tracing with values", CaptureLayer.EXPORT: "torch.export"}
+        lines = [f"captured by {ways[self.layer]}"] if self.layer is not None and self.layer in ways else []
+        if self.guards:
+            sizes = ", ".join(f"input {index} dimension {place}: {size}" for index, place, size in self.guards)
+            lines.append(f"made for inputs of these sizes: {sizes}")
+        return lines
 
     def __str__(self) -> str:
         lines = [self.title]
@@ -100,7 +112,7 @@ def inspect(
         TraceError: the model cannot be traced at all.
         InputError: the example inputs are unusable.
     """
-    model = unwrapped(model, "inspect")
+    model = unwrapped(model, "inspect", exported=True)
     check_weights(model, "inspect")
     source = model_info(model).source if isinstance(model, fx.GraphModule) else None  # its class says nothing
     name = type(model).__name__ if source is None else source.name
@@ -111,4 +123,5 @@ def inspect(
             check_prepared(model, prepared)
         except VerificationError as error:
             unsupported = (UnsupportedOperator("", name, "(whole model)", error.what, error.fix),)
-    return Inspection(name, plan, unsupported, tuple(prepared.folded), tuple(prepared.calls))
+    folded, calls, capture = tuple(prepared.folded), tuple(prepared.calls), prepared.capture
+    return Inspection(name, plan, unsupported, folded, calls, capture.layer, capture.guards)

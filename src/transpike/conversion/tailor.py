@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from transpike.activations import ActivationSettings, ThetaPercentile, TrainedActivation
 from transpike.calibration.sweep import CalibrationData, batches_of, inputs_of, sweep
 from transpike.errors import CalibrationError, ConversionError, UnsupportedOperator
-from transpike.graph.capture import LeafModules, keep_unused_state, leaf_names, source_of, trace
+from transpike.graph.capture import CaptureLayer, LeafModules, captured, keep_unused_state, leaf_names, source_of, trace
 from transpike.graph.equivalence import check_equivalence
 from transpike.graph.example_run import Inputs, check_arguments, check_inputs, inputs_from
 from transpike.graph.normalize import (
@@ -46,6 +46,8 @@ class Tailoring:
         leaf_modules: submodules, by name, that were not traced into.
         inputs: arguments that had an example input.
         training: the mode in which the model was traced.
+        layer: how the model became a graph.
+        input_shapes: of one sample of each input, if the graph was made with their sizes.
     """
 
     activation: ActivationSettings
@@ -54,6 +56,8 @@ class Tailoring:
     leaf_modules: tuple[str, ...] = ()
     inputs: int = 0
     training: bool = True
+    layer: CaptureLayer = CaptureLayer.SYMBOLIC
+    input_shapes: tuple[tuple[int, ...], ...] = ()
 
     def __str__(self) -> str:
         lines = [f"{len(self.activations)} activations -> {self.activation}"]
@@ -100,9 +104,10 @@ def tailor(
     check_weights(model, "tailor")
     inputs = () if example_inputs is None else inputs_from(example_inputs)
     leaf_modules = leaf_names(model, leaf_modules)
-    gm = _graph(model, activation, leaf_modules, len(inputs))
-    if example_inputs is not None:
+    if inputs:
         check_inputs(inputs, "example_inputs")
+    gm = _graph(model, activation, leaf_modules, len(inputs), inputs)
+    if example_inputs is not None:
         check_arguments(gm, inputs, "example_inputs")
     elif calibration is not None:
         inputs, calibration = _first_inputs(gm, calibration)
@@ -110,22 +115,45 @@ def tailor(
         check_equivalence(copy.deepcopy(model), copy.deepcopy(gm), inputs)  # in training mode, BatchNorm would learn
     starts = _starting_thresholds(gm, activation, calibration)
     given = 0 if example_inputs is None else len(inputs)
-    return _replace(model, gm, activation, leaf_modules, given, starts)
+    shapes = tuple(tuple(tensor.shape[1:]) for tensor in inputs[:given])
+    return _replace(model, gm, activation, leaf_modules, given, starts, shapes)
 
 
 def apply_activation(
-    model: nn.Module, activation: ActivationSettings, leaf_modules: Collection[str], inputs: int
+    model: nn.Module,
+    activation: ActivationSettings,
+    leaf_modules: Collection[str],
+    inputs: int,
+    layer: CaptureLayer = CaptureLayer.SYMBOLIC,
+    input_shapes: Sequence[Sequence[int]] = (),
 ) -> fx.GraphModule:
-    """The rewriting behind `tailor`, for a model with so many inputs."""
-    gm = _graph(model, activation, leaf_modules, inputs)
-    return _replace(model, gm, activation, leaf_modules, inputs, {})
+    """The rewriting behind `tailor`, for a model with so many inputs.
+
+    Args:
+        model: the model.
+        activation: settings of the activations.
+        leaf_modules: submodules, by name, that are not traced into.
+        inputs: arguments that have an input.
+        layer: how the model becomes a graph.
+        input_shapes: of one sample of each input, for layers that need them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    like = next(model.parameters(), torch.empty(()))
+    examples = [torch.rand(2, *shape, generator=generator).to(like) for shape in input_shapes]
+    gm = _graph(model, activation, leaf_modules, inputs, examples, layer)
+    return _replace(model, gm, activation, leaf_modules, inputs, {}, input_shapes)
 
 
 def _graph(
-    model: nn.Module, activation: ActivationSettings, leaf_modules: Collection[str], inputs: int
+    model: nn.Module,
+    activation: ActivationSettings,
+    leaf_modules: Collection[str],
+    inputs: int,
+    examples: Sequence[Tensor] = (),
+    layer: CaptureLayer | None = None,
 ) -> fx.GraphModule:
     """The traced network with a module for every dropout and pooling; its activations are those of the model."""
-    gm = trace(model, leaf_modules, inputs)
+    gm = trace(model, leaf_modules, inputs, examples=examples, layer=layer)
     _refuse_other_settings(gm, activation)
     functionalize(gm)
     _refuse_functional_batchnorm(gm)
@@ -141,6 +169,7 @@ def _replace(
     leaf_modules: Collection[str],
     inputs: int,
     starts: Mapping[str, float],
+    input_shapes: Sequence[Sequence[int]] = (),
 ) -> fx.GraphModule:
     """``starts`` overrides the initial threshold of the activations it names."""
     earlier = tailoring(gm)
@@ -158,7 +187,9 @@ def _replace(
     keep_unused_state(gm, copy.deepcopy(model))  # never the tensors of the source
     gm.graph.lint()
     gm.recompile()
-    done = Tailoring(activation, tuple(calls), tuple(pools), tuple(leaf_modules), inputs, gm.training)
+    layer = captured(gm).layer
+    shapes = () if layer is CaptureLayer.SYMBOLIC else tuple(map(tuple, input_shapes))
+    done = Tailoring(activation, tuple(calls), tuple(pools), tuple(leaf_modules), inputs, gm.training, layer, shapes)
     if earlier is not None:
         done = dataclasses.replace(
             earlier, activations=earlier.activations + done.activations, pools=earlier.pools + done.pools

@@ -5,73 +5,44 @@ from __future__ import annotations
 import copy
 import inspect
 import linecache
+import operator
 import os
 import re
 import traceback
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from transpike.activations import TrainedActivation
 from transpike.errors import TraceError
+from transpike.graph.export_tracer import ExportTracer, exported
 from transpike.graph.fingerprint import fingerprint_of, take_fingerprint
 from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
+from transpike.graph.plain_tracer import PlainTracer, traced_sizes
 from transpike.graph.program import Program, name_tuples, program_of
+from transpike.graph.traced_values import BatchSizeDecisionError
+from transpike.graph.unwrap import EXPORTED
+from transpike.graph.value_tracer import (
+    OPENED,
+    Guard,
+    RefusedError,
+    UnfollowedError,
+    ValueTracer,
+    check_second_batch,
+    two_batches,
+)
 
 _FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
 _TOOLS = re.compile(r"\s*#\s*(type:|noqa|pragma|pyright).*$")
 """What linters read, and nobody else."""
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
-
-
-class _Tracer(fx.Tracer):
-    record_stack_traces = True
-
-    def __init__(self, leaf_modules: Collection[str] = (), inputs: int = 0) -> None:
-        super().__init__()
-        self.leaf_modules = leaf_modules
-        self.inputs = inputs
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (
-            isinstance(m, TrainedActivation)
-            or module_qualified_name in self.leaf_modules
-            or super().is_leaf_module(m, module_qualified_name)
-        )
-
-    def create_args_for_root(
-        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
-    ) -> tuple[Any, list[Any]]:
-        """Arguments without an input keep their defaults, so that ``if mask is None`` goes the right way."""
-        function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
-        positional = 0
-        for index, argument in enumerate(arguments):
-            if not isinstance(argument, fx.Proxy):  # the module itself
-                continue
-            name, node = str(argument.node.target), argument.node
-            parameter = inspect.signature(inspect.unwrap(root_fn)).parameters[name.lstrip("*")]
-            if parameter.kind is parameter.VAR_KEYWORD:
-                value: Any = {}
-            elif parameter.kind is parameter.VAR_POSITIONAL and 0 < self.inputs <= positional:
-                value = ()
-            elif parameter.default is parameter.empty or (
-                positional < self.inputs and parameter.kind is not parameter.KEYWORD_ONLY
-            ):
-                positional += 1
-                node.args = ()  # what has an example input is always given
-                continue
-            else:
-                value = parameter.default
-            arguments[index] = value
-            self.graph.erase_node(node)
-        return function, arguments
 
 
 LeafModules = str | type[nn.Module] | Collection[str | type[nn.Module]]
@@ -98,14 +69,67 @@ def leaf_names(model: nn.Module, leaf_modules: LeafModules) -> tuple[str, ...]:
     return tuple(found)
 
 
-def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, bake: bool = False) -> Program:
+class CaptureLayer(Enum):
+    """How a model became a graph.
+
+    ``SYMBOLIC``: plain tracing with torch.fx, without values.
+
+    ``VALUES``: tracing with values: sizes, types and flags decide on the way, and are guarded.
+
+    ``EXPORT``: torch.export, whose operators are written as those of the other two.
+    """
+
+    SYMBOLIC = "symbolic"
+    VALUES = "values"
+    EXPORT = "export"
+
+
+@dataclass(frozen=True)
+class Captured:
+    """How a graph was captured.
+
+    Attributes:
+        layer: how the model became a graph.
+        guards: the sizes of inputs that it was made for.
+    """
+
+    layer: CaptureLayer = CaptureLayer.SYMBOLIC
+    guards: tuple[Guard, ...] = ()
+
+
+_META = "transpike.captured"
+
+
+def captured(gm: fx.GraphModule) -> Captured:
+    """How a graph was captured."""
+    found = gm.meta.get(_META)
+    return found if isinstance(found, Captured) else Captured()
+
+
+def trace(
+    model: nn.Module,
+    leaf_modules: LeafModules = (),
+    inputs: int = 0,
+    *,
+    examples: Sequence[Tensor] = (),
+    layer: CaptureLayer | None = None,
+    bake: bool = False,
+) -> Program:
     """Traces a copy of ``model``; the model itself is never changed.
+
+    Where plain tracing stumbles, or stops at a function or module that holds operators of its own, and there are
+    examples, the model is traced with values; where that stumbles, too, it is exported.
 
     Args:
         model: any module without control flow that depends on data; a GraphModule is taken as it is.
         leaf_modules: submodules that stay one operator each.
         inputs: how many arguments the graph takes at least; further ones that have a default value keep it.
+        examples: one batch per argument.
+        layer: the only way to capture it; None tries one after the other.
         bake: give parametrized weights the values they have; else they stay parametrized.
+
+    Returns:
+        The graph; `captured` says how it was made.
 
     Raises:
         ValueError: a leaf that the model does not hold.
@@ -113,18 +137,107 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
     """
     names = leaf_names(model, leaf_modules)
     refuse_hooked_weights(model)
-    model = copy.deepcopy(model)
-    if bake:
-        bake_parametrizations(model)
-    if isinstance(model, fx.GraphModule):
-        given = program_of(model)
+    if isinstance(model, fx.GraphModule) and EXPORTED in model.meta:
+        layer = CaptureLayer.EXPORT
+    elif isinstance(model, fx.GraphModule):
+        copied = _copied(model, bake)
+        assert isinstance(copied, fx.GraphModule)
+        given = program_of(copied)
         if fingerprint_of(given) is None:
             take_fingerprint(given, source_of)
         return given
-    tracer = _Tracer(names, inputs)
+    layers = [CaptureLayer.SYMBOLIC]
+    if layer is not None:
+        layers = [layer]
+    elif examples:
+        layers += [CaptureLayer.VALUES, *([] if model.training else [CaptureLayer.EXPORT])]
+    reason: TraceError | None = None
+    plain: Program | None = None
+    for each in layers:
+        try:
+            found = _WAYS[each](_copied(model, bake), names, max(inputs, len(examples)), examples)
+            if each is not CaptureLayer.SYMBOLIC and not model.training:
+                with _explained(model):
+                    check_second_batch(model, found, [two_batches(example)[1] for example in examples])
+        except TraceError as error:
+            if each is not CaptureLayer.EXPORT or reason is None:
+                reason = error
+            if isinstance(error.__cause__, RefusedError | BatchSizeDecisionError):
+                break
+            continue
+        take_fingerprint(found, source_of)
+        if each is CaptureLayer.SYMBOLIC and len(layers) > 1 and stops_short(found, names):
+            plain = found
+            continue
+        return found
+    if plain is not None:
+        return plain
+    assert reason is not None
+    raise reason
+
+
+def _copied(model: nn.Module, bake: bool) -> nn.Module:
+    model = copy.deepcopy(model)
+    if bake:
+        bake_parametrizations(model)
+    return model
+
+
+def _symbolic(model: nn.Module, leaves: tuple[str, ...], inputs: int, examples: Sequence[Tensor]) -> Program:
+    tracer = PlainTracer(leaves, inputs)
+    with _explained(model), traced_sizes():
+        graph = tracer.trace(model)
+    return _program(model, graph, Captured())
+
+
+def _with_values(model: nn.Module, leaves: tuple[str, ...], inputs: int, examples: Sequence[Tensor]) -> Program:
+    tracer = ValueTracer(examples, leaves)
+    with _explained(model):
+        graph = tracer.trace(model)
+    _drop_unread(graph)
+    return _program(model, graph, Captured(CaptureLayer.VALUES, tuple(sorted(tracer.guards))))
+
+
+def _drop_unread(graph: fx.Graph) -> None:
+    """Removes items, attributes and weights that nobody reads; calls of the user's stay."""
+    for node in reversed(graph.nodes):
+        if not node.users and (node.op == "get_attr" or node.target in (operator.getitem, getattr)):
+            graph.erase_node(node)
+
+
+def _by_export(model: nn.Module, leaves: tuple[str, ...], inputs: int, examples: Sequence[Tensor]) -> Program:
+    with _explained(model):
+        if leaves or any(isinstance(module, TrainedActivation) for module in model.modules()):
+            raise UnfollowedError("torch.export keeps no leaf modules and trained activations")
+        if not examples:
+            raise UnfollowedError("an exported program needs example inputs")
+        tracer = ExportTracer(model if isinstance(model, fx.GraphModule) else exported(model, examples), examples)
+        graph = tracer.trace(model)
+    _drop_unread(graph)
+    return _program(model, graph, Captured(CaptureLayer.EXPORT, tuple(sorted(tracer.guards))))
+
+
+_WAYS = {
+    CaptureLayer.SYMBOLIC: _symbolic,
+    CaptureLayer.VALUES: _with_values,
+    CaptureLayer.EXPORT: _by_export,
+}
+
+
+def _program(model: nn.Module, graph: fx.Graph, how: Captured) -> Program:
+    _return_named_tuples(graph)
+    name_tuples(graph)
+    gm = Program(model, graph)
+    keep_unused_state(gm, model)
+    gm.meta[_META] = how
+    return gm
+
+
+@contextmanager
+def _explained(model: nn.Module) -> Iterator[None]:
+    """Errors of tracing, with the line of the user's code."""
     try:
-        with _traced_sizes():
-            graph = tracer.trace(model)
+        yield
     except Exception as error:  # user code runs here, so anything may come
         where, owner = _failing_line(error, model)
         leaf = (
@@ -137,60 +250,19 @@ def trace(model: nn.Module, leaf_modules: LeafModules = (), inputs: int = 0, *, 
             fix="control flow, item assignment or Python numbers that depend on the data cannot become a spiking "
             "network; rewrite that line" + (leaf if owner else ""),
         ) from error
-    _return_named_tuples(graph)
-    name_tuples(graph)
-    gm = Program(model, graph)
-    keep_unused_state(gm, model)
-    take_fingerprint(gm, source_of)
-    return gm
 
 
-_TAKE_SIZES = {
-    F: ("avg_pool1d", "avg_pool2d", "avg_pool3d"),
-    torch: ("arange", "empty", "eye", "full", "linspace", "logspace", "ones", "zeros"),
-}
-"""Functions to which torch 2.8 refuses sizes of the graph, as in ``F.avg_pool2d(x, x.size(3))``."""
-
-
-@cache
-def _sizes_are_refused() -> bool:
-    """Whether this torch cannot trace a function that makes a tensor of a size of the graph."""
-    graph = fx.Graph()
-    try:
-        size: Any = fx.Proxy(graph.placeholder("size"), fx.proxy.GraphAppendingTracer(graph))
-        torch.ones(size)
-    except TypeError:
-        from torch._dynamo.trace_rules import get_torch_obj_rule_map
-
-        get_torch_obj_rule_map()  # torch.compile looks the functions up by identity: before they are replaced
-        return True
+def stops_short(gm: fx.GraphModule, leaves: Collection[str]) -> bool:
+    """Whether an operator of the graph is a function or module that holds operators, but is not meant to stay one."""
+    for node in gm.graph.nodes:
+        if node.op == "call_module" and str(node.target) not in leaves:
+            if isinstance(gm.get_submodule(str(node.target)), OPENED):
+                return True
+        elif node.op == "call_function" and inspect.isfunction(node.target):
+            home = str(node.target.__module__).split(".")[0]
+            if home != "torch" and node.target.__name__ != "stochastic_depth":
+                return True
     return False
-
-
-@contextmanager
-def _traced_sizes() -> Iterator[None]:
-    """Makes functions that take sizes traceable where a size is one of the graph."""
-    if not _sizes_are_refused():
-        yield
-        return
-    originals = [(home, name, getattr(home, name)) for home, names in _TAKE_SIZES.items() for name in names]
-
-    def traced(original: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            for value in pytree.tree_leaves((args, kwargs)):
-                if isinstance(value, fx.Proxy):
-                    return value.tracer.create_proxy("call_function", original, args, kwargs)
-            return original(*args, **kwargs)
-
-        return call
-
-    for home, name, original in originals:
-        setattr(home, name, traced(original))
-    try:
-        yield
-    finally:
-        for home, name, original in originals:
-            setattr(home, name, original)
 
 
 def _return_named_tuples(graph: fx.Graph) -> None:

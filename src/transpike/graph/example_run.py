@@ -137,6 +137,27 @@ def check_run(network: fx.GraphModule, inputs: tuple[Tensor, ...], reference: Te
     return batch
 
 
+def check_guards(guards: Sequence[tuple[int, int, int]], inputs: Sequence[Tensor], where: str) -> None:
+    """Checks the sizes of inputs that a graph was made for.
+
+    Args:
+        guards: index of an input, dimension and size.
+        inputs: a batch ``[N, *]`` per argument.
+        where: what was called.
+
+    Raises:
+        InputError: an input has another size.
+    """
+    for index, dimension, size in guards:
+        shape = inputs[index].shape if index < len(inputs) else ()
+        if len(shape) > dimension and shape[dimension] != size:
+            raise InputError(
+                f"the input has size {shape[dimension]} in dimension {dimension}, the network was captured with {size}",
+                where=f"{where}, input {index}",
+                fix="give the samples that size, or convert the network again with example_inputs of this one",
+            )
+
+
 @contextmanager
 def explain_shapes(inputs: Sequence[Tensor], expected: Sequence[Sequence[int]], where: str) -> Iterator[None]:
     """Where an operator fails on samples of another shape than the network was converted with, says so.

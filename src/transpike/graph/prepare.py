@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor, fx, nn
 
-from transpike.graph.attention import expand_attention
-from transpike.graph.capture import LeafModules, evaluation_mode, leaf_names, trace
+from transpike.graph.attention_products import attention_as_products
+from transpike.graph.capture import CaptureLayer, LeafModules, captured, evaluation_mode, leaf_names, trace
 from transpike.graph.decoding import keep_decoding
 from transpike.graph.equivalence import check_equivalence
-from transpike.graph.example_run import Inputs, check_arguments, check_inputs, inputs_from, probing_batch, shapes_of
+from transpike.graph.example_run import (
+    Inputs,
+    check_arguments,
+    check_guards,
+    check_inputs,
+    inputs_from,
+    probing_batch,
+    shapes_of,
+)
 from transpike.graph.fold import fold_batchnorm
 from transpike.graph.function_pass import make_function_sites
 from transpike.graph.normalize import (
@@ -28,6 +36,7 @@ from transpike.graph.operators import MaxPooling
 from transpike.graph.plan import Planning, make_plan, unused_leaves
 from transpike.graph.pooling import average_pools, pool_before_activation
 from transpike.graph.site import Site
+from transpike.serialization.fields import ADDED
 from transpike.serialization.model_info import model_info, set_model_info
 
 
@@ -40,18 +49,24 @@ class Capture:
         leaf_modules: names of submodules that are not traced into.
         max_pooling: how max-pooling runs in time.
         input_shapes: of one sample of each input.
+        layer: how the model became a graph; None takes the first way that succeeds.
+        guards: sizes of the inputs that the graph was made for: index of the input, dimension, size.
     """
 
     leave: tuple[str, ...] = ()
     leaf_modules: tuple[str, ...] = ()
     max_pooling: MaxPooling = MaxPooling.RUNNING
     input_shapes: tuple[tuple[int, ...], ...] = ()
+    layer: CaptureLayer | None = field(default=CaptureLayer.SYMBOLIC, metadata=ADDED)
+    guards: tuple[tuple[int, int, int], ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "leave", tuple(sorted(self.leave)))
         object.__setattr__(self, "leaf_modules", tuple(sorted(self.leaf_modules)))
         object.__setattr__(self, "max_pooling", MaxPooling(self.max_pooling))  # from JSON it comes as a word
         object.__setattr__(self, "input_shapes", tuple(tuple(shape) for shape in self.input_shapes))
+        object.__setattr__(self, "layer", None if self.layer is None else CaptureLayer(self.layer))
+        object.__setattr__(self, "guards", tuple(tuple(guard) for guard in self.guards))
 
     @classmethod
     def of(
@@ -66,7 +81,8 @@ class Capture:
         Raises:
             ValueError: ``leaf_modules`` names nothing in the model.
         """
-        return cls((leave,) if isinstance(leave, str) else tuple(leave), leaf_names(model, leaf_modules), max_pooling)
+        names = (leave,) if isinstance(leave, str) else tuple(leave)
+        return cls(names, leaf_names(model, leaf_modules), max_pooling, layer=None)
 
 
 class Prepared(NamedTuple):
@@ -101,8 +117,11 @@ def prepare(model: nn.Module, example_inputs: Inputs, capture: Capture) -> Prepa
     leave, max_pooling = capture.leave, capture.max_pooling
     check_inputs(inputs, "example_inputs")
     with evaluation_mode(model):
-        gm = trace(model, capture.leaf_modules, len(inputs), bake=True).eval()
+        leaves, layer = capture.leaf_modules, capture.layer
+        gm = trace(model, leaves, len(inputs), examples=inputs, layer=layer, bake=True).eval()
+    how = captured(gm)
     check_arguments(gm, inputs, "example_inputs")
+    check_guards(how.guards, inputs, "example_inputs")
     set_model_info(gm, model_info(model))
     functionalize(gm)
     modularize(gm)
@@ -135,13 +154,14 @@ def prepare(model: nn.Module, example_inputs: Inputs, capture: Capture) -> Prepa
     calls = [call for call in calls if isinstance(modules_of(gm).get(call.name), Site)]
     planning = make_plan(gm, probe, calls, leave, max_pooling)
     if planning.unsupported:  # more than ReLUs
-        expand_attention(gm, probe)
+        attention_as_products(gm, probe)
         calls += make_function_sites(gm, probe, leave)
         if reference is not None:
             gm.to(device=reference.device, dtype=reference.dtype)
         planning = make_plan(gm, probe, calls, leave, max_pooling)
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in inputs)
-    return Prepared(gm, planning, folded, calls, inputs, replace(capture, input_shapes=shapes))
+    done = replace(capture, input_shapes=shapes, layer=how.layer, guards=how.guards)
+    return Prepared(gm, planning, folded, calls, inputs, done)
 
 
 def check_prepared(model: nn.Module, prepared: Prepared) -> None:

@@ -11,17 +11,19 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from transpike.errors import CheckpointError, InputError, ModelError
+from transpike.graph.program import Program, program_of
 
 _RETURN = "pass the nn.Module that it was made from"
 
 
-def unwrapped(model: Any, what: str = "convert", argument: str = "model") -> nn.Module:
+def unwrapped(model: Any, what: str = "convert", argument: str = "model", *, exported: bool = False) -> nn.Module:
     """The module inside `DataParallel`, `DistributedDataParallel`, `torch.compile` or `AveragedModel`, or itself.
 
     Args:
         model: what a user gave.
         what: the function that it was given to, for errors.
         argument: the argument's name.
+        exported: take what `torch.export` made, too, if it takes any number of samples.
 
     Raises:
         ModelError: it is no module, or one whose operators cannot be rewritten: scripted, traced by
@@ -33,14 +35,20 @@ def unwrapped(model: Any, what: str = "convert", argument: str = "model") -> nn.
         if inner is None:
             break
         model = inner
+    if exported and isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
     if not isinstance(model, nn.Module):
         raise _no_module(model, where)
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("the model was compiled by torch.jit", where=where, fix=f"{_RETURN}, before torch.jit")
     if _exported(model):
-        raise ModelError("the model was exported by torch.export", where=where, fix=f"{_RETURN}, before torch.export")
+        if not exported:
+            what = "the model was exported by torch.export"
+            raise ModelError(what, where=where, fix=f"{_RETURN}, before torch.export")
+        model = _replayable(model, where)
     _check_tensors(model, where)
-    return model
+    found: nn.Module = model
+    return found
 
 
 def _inside(model: nn.Module) -> Any | None:
@@ -71,6 +79,27 @@ def _exported(model: nn.Module) -> bool:
     return isinstance(model, torch.fx.GraphModule) and (
         hasattr(model, "_in_spec") or hasattr(model, "validate_inputs") or any(mark in meta for mark in marks)
     )
+
+
+EXPORTED = "transpike.exported"
+"""In ``meta``: the graph is a program of torch.export."""
+
+
+def _replayable(model: Any, where: str) -> Program:
+    """An exported program as a module like others, which can be put into evaluation mode."""
+    for node in model.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and not isinstance(value.shape[0], torch.SymInt):
+            raise ModelError(
+                "the model was exported by torch.export for a fixed number of samples",
+                where=f"{where}, input {node.name}",
+                fix='export it with dynamic_shapes=({0: torch.export.Dim("samples")},), or ' + _RETURN,
+            )
+    program = program_of(model)
+    for name in ("train", "eval"):  # the module refuses both
+        program.__dict__.pop(name, None)
+    program.meta[EXPORTED] = True
+    return program
 
 
 def _check_tensors(model: nn.Module, where: str) -> None:

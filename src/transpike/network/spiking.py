@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from transpike.errors import ModelError, StateError
 from transpike.errors import count as count_of
 from transpike.graph.equivalence import Verification, verify
-from transpike.graph.example_run import Inputs, check_inputs, check_run, explain_shapes, inputs_from
+from transpike.graph.example_run import Inputs, check_guards, check_inputs, check_run, explain_shapes, inputs_from
 from transpike.graph.plan import Plan, SitePlan
 from transpike.graph.prepare import Capture
 from transpike.graph.site import Site
@@ -287,7 +287,9 @@ class SpikingNetwork(nn.Module):
         return self
 
     def _check(self, inputs: tuple[Tensor, ...], where: str) -> int:
-        return check_run(self.network, inputs, self.site(self.sites[0].name).theta, where)
+        batch = check_run(self.network, inputs, self.site(self.sites[0].name).theta, where)
+        check_guards(self.capture.guards, inputs, where)
+        return batch
 
     def _explain_shapes(self, inputs: tuple[Tensor, ...]) -> AbstractContextManager[None]:
         return explain_shapes(inputs, self.capture.input_shapes, "SpikingNetwork")

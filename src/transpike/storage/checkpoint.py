@@ -61,6 +61,8 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         "tailored": None if done is None else write_record(done.activation),
         "leaf_modules": [] if done is None else list(done.leaf_modules),
         "inputs": 0 if done is None else done.inputs,
+        "layer": None if done is None else done.layer.value,
+        "input_shapes": [] if done is None else [list(shape) for shape in done.input_shapes],
         "training": None if done is None else done.training,
         "graph": None if (taken := _fingerprint(graph, info)) is None else list(taken.operators),
     }
@@ -132,7 +134,9 @@ def load_network(path: Path | str, *, model: ModelFactory | None = None) -> Spik
     try:
         if contents.activation is not None:
             base.train(base.training if contents.training is None else contents.training)
-            network = apply_activation(base, contents.activation, contents.leaf_modules, contents.inputs)
+            settings = (contents.leaf_modules, contents.inputs, contents.layer, contents.input_shapes)
+            check_input_shapes(base, contents.input_shapes)
+            network = apply_activation(base, contents.activation, *settings)
         if contents.conversion is not None and contents.capture is not None:
             network = _restore_spiking(base, network, contents.conversion, contents.capture, dtype)
     except CheckpointError as error:
@@ -189,7 +193,7 @@ def _base_model(contents: Contents, tensors: Mapping[str, Tensor], model: ModelF
     """The untailored model, from the caller or the zoo."""
     if model is not None:
         made = copy.deepcopy(model) if isinstance(model, nn.Module) else model()
-        return unwrapped(made, "tp.load", "model")
+        return unwrapped(made, "tp.load", "model", exported=True)
     source = contents.info.source
     if source is None:
         raise CheckpointError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from transpike.activations import ActivationSettings, LearnedSlipReLU, RateNorm, SlipReLU, ThetaPercentile
 from transpike.errors import CheckpointError
+from transpike.graph.capture import CaptureLayer
 from transpike.graph.fingerprint import Fingerprint, read_fingerprint
 from transpike.graph.prepare import Capture
 from transpike.neurons import NEURONS
@@ -72,6 +73,8 @@ class Contents:
         leaf_modules: submodules that `tailor` did not trace into.
         inputs: arguments that had an example input in `tailor`.
         training: the mode in which `tailor` traced the model; None leaves it as it is.
+        layer: how `tailor` made a graph of the model.
+        input_shapes: of one sample of each input, where `tailor` needed them.
         conversion: how a spiking network was converted.
         capture: how its source became a graph.
         graph: what the captured graph computes; None in files that older versions wrote.
@@ -85,6 +88,8 @@ class Contents:
     leaf_modules: tuple[str, ...] = ()
     inputs: int = 0
     training: bool | None = None
+    layer: CaptureLayer = CaptureLayer.SYMBOLIC
+    input_shapes: tuple[tuple[int, ...], ...] = ()
     conversion: Conversion | None = None
     capture: Capture | None = None
     graph: Fingerprint | None = field(default=None, repr=False)
@@ -129,6 +134,8 @@ def _contents(header: Mapping[str, Any]) -> Contents:
         leaf_modules=fitted("leaf_modules", header["leaf_modules"], tuple[str, ...]),
         inputs=fitted("inputs", header.get("inputs", 0), int),
         training=fitted("training", header.get("training"), bool | None),
+        layer=fitted("layer", header.get("layer") or CaptureLayer.SYMBOLIC, CaptureLayer),
+        input_shapes=fitted("input_shapes", header.get("input_shapes", ()), tuple[tuple[int, ...], ...]),
         conversion=_record("conversion", header["conversion"], Conversion) if spiking else None,
         capture=_record("capture", header["capture"], Capture) if spiking else None,
         graph=None if graph is None else read_fingerprint(graph),
