@@ -23,6 +23,7 @@ from transpike.report.sweep_tables import choice_table as sweep_choice_table
 from transpike.report.sweep_tables import sweep_notes, sweep_tables
 from transpike.report.tables import (
     LATENCY_CAPTION,
+    card_table,
     inspection_table,
     learned_table,
     models_table,
@@ -31,6 +32,7 @@ from transpike.report.tables import (
     report_table,
     schedules_table,
     sites_table,
+    trained_table,
     training_table,
 )
 
@@ -38,6 +40,7 @@ __all__ = [
     "LATENCY_CAPTION",
     "Chart",
     "bounds_table",
+    "card_table",
     "cases_table",
     "causes_table",
     "chart_figure",
@@ -81,6 +84,7 @@ __all__ = [
     "sweep_choice_table",
     "sweep_notes",
     "sweep_tables",
+    "trained_table",
     "training_table",
     "write_page",
 ]

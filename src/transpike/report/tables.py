@@ -14,7 +14,7 @@ from transpike.evaluation.report import Report
 from transpike.experiments.record import Record
 from transpike.report.layout import plain_table, text_table
 from transpike.training import Epoch
-from transpike.zoo import ZOO
+from transpike.zoo import ZOO, ModelCard
 
 LATENCY_CAPTION = (
     "steps to the answer: T read out; claimed: as the schedule's paper counts; pipeline: from the first input, all "
@@ -137,6 +137,47 @@ def models_table() -> Table:
     table = text_table("built-in networks", "name", "input", "data", "about")
     for name, entry in ZOO.items():
         table.add_row(name, "x".join(map(str, entry.inputs.shape)), entry.inputs.dataset, entry.about)
+    return table
+
+
+def trained_table(cards: Mapping[str, ModelCard]) -> Table:
+    """The trained networks: accuracy of the ANN, and of the first schedule of each at the same T."""
+    steps = sorted({t for card in cards.values() for found in card.schedules[:1] for t in found.top1})
+    table = plain_table("trained networks, top-1 accuracy in %", "name", "data", "ANN", *(f"T={t}" for t in steps))
+    for name, card in cards.items():
+        top1 = card.schedules[0].top1 if card.schedules else {}
+        cells = [f"{top1[t]:.2f}" if t in top1 else "-" for t in steps]
+        table.add_row(name, card.dataset, f"{card.ann_top1:.2f}", *cells)
+    return table
+
+
+def card_table(card: ModelCard) -> Table:
+    """All that a card says, line by line."""
+    training = card.training
+    table = text_table(card.name, "", "")
+    lines = {
+        "network": card.network,
+        "activation": str(card.activation or "ReLU"),
+        "data": card.dataset,
+        "mean": ", ".join(f"{value:.4f}" for value in card.mean),
+        "std": ", ".join(f"{value:.4f}" for value in card.std),
+        "training": training.about,
+        "went on from": training.start or "fresh weights",
+        "epochs": str(training.epochs),
+        "learning rate": f"{training.learning_rate:g}",
+        "weight decay": f"{training.weight_decay:g}",
+        "batch size": str(training.batch_size),
+        "training images": f"{training.training_images:,}",
+        "seed": str(training.seed),
+        f"ANN, {card.test_images:,} test images": f"{card.ann_top1:.2f} %",
+    }
+    for found in card.schedules:
+        lines[found.schedule] = ", ".join(
+            f"T = {t}: {value:.2f} % [{found.pipeline_steps[t]}]" for t, value in found.top1.items()
+        )
+    for name, value in {**lines, "record": card.record, "licence": card.licence, "SHA-256": card.sha256}.items():
+        table.add_row(name, value)
+    table.caption = "in brackets the pipeline steps" if card.schedules else None
     return table
 
 
