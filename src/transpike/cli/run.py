@@ -29,6 +29,15 @@ def run(
     images: Annotated[
         str | None, typer.Option(help="Test images: all, fixed or a number (default: as the recipe says).")
     ] = None,
+    networks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network",
+            metavar="NAME=FILE",
+            help="Take a checkpoint, or a trained network (`transpike models`), for a network of the recipe or the row "
+            "labelled NAME instead of training; repeatable.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, splits and order (default: the recipe's).")] = None,
     device: DeviceName = Device.AUTO,
     compile_: Compile = False,
@@ -41,7 +50,9 @@ def run(
     * `transpike run --list`
     * `transpike run digits`
     * `transpike run cos-cifar10 --only resnet20 --epochs 30 --data DIR`
+    * `transpike run cos-cifar10 --only resnet20-qcfs --network resnet20-qcfs=qcfs.safetensors --data DIR`
     """
+    from transpike.cli.words import parse_given
     from transpike.cli.work import check_output, device_of
     from transpike.experiments.recipe import find_recipe, recipes, resize, select_rows
     from transpike.experiments.runner import run_recipe
@@ -59,6 +70,7 @@ def run(
         folder,
         data_root=data,
         training_images=limit,
+        given=parse_given(networks),
         device=device_of(device),
         compile=compile_,
         progress=True,

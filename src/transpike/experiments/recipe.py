@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from importlib.resources import files
@@ -137,6 +137,7 @@ class Recipe:
         trainings: networks to train, in order.
         rows: what is converted and evaluated.
         preparation: normalisation and augmentation of the CIFAR sets.
+        given: names of networks that a run is given, see `transpike.experiments.given`.
     """
 
     name: str
@@ -149,12 +150,13 @@ class Recipe:
     trainings: tuple[Training, ...]
     rows: tuple[RecipeRow, ...]
     preparation: Preparation = Preparation.STANDARD
+    given: tuple[str, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "preparation", Preparation(self.preparation))
         if self.preparation is not Preparation.STANDARD and not self.data.startswith("cifar"):
             raise ValueError(f"preparation is for the CIFAR sets, not for {self.data!r}; leave it out")
-        known = {PRETRAINED} if self.weights else set()
+        known = {*self.given, *([PRETRAINED] if self.weights else [])}
         for training in self.trainings:
             if training.start is not None and training.start not in known:
                 raise ValueError(f"{training.name!r} starts from {training.start!r}, which is not trained before it")
@@ -187,12 +189,19 @@ def select_rows(recipe: Recipe, pattern: str) -> Recipe:
         raise RecipeError(
             f"no row has {pattern!r} in its label or its network", where=recipe.name, fix=f"rows: {labels}"
         )
-    needed = {row.network for row in rows}
-    for training in reversed(recipe.trainings):
+    return replace(recipe, rows=tuple(rows), trainings=needed_trainings(recipe.trainings, rows))
+
+
+def needed_trainings(
+    trainings: Sequence[Training], rows: Sequence[RecipeRow], given: Iterable[str] = ()
+) -> tuple[Training, ...]:
+    """The trainings of networks that rows name and that are not given, and those that these start from."""
+    there = set(given)
+    needed = {row.network for row in rows} - there
+    for training in reversed(trainings):
         if training.name in needed and training.start is not None:
-            needed.add(training.start)
-    trainings = tuple(training for training in recipe.trainings if training.name in needed)
-    return replace(recipe, rows=tuple(rows), trainings=trainings)
+            needed |= {training.start} - there
+    return tuple(training for training in trainings if training.name in needed)
 
 
 def resize(recipe: Recipe, *, epochs: int | None = None, images: str | None = None, seed: int | None = None) -> Recipe:

@@ -92,6 +92,21 @@ class RowResult:
 
 
 @dataclass(frozen=True)
+class GivenNetwork:
+    """A network that a run was given in place of a training.
+
+    Attributes:
+        name: the network of the recipe, or the label of a row, that it stands for.
+        source: its file, or its name in the zoo.
+        digest: of its structure and weights.
+    """
+
+    name: str
+    source: str
+    digest: str
+
+
+@dataclass(frozen=True)
 class Record:
     """What a run made; ``result.json`` holds it.
 
@@ -110,6 +125,7 @@ class Record:
         digest: of all settings, networks and data.
         preparation: normalisation and augmentation of the CIFAR sets.
         training_images: how many training images there were at most, or None for all.
+        given: networks that were given, and not trained by this run.
     """
 
     name: str
@@ -126,6 +142,7 @@ class Record:
     digest: str
     preparation: Preparation = field(default=Preparation.STANDARD, metadata=ADDED)
     training_images: int | None = field(default=None, metadata=ADDED)
+    given: tuple[GivenNetwork, ...] = field(default=(), metadata=ADDED)
 
     @property
     def reports(self) -> dict[str, Report]:
@@ -140,7 +157,7 @@ class Record:
 
 def result_kinds() -> dict[str, type]:
     """All records that a `Record` may hold, by name."""
-    own = (Record, RowResult, RunResult, Training, Environment)
+    own = (Record, RowResult, RunResult, GivenNetwork, Training, Environment)
     return {**record_kinds(), **REPORT_KINDS, **{cls.__name__: cls for cls in own}}
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,9 +17,10 @@ from transpike.conversion.convert import convert
 from transpike.data import Data, augmented_views, load_data, loader, random_subset, test_images
 from transpike.errors import CalibrationError, ConversionError, reason
 from transpike.evaluation.evaluate import COUNTING_VERSION, evaluate
+from transpike.experiments.given import take_given
 from transpike.experiments.networks import make_networks
 from transpike.experiments.recipe import Recipe, RecipeRow, Run
-from transpike.experiments.record import Record, RowResult, RunResult, check_record_path, result_kinds
+from transpike.experiments.record import GivenNetwork, Record, RowResult, RunResult, check_record_path, result_kinds
 from transpike.graph.capture import evaluation_mode
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
@@ -27,6 +29,7 @@ from transpike.serialization.digest import digest, digest_batches, digest_file
 from transpike.serialization.environment import environment, library_version
 from transpike.serialization.fields import check_count
 from transpike.serialization.json_records import from_json, to_json, write_json
+from transpike.serialization.model_info import InputSpec, model_info
 from transpike.storage import checkpoint
 from transpike.training import torch_device
 
@@ -37,6 +40,7 @@ def run_recipe(
     *,
     data_root: Path | None = None,
     training_images: int | None = None,
+    given: Mapping[str, str | Path] = MappingProxyType({}),
     device: str = "auto",
     compile: bool = False,
     progress: bool = False,
@@ -54,6 +58,8 @@ def run_recipe(
         data_root: folder with the data sets; None reads TRANSPIKE_DATA.
         training_images: how many images to train and to calibrate with at most, drawn by the recipe's seed, and as many
             to validate with; None takes all.
+        given: networks that are read and not trained, by the network or row that they stand for, see `take_given`; each
+            sees images with the normalisation of its own training.
         device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
         compile: train under ``torch.compile`` (see `transpike.fit`).
         progress: show progress bars.
@@ -65,48 +71,82 @@ def run_recipe(
     """
     result = folder / "result.json"
     check_record_path(result)
+    recipe, read, facts = take_given(recipe, given)
     if not any(row.runs for row in recipe.rows):
         record = make_record(replace(recipe, trainings=()), [_published(row) for row in recipe.rows], finished=True)
         write_json(result, to_json(record))
         return record
-    data = load_data(recipe.data, data_root, seed=recipe.seed, preparation=recipe.preparation)
-    if training_images is not None:
-        data = _fewer(data, check_count("training_images", training_images), recipe.seed)
+
+    source = _Images(recipe, data_root, training_images)
+    data = source.open()
     folder.mkdir(parents=True, exist_ok=True)
-    there = len(data.calibration)  # type: ignore[arg-type]
-    count = recipe.calibration_images if training_images is None else min(recipe.calibration_images, there)
-    subset = random_subset(data.calibration, count, recipe.seed)
-    calibration = [images for images, _ in loader(subset)]
+    calibration = source.calibration(data)
     networks, trained = make_networks(
-        recipe, data, calibration, folder, device=device, compile=compile, progress=progress, say=say
+        recipe, data, calibration, folder, given=read, device=device, compile=compile, progress=progress, say=say
     )
-    bench = Runner(
-        calibration,
-        lambda images: loader(test_images(data, images)),
-        folder,
-        device=torch_device(device),
-        keep=True,
-        progress=progress,
-        say=say,
-    )
+    benches: dict[tuple[tuple[float, ...], tuple[float, ...]], Runner] = {}
+
+    def bench_of(network: nn.Module) -> Runner:
+        """Evaluates on images with the normalisation that the network was trained with."""
+        inputs = model_info(network).inputs
+        known = data.inputs if inputs is None or not inputs.mean else inputs
+        key = known.mean, known.std
+        if key not in benches:
+            own = data if key == (data.inputs.mean, data.inputs.std) else source.open(known)
+            benches[key] = Runner(
+                calibration if own is data else source.calibration(own),
+                lambda images: loader(test_images(own, images)),
+                folder,
+                device=torch_device(device),
+                keep=True,
+                progress=progress,
+                say=say,
+            )
+        return benches[key]
+
     rows: list[RowResult] = []
-    recipe = replace(recipe, trainings=trained, calibration_images=count)
+    recipe = replace(recipe, trainings=trained, calibration_images=source.calibration_images(data))
     record = make_record(recipe, rows, finished=not recipe.rows)
     for index, row in enumerate(recipe.rows):
-        rows.append(bench.measure(row, networks[row.network], f"{index}") if row.runs else _published(row))
-        record = make_record(recipe, rows, finished=len(rows) == len(recipe.rows), training_images=training_images)
+        network = networks.get(row.network)
+        rows.append(_published(row) if network is None else bench_of(network).measure(row, network, f"{index}"))
+        finished = len(rows) == len(recipe.rows)
+        record = make_record(recipe, rows, finished=finished, training_images=training_images, given=facts)
         write_json(result, to_json(record))
     return record
 
 
-def _fewer(data: Data, count: int, seed: int) -> Data:
-    """The data with at most so many training and validation images; the same samples with and without augmentation."""
+@dataclass(frozen=True)
+class _Images:
+    """Where the images of a recipe come from: at most ``most`` of each part but the test images."""
 
-    def drawn(part: Any) -> Any:
-        return random_subset(part, min(count, len(part)), seed)
+    recipe: Recipe
+    root: Path | None
+    most: int | None
 
-    parts = {name: drawn(getattr(data, name)) for name in ("train", "calibration", "validation")}
-    return replace(data, **parts)
+    def open(self, like: InputSpec | None = None) -> Data:
+        """The data set, prepared as the recipe says or like a network's own input."""
+        recipe, most = self.recipe, self.most
+        found = load_data(recipe.data, self.root, seed=recipe.seed, preparation=recipe.preparation, like=like)
+        if most is None:
+            return found
+        check_count("training_images", most)
+        # The same samples with and without augmentation.
+        parts = {name: getattr(found, name) for name in ("train", "calibration", "validation")}
+        drawn: dict[str, Any] = {
+            name: random_subset(part, min(most, len(part)), recipe.seed) for name, part in parts.items()
+        }
+        return replace(found, **drawn)
+
+    def calibration_images(self, data: Data) -> int:
+        """How many images conversions see."""
+        there = len(data.calibration)  # type: ignore[arg-type]
+        return self.recipe.calibration_images if self.most is None else min(self.recipe.calibration_images, there)
+
+    def calibration(self, data: Data) -> list[Tensor]:
+        """The images that conversions see, in batches."""
+        drawn = random_subset(data.calibration, self.calibration_images(data), self.recipe.seed)
+        return [images for images, _ in loader(drawn)]
 
 
 def _published(row: RecipeRow, runs: Sequence[RunResult] = (), refused: str = "") -> RowResult:
@@ -124,7 +164,12 @@ def _published(row: RecipeRow, runs: Sequence[RunResult] = (), refused: str = ""
 
 
 def make_record(
-    recipe: Recipe, rows: Sequence[RowResult], *, finished: bool, training_images: int | None = None
+    recipe: Recipe,
+    rows: Sequence[RowResult],
+    *,
+    finished: bool,
+    training_images: int | None = None,
+    given: Sequence[GivenNetwork] = (),
 ) -> Record:
     """The record of rows that are measured."""
     runs = [run for row in rows for run in row.runs]
@@ -143,6 +188,7 @@ def make_record(
         digest=digest(recipe, [run.digest for run in runs]),
         preparation=recipe.preparation,
         training_images=training_images,
+        given=tuple(given),
     )
 
 
