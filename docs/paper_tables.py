@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 
 from records import RESULTS, percent, table
 
@@ -31,9 +32,9 @@ def paper_table(family: str) -> str:
         cells = [percent(row.published.get(t)) for t in steps]
         rows.append((row.label, row.published_in, _state(row, ours), percent(row.published_ann), *cells))
         for record, result in ours.get(row.label, ()):
-            found = {each.steps: each.top1 for each in result.report.rows}
-            cells = [percent(found.get(t)) for t in steps]
-            rows.append(("", "ours", _size(record, result), percent(result.report.ann_top1), *cells))
+            found = result.top1
+            cells = [str(found[t]) if t in found else "" for t in steps]
+            rows.append(("", "ours", _size(record, result), str(result.ann), *cells))
     head = ("row", "source", "ours", "ANN", *(f"T = {t}" for t in steps))
     note = f"`transpike run {family}`, {len(recipe.trainings)} trainings. Readings:\n\n" + "\n".join(readings(family))
     return table(head, rows, left=3) + "\n" + note + "\n"
@@ -67,8 +68,11 @@ def _size(record: Record, result: RowResult) -> str:
     """What a training of ours had, beside the paper's 300 epochs on all images."""
     training = next((each for each in record.trainings if each.name == result.network), None)
     epochs = f"{training.epochs} epochs, " if training else ""
+    given = next((each for each in record.given if each.name == result.network), None)
+    epochs = f"network given: {Path(given.source).name.removesuffix('.safetensors')}, " if given else epochs
+    seeds = f"mean and standard deviation of {1 + len(result.repeats)} seeds, " if result.repeats else ""
     trained = f"{record.training_images:,} training images, " if record.training_images else ""
-    return f"{epochs}{trained}tested on {result.report.images:,}"
+    return f"{epochs}{seeds}{trained}tested on {result.report.images:,}"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {

@@ -39,6 +39,10 @@ def run(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, splits and order (default: the recipe's).")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated: make the last training of every row with each; mean and spread are shown."),
+    ] = None,
     device: DeviceName = Device.AUTO,
     compile_: Compile = False,
 ) -> None:
@@ -51,10 +55,11 @@ def run(
     * `transpike run digits`
     * `transpike run cos-cifar10 --only resnet20 --epochs 30 --data DIR`
     * `transpike run cos-cifar10 --only resnet20-qcfs --network resnet20-qcfs=qcfs.safetensors --data DIR`
+    * `transpike run cifar10-resnet20-qcfs --seeds 1,2,3 --data DIR`
     """
-    from transpike.cli.words import parse_given
+    from transpike.cli.words import parse_given, parse_numbers
     from transpike.cli.work import check_output, device_of
-    from transpike.experiments.recipe import find_recipe, recipes, resize, select_rows
+    from transpike.experiments.recipe import find_recipe, recipes, repeat, resize, select_rows
     from transpike.experiments.runner import run_recipe
     from transpike.report import LATENCY_CAPTION, plot_accuracy, recipes_table, record_table, report_table
 
@@ -63,6 +68,7 @@ def run(
         return
     plan = resize(find_recipe(recipe), epochs=epochs, images=images, seed=seed)
     plan = plan if only is None else select_rows(plan, only)
+    plan = plan if seeds is None else repeat(plan, parse_numbers(seeds, "--seeds"))
     folder = output or Path("runs") / plan.name
     check_output(folder / "result.json")
     outcome = run_recipe(

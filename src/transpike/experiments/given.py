@@ -54,7 +54,7 @@ def take_given(
             )
         facts.append(GivenNetwork(name, str(source), digest(networks[name])))
         if name not in known:
-            rows = [replace(row, network=name) if row.label == name else row for row in rows]
+            rows = [replace(row, network=name, repeats=()) if row.label == name else row for row in rows]
     pretrained = PRETRAINED in networks
     made = replace(
         recipe,

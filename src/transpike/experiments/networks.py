@@ -70,8 +70,9 @@ def make_networks(
     if recipe.preparation is not Preparation.STANDARD:  # the images are those without augmentation
         images = digest(images, recipe.preparation)
     for training in recipe.trainings:
+        seed = recipe.seed if training.seed is None else training.seed
         if training.start is None:
-            start = fresh_network(training.network or recipe.network, data, recipe.seed)
+            start = fresh_network(training.network or recipe.network, data, seed)
         else:
             start = networks[training.start]
         networks[training.name] = train_network(
@@ -80,7 +81,7 @@ def make_networks(
             data,
             calibration,
             folder,
-            seed=recipe.seed,
+            seed=seed,
             images=images,
             device=device,
             compile=compile,

@@ -41,6 +41,7 @@ class Training:
         weight_decay: see `transpike.fit`.
         fallback_rate: the learning rate of a second try, where the first diverges or is still at chance after ten
             epochs; None makes no second try.
+        seed: of order, augmentation and fresh weights; None is the recipe's.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Training:
     network: str | None = field(default=None, metadata=ADDED)
     weight_decay: float = field(default=5e-4, metadata=ADDED)
     fallback_rate: float | None = field(default=None, metadata=ADDED)
+    seed: int | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -64,6 +66,8 @@ class Training:
             raise ValueError(f"weight_decay of {self.name!r} must not be negative, got {self.weight_decay}")
         if self.fallback_rate is not None and not 0 < self.fallback_rate < math.inf:
             raise ValueError(f"fallback_rate of {self.name!r} must be positive, got {self.fallback_rate}")
+        if self.seed is not None:
+            check_count(f"seed of {self.name!r}", self.seed, 0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class RecipeRow:
         published: published accuracies in percent by T.
         published_in: where.
         published_ann: the published accuracy of the source network in percent, or None.
+        repeats: networks that are measured besides, such as those of other seeds.
     """
 
     label: str
@@ -109,6 +114,7 @@ class RecipeRow:
     published: Mapping[int, float] = field(default_factory=dict)
     published_in: str = ""
     published_ann: float | None = None
+    repeats: tuple[str, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.calibration_views < 0:
@@ -165,8 +171,9 @@ class Recipe:
         if len(set(names)) < len(names):
             raise ValueError(f"two trainings have the same name: {names}")
         for row in self.rows:
-            if row.runs and row.network not in known:
-                raise ValueError(f"row {row.label!r} names the network {row.network!r}; there is {sorted(known)}")
+            for network in (row.network, *row.repeats) if row.runs else ():
+                if network not in known:
+                    raise ValueError(f"row {row.label!r} names the network {network!r}; there is {sorted(known)}")
         labels = [row.label for row in self.rows]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two rows have the same label: {labels}")
@@ -197,11 +204,43 @@ def needed_trainings(
 ) -> tuple[Training, ...]:
     """The trainings of networks that rows name and that are not given, and those that these start from."""
     there = set(given)
-    needed = {row.network for row in rows} - there
+    needed = {network for row in rows for network in (row.network, *row.repeats)} - there
     for training in reversed(trainings):
         if training.name in needed and training.start is not None:
             needed |= {training.start} - there
     return tuple(training for training in trainings if training.name in needed)
+
+
+def repeat(recipe: Recipe, seeds: Sequence[int]) -> Recipe:
+    """A recipe whose last trainings are made with several seeds; its rows then have a mean and a spread.
+
+    A last training is one that no other starts from. What comes before it, the split of the data and the images of
+    conversions keep the recipe's seed.
+
+    Args:
+        recipe: the whole.
+        seeds: of order and augmentation, and of the weights of a training that starts with fresh ones.
+
+    Raises:
+        ValueError: no seed, one twice, or a negative one.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    begun = {training.start for training in recipe.trainings}
+    trainings: list[Training] = []
+    names: dict[str, tuple[str, ...]] = {}
+    for training in recipe.trainings:
+        if training.name in begun:
+            trainings.append(training)
+            continue
+        own = [replace(training, name=f"{training.name}-seed{seed}", seed=seed) for seed in seeds]
+        names[training.name] = tuple(each.name for each in own)
+        trainings += own
+    rows = [
+        replace(row, network=names[row.network][0], repeats=names[row.network][1:]) if row.network in names else row
+        for row in recipe.rows
+    ]
+    return replace(recipe, trainings=tuple(trainings), rows=tuple(rows))
 
 
 def resize(recipe: Recipe, *, epochs: int | None = None, images: str | None = None, seed: int | None = None) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +46,43 @@ class RunResult:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """The same row with another network.
+
+    Attributes:
+        network: which.
+        runs: in the order of the recipe.
+    """
+
+    network: str
+    runs: tuple[RunResult, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One number, measured several times.
+
+    Attributes:
+        values: all of them; the first is that of the row's own network.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """Their standard deviation, with n - 1 below; 0 for a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.deviation:.2f}" if len(self.values) > 1 else f"{self.mean:.2f}"
+
+
+@dataclass(frozen=True)
 class RowResult:
     """One row of the table.
 
@@ -57,6 +95,7 @@ class RowResult:
         published_in: where.
         refused: why the conversion does not fit the network, in one line, else empty.
         published_ann: the published accuracy of the source network in percent, or None.
+        repeats: the same of other networks, such as those of other seeds.
     """
 
     label: str
@@ -67,19 +106,32 @@ class RowResult:
     published_in: str
     refused: str = ""
     published_ann: float | None = field(default=None, metadata=ADDED)
+    repeats: tuple[Repeat, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:  # JSON has no numbers as keys
         object.__setattr__(self, "published", {int(t): float(value) for t, value in self.published.items()})
 
     @property
+    def top1(self) -> dict[int, Spread]:
+        """Top-1 accuracy in percent by T, of the row's network and of its repeats."""
+        networks = [self.runs, *(each.runs for each in self.repeats)]
+        found = [{row.steps: row.top1 for run in runs for row in run.report.rows} for runs in networks]
+        return {t: Spread(tuple(each[t] for each in found)) for t in found[0] if all(t in each for each in found)}
+
+    @property
+    def ann(self) -> Spread:
+        """Accuracy of the source networks in percent."""
+        return Spread(tuple(runs[0].ann_top1 for runs in (self.runs, *(each.runs for each in self.repeats))))
+
+    @property
     def differences(self) -> dict[int, float]:
-        """Ours less the published accuracy, in points, at every T that has both."""
-        ours = {row.steps: row.top1 for run in self.runs for row in run.report.rows}
-        return {t: ours[t] - value for t, value in self.published.items() if t in ours}
+        """Ours, the mean where there are repeats, less the published accuracy, in points, at every T that has both."""
+        ours = self.top1
+        return {t: ours[t].mean - value for t, value in self.published.items() if t in ours}
 
     @property
     def report(self) -> Report:
-        """All runs as one report, with the activity of sites in the last of them."""
+        """All runs of the row's own network as one report, with the activity of sites in the last of them."""
         reports = [run.report for run in self.runs]
         rows = sorted((row for report in reports for row in report.rows), key=lambda row: row.steps)
         return replace(
@@ -157,7 +209,7 @@ class Record:
 
 def result_kinds() -> dict[str, type]:
     """All records that a `Record` may hold, by name."""
-    own = (Record, RowResult, RunResult, GivenNetwork, Training, Environment)
+    own = (Record, RowResult, Repeat, RunResult, GivenNetwork, Training, Environment)
     return {**record_kinds(), **REPORT_KINDS, **{cls.__name__: cls for cls in own}}
 
 

@@ -20,7 +20,15 @@ from transpike.evaluation.evaluate import COUNTING_VERSION, evaluate
 from transpike.experiments.given import take_given
 from transpike.experiments.networks import make_networks
 from transpike.experiments.recipe import Recipe, RecipeRow, Run
-from transpike.experiments.record import GivenNetwork, Record, RowResult, RunResult, check_record_path, result_kinds
+from transpike.experiments.record import (
+    GivenNetwork,
+    Record,
+    Repeat,
+    RowResult,
+    RunResult,
+    check_record_path,
+    result_kinds,
+)
 from transpike.graph.capture import evaluation_mode
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
@@ -108,8 +116,14 @@ def run_recipe(
     recipe = replace(recipe, trainings=trained, calibration_images=source.calibration_images(data))
     record = make_record(recipe, rows, finished=not recipe.rows)
     for index, row in enumerate(recipe.rows):
-        network = networks.get(row.network)
-        rows.append(_published(row) if network is None else bench_of(network).measure(row, network, f"{index}"))
+        measured = [
+            bench_of(networks[name]).measure(
+                row, networks[name], f"{index}" if name == row.network else f"{index}-{name}"
+            )
+            for name in ((row.network, *row.repeats) if row.runs else ())
+        ]
+        repeats = tuple(Repeat(name, each.runs) for name, each in zip(row.repeats, measured[1:], strict=True))
+        rows.append(replace(measured[0], repeats=repeats) if measured else _published(row))
         finished = len(rows) == len(recipe.rows)
         record = make_record(recipe, rows, finished=finished, training_images=training_images, given=facts)
         write_json(result, to_json(record))
@@ -172,7 +186,7 @@ def make_record(
     given: Sequence[GivenNetwork] = (),
 ) -> Record:
     """The record of rows that are measured."""
-    runs = [run for row in rows for run in row.runs]
+    runs = [run for row in rows for runs in (row.runs, *(each.runs for each in row.repeats)) for run in runs]
     return Record(
         name=recipe.name,
         about=recipe.about,

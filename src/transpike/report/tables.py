@@ -61,20 +61,21 @@ def record_table(record: Record) -> Table:
     """Top-1 accuracy of the rows of a record at the same T; beneath each what was published, and the difference."""
     shown = {t for row in record.rows if row.runs for t in interesting_steps(row.report)}
     steps = sorted(shown.union(*(row.published for row in record.rows)))
-    table = plain_table("top-1 accuracy in %", "row", "images", "ANN", *(f"T={t}" for t in steps))
+    repeated = any(row.repeats for row in record.rows)
+    title = "top-1 accuracy in %" + (", mean and standard deviation over seeds" if repeated else "")
+    table = plain_table(title, "row", "images", "ANN", *(f"T={t}" for t in steps))
     for row in record.rows:
         name = row.label
         if row.runs:
-            report = row.report
-            at = {each.steps: f"{each.top1:.2f}" for each in report.rows}
-            table.add_row(name, f"{report.images:,}", f"{report.ann_top1:.2f}", *(at.get(t, "-") for t in steps))
+            at = {t: str(found) for t, found in row.top1.items()}
+            table.add_row(name, f"{row.report.images:,}", str(row.ann), *(at.get(t, "-") for t in steps))
             name = ""
         if row.published:
             ann = "-" if row.published_ann is None else f"{row.published_ann:.2f}"
             cells = [f"{row.published[t]:.2f}" if t in row.published else "-" for t in steps]
             table.add_row(f"{name}  published" if name else "  published", "", ann, *cells)
         if row.differences:
-            ann = "" if row.published_ann is None else f"{row.report.ann_top1 - row.published_ann:+.2f}"
+            ann = "" if row.published_ann is None else f"{row.ann.mean - row.published_ann:+.2f}"
             found = row.differences
             table.add_row("  difference", "", ann, *(f"{found[t]:+.2f}" if t in found else "" for t in steps))
     return table
