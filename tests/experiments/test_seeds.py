@@ -12,8 +12,9 @@ import torch
 from rich.console import Console
 
 import transpike as tp
+from transpike.experiments.change_recipe import repeat, select_rows
 from transpike.experiments.networks import fresh_network
-from transpike.experiments.recipe import Recipe, RecipeRow, Run, Training, repeat, select_rows
+from transpike.experiments.recipe import Recipe, RecipeRow, Run, Training
 from transpike.experiments.record import Record, Spread, read_record
 from transpike.experiments.runner import run_recipe
 from transpike.report import record_table

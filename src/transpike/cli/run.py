@@ -59,9 +59,17 @@ def run(
     """
     from transpike.cli.words import parse_given, parse_numbers
     from transpike.cli.work import check_output, device_of
-    from transpike.experiments.recipe import find_recipe, recipes, repeat, resize, select_rows
+    from transpike.experiments.change_recipe import repeat, resize, select_rows
+    from transpike.experiments.recipe import find_recipe, recipes
     from transpike.experiments.runner import run_recipe
-    from transpike.report import LATENCY_CAPTION, plot_accuracy, recipes_table, record_table, report_table
+    from transpike.report import (
+        LATENCY_CAPTION,
+        plot_accuracy,
+        recipes_table,
+        record_offsets_table,
+        record_table,
+        report_table,
+    )
 
     if list_ or recipe is None:
         out.print(recipes_table({name: entry.about for name, entry in recipes().items()}))
@@ -82,9 +90,12 @@ def run(
         progress=True,
         say=say,
     )
-    out.print(record_table(outcome))
+    if outcome.rows:
+        out.print(record_table(outcome))
+    if outcome.offsets:
+        out.print(record_offsets_table(outcome))
     if not outcome.reports:
-        say(f"written: {folder}/result.json, of rows that are only published")
+        say(f"written: {folder}/result.json" + ("" if outcome.offsets else ", of rows that are only published"))
         return
     first = next(iter(outcome.reports))
     say(f"{first}:")

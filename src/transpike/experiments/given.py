@@ -10,7 +10,8 @@ from torch import nn
 
 from transpike import zoo
 from transpike.errors import ModelError, RecipeError, known_words
-from transpike.experiments.recipe import PRETRAINED, Recipe, needed_trainings
+from transpike.experiments.change_recipe import needed_trainings
+from transpike.experiments.recipe import PRETRAINED, Recipe
 from transpike.experiments.record import GivenNetwork
 from transpike.serialization.digest import digest
 from transpike.serialization.model_info import model_info
@@ -34,9 +35,9 @@ def take_given(
         RecipeError: the recipe has no such network or row, or the network was trained for other data.
         ModelError, CheckpointError: there is no such file, or it holds no such network.
     """
-    labels = [row.label for row in recipe.rows if row.runs]
+    labels = [row.label for row in recipe.rows if row.runs] + [row.label for row in recipe.offsets]
     known = [training.name for training in recipe.trainings] + [PRETRAINED] * bool(recipe.weights)
-    rows = list(recipe.rows)
+    rows, offsets = list(recipe.rows), list(recipe.offsets)
     networks: dict[str, nn.Module] = {}
     facts: list[GivenNetwork] = []
     for name, source in given.items():
@@ -55,11 +56,13 @@ def take_given(
         facts.append(GivenNetwork(name, str(source), digest(networks[name])))
         if name not in known:
             rows = [replace(row, network=name, repeats=()) if row.label == name else row for row in rows]
+            offsets = [replace(row, network=name) if row.label == name else row for row in offsets]
     pretrained = PRETRAINED in networks
     made = replace(
         recipe,
         rows=tuple(rows),
-        trainings=needed_trainings(recipe.trainings, rows, networks),
+        offsets=tuple(offsets),
+        trainings=needed_trainings(recipe.trainings, rows, offsets, networks),
         weights=None if pretrained else recipe.weights,
         given=tuple(networks),
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from transpike.activations import ACTIVATIONS, ActivationSettings, ThetaPercenti
 from transpike.conversion.config import read_conversion, read_part
 from transpike.conversion.methods import Method
 from transpike.data import Preparation
-from transpike.data.contract import check_images_word
 from transpike.errors import ConfigError, RecipeError
 from transpike.evaluation.evaluate import rows_for
+from transpike.experiments.offset_rows import OffsetRow, read_offset_row
 from transpike.rules import Conversion
 from transpike.schedules import Schedule
 from transpike.serialization.fields import ADDED, check_count, check_fields
@@ -144,6 +143,7 @@ class Recipe:
         rows: what is converted and evaluated.
         preparation: normalisation and augmentation of the CIFAR sets.
         given: names of networks that a run is given, see `transpike.experiments.given`.
+        offsets: rows about offset spikes.
     """
 
     name: str
@@ -157,6 +157,7 @@ class Recipe:
     rows: tuple[RecipeRow, ...]
     preparation: Preparation = Preparation.STANDARD
     given: tuple[str, ...] = field(default=(), metadata=ADDED)
+    offsets: tuple[OffsetRow, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "preparation", Preparation(self.preparation))
@@ -174,96 +175,12 @@ class Recipe:
             for network in (row.network, *row.repeats) if row.runs else ():
                 if network not in known:
                     raise ValueError(f"row {row.label!r} names the network {network!r}; there is {sorted(known)}")
-        labels = [row.label for row in self.rows]
+        for offset in self.offsets:
+            if offset.network not in known:
+                raise ValueError(f"row {offset.label!r} names the network {offset.network!r}; there is {sorted(known)}")
+        labels = [row.label for row in self.rows] + [row.label for row in self.offsets]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two rows have the same label: {labels}")
-
-
-def select_rows(recipe: Recipe, pattern: str) -> Recipe:
-    """A recipe with some of its rows, and the trainings that these need.
-
-    Args:
-        recipe: the whole.
-        pattern: what a row's label or the name of its network must contain, in any case; ``*`` stands for anything.
-
-    Raises:
-        RecipeError: there is no such row.
-    """
-    wanted = f"*{pattern.casefold()}*"
-    rows = [row for row in recipe.rows if any(fnmatch(word.casefold(), wanted) for word in (row.label, row.network))]
-    if not rows:
-        labels = ", ".join(row.label for row in recipe.rows)
-        raise RecipeError(
-            f"no row has {pattern!r} in its label or its network", where=recipe.name, fix=f"rows: {labels}"
-        )
-    return replace(recipe, rows=tuple(rows), trainings=needed_trainings(recipe.trainings, rows))
-
-
-def needed_trainings(
-    trainings: Sequence[Training], rows: Sequence[RecipeRow], given: Iterable[str] = ()
-) -> tuple[Training, ...]:
-    """The trainings of networks that rows name and that are not given, and those that these start from."""
-    there = set(given)
-    needed = {network for row in rows for network in (row.network, *row.repeats)} - there
-    for training in reversed(trainings):
-        if training.name in needed and training.start is not None:
-            needed |= {training.start} - there
-    return tuple(training for training in trainings if training.name in needed)
-
-
-def repeat(recipe: Recipe, seeds: Sequence[int]) -> Recipe:
-    """A recipe whose last trainings are made with several seeds; its rows then have a mean and a spread.
-
-    A last training is one that no other starts from. What comes before it, the split of the data and the images of
-    conversions keep the recipe's seed.
-
-    Args:
-        recipe: the whole.
-        seeds: of order and augmentation, and of the weights of a training that starts with fresh ones.
-
-    Raises:
-        ValueError: no seed, one twice, or a negative one.
-    """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
-    begun = {training.start for training in recipe.trainings}
-    trainings: list[Training] = []
-    names: dict[str, tuple[str, ...]] = {}
-    for training in recipe.trainings:
-        if training.name in begun:
-            trainings.append(training)
-            continue
-        own = [replace(training, name=f"{training.name}-seed{seed}", seed=seed) for seed in seeds]
-        names[training.name] = tuple(each.name for each in own)
-        trainings += own
-    rows = [
-        replace(row, network=names[row.network][0], repeats=names[row.network][1:]) if row.network in names else row
-        for row in recipe.rows
-    ]
-    return replace(recipe, trainings=tuple(trainings), rows=tuple(rows))
-
-
-def resize(recipe: Recipe, *, epochs: int | None = None, images: str | None = None, seed: int | None = None) -> Recipe:
-    """A recipe at another size, for a first try or where time is short.
-
-    Args:
-        recipe: as published.
-        epochs: of every training; None leaves them.
-        images: test images of every row, see `transpike.data.test_images`; None leaves them.
-        seed: of weights, splits and order; None leaves it.
-
-    Raises:
-        ValueError, DataError: a number or a word is refused.
-    """
-    trainings, rows = recipe.trainings, recipe.rows
-    if epochs is not None:
-        check_count("epochs", epochs)
-        trainings = tuple(replace(training, epochs=epochs) for training in trainings)
-    if images is not None:
-        check_images_word(images)
-        rows = tuple(replace(row, images=images) for row in rows)
-    chosen = recipe.seed if seed is None else check_count("seed", seed, 0)
-    return replace(recipe, trainings=trainings, rows=rows, seed=chosen)
 
 
 def method_runs(method: Method, at: Sequence[int]) -> tuple[Run, ...]:
@@ -307,7 +224,8 @@ def parse_recipe(text: str, name: str) -> Recipe:
     ``steps``, the largest T (left out: the recipe's ``at`` or ``steps``). Where a setting of the conversion is
     ``"each"``, there is one conversion for every T in ``at``, with T in its place. ``schedule`` runs the converted
     network otherwise than it was converted for. ``published`` has ``source``, ``top1``, accuracies by T, and ``ann``,
-    that of the source network. A row without ``network`` is only published.
+    that of the source network. A row without ``network`` is only published. Tables ``[[offsets]]`` have the fields of
+    `OffsetRow`, and ``published`` those of `PublishedOffsets`.
 
     Raises:
         RecipeError: it is no TOML, a field is missing or unknown, or a value is refused.
@@ -320,7 +238,9 @@ def parse_recipe(text: str, name: str) -> Recipe:
         rows = tuple(_row(entry, at, steps) for entry in raw.pop("row"))
         if not rows:
             raise ValueError("there is no row")
-        return Recipe(name=name, weights=raw.pop("weights", None), trainings=trainings, rows=rows, **raw)
+        offsets = tuple(read_offset_row(entry) for entry in raw.pop("offsets", []))
+        weights = raw.pop("weights", None)
+        return Recipe(name=name, weights=weights, trainings=trainings, rows=rows, offsets=offsets, **raw)
     except ConfigError as error:
         raise RecipeError(
             f"the recipe is malformed: {error.what}", where=f"{name}, {error.where}", fix=error.fix

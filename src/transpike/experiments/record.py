@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transpike.data import Preparation
 from transpike.errors import DataError
 from transpike.evaluation.report import REPORT_KINDS, Report
-from transpike.experiments.recipe import Training
+from transpike.experiments.offset_rows import OFFSET_KINDS, OffsetResult
+from transpike.experiments.recipe import Recipe, Training
 from transpike.rules import Conversion
 from transpike.schedules import Schedule
-from transpike.serialization.environment import Environment
+from transpike.serialization.digest import digest
+from transpike.serialization.environment import Environment, environment
 from transpike.serialization.fields import ADDED
 from transpike.serialization.json_records import from_json
 from transpike.storage.checkpoint import record_kinds
@@ -178,6 +180,7 @@ class Record:
         preparation: normalisation and augmentation of the CIFAR sets.
         training_images: how many training images there were at most, or None for all.
         given: networks that were given, and not trained by this run.
+        offsets: rows about offset spikes.
     """
 
     name: str
@@ -195,6 +198,7 @@ class Record:
     preparation: Preparation = field(default=Preparation.STANDARD, metadata=ADDED)
     training_images: int | None = field(default=None, metadata=ADDED)
     given: tuple[GivenNetwork, ...] = field(default=(), metadata=ADDED)
+    offsets: tuple[OffsetResult, ...] = field(default=(), metadata=ADDED)
 
     @property
     def reports(self) -> dict[str, Report]:
@@ -207,10 +211,39 @@ class Record:
         return {row.label: row.published for row in self.rows if row.published}
 
 
+def make_record(
+    recipe: Recipe,
+    rows: Sequence[RowResult],
+    *,
+    finished: bool,
+    training_images: int | None = None,
+    given: Sequence[GivenNetwork] = (),
+) -> Record:
+    """The record of rows that are measured."""
+    runs = [run for row in rows for runs in (row.runs, *(each.runs for each in row.repeats)) for run in runs]
+    return Record(
+        name=recipe.name,
+        about=recipe.about,
+        network=recipe.network,
+        data=recipe.data,
+        seed=recipe.seed,
+        calibration_images=recipe.calibration_images,
+        weights=recipe.weights,
+        trainings=recipe.trainings,
+        rows=tuple(rows),
+        finished=finished,
+        environment=max((run.environment for run in runs), key=lambda found: found.date, default=environment()),
+        digest=digest(recipe, [run.digest for run in runs]),
+        preparation=recipe.preparation,
+        training_images=training_images,
+        given=tuple(given),
+    )
+
+
 def result_kinds() -> dict[str, type]:
     """All records that a `Record` may hold, by name."""
     own = (Record, RowResult, Repeat, RunResult, GivenNetwork, Training, Environment)
-    return {**record_kinds(), **REPORT_KINDS, **{cls.__name__: cls for cls in own}}
+    return {**record_kinds(), **REPORT_KINDS, **OFFSET_KINDS, **{cls.__name__: cls for cls in own}}
 
 
 def read_record(path: Path) -> Record:

@@ -14,24 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from transpike.conversion.convert import convert
+from transpike.conversion.tailor import tailoring
 from transpike.data import Data, augmented_views, load_data, loader, random_subset, test_images
 from transpike.errors import CalibrationError, ConversionError, reason
 from transpike.evaluation.evaluate import COUNTING_VERSION, evaluate
 from transpike.experiments.given import take_given
 from transpike.experiments.networks import make_networks
+from transpike.experiments.offset_rows import OffsetResult, OffsetRow, count_offsets
 from transpike.experiments.recipe import Recipe, RecipeRow, Run
 from transpike.experiments.record import (
-    GivenNetwork,
     Record,
     Repeat,
     RowResult,
     RunResult,
     check_record_path,
+    make_record,
     result_kinds,
 )
 from transpike.graph.capture import evaluation_mode
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
+from transpike.rules import Conversion, Percentile
 from transpike.serialization.cache import read_cache, write_cache
 from transpike.serialization.digest import digest, digest_batches, digest_file
 from transpike.serialization.environment import environment, library_version
@@ -80,7 +83,7 @@ def run_recipe(
     result = folder / "result.json"
     check_record_path(result)
     recipe, read, facts = take_given(recipe, given)
-    if not any(row.runs for row in recipe.rows):
+    if not any(row.runs for row in recipe.rows) and not recipe.offsets:
         record = make_record(replace(recipe, trainings=()), [_published(row) for row in recipe.rows], finished=True)
         write_json(result, to_json(record))
         return record
@@ -114,7 +117,7 @@ def run_recipe(
 
     rows: list[RowResult] = []
     recipe = replace(recipe, trainings=trained, calibration_images=source.calibration_images(data))
-    record = make_record(recipe, rows, finished=not recipe.rows)
+    record = make_record(recipe, rows, finished=False, training_images=training_images, given=facts)
     for index, row in enumerate(recipe.rows):
         measured = [
             bench_of(networks[name]).measure(
@@ -124,8 +127,15 @@ def run_recipe(
         ]
         repeats = tuple(Repeat(name, each.runs) for name, each in zip(row.repeats, measured[1:], strict=True))
         rows.append(replace(measured[0], repeats=repeats) if measured else _published(row))
-        finished = len(rows) == len(recipe.rows)
+        finished = len(rows) == len(recipe.rows) and not recipe.offsets
         record = make_record(recipe, rows, finished=finished, training_images=training_images, given=facts)
+        write_json(result, to_json(record))
+    for wanted in recipe.offsets:
+        name = f"offsets-{len(record.offsets)}"
+        found = bench_of(networks[wanted.network]).measure_offsets(wanted, networks[wanted.network], name)
+        offsets = (*record.offsets, found)
+        made = digest(recipe, [run.digest for each in rows for run in each.runs], [each.digest for each in offsets])
+        record = replace(record, offsets=offsets, finished=len(offsets) == len(recipe.offsets), digest=made)
         write_json(result, to_json(record))
     return record
 
@@ -174,35 +184,6 @@ def _published(row: RecipeRow, runs: Sequence[RunResult] = (), refused: str = ""
         row.published_in,
         refused=refused,
         published_ann=row.published_ann,
-    )
-
-
-def make_record(
-    recipe: Recipe,
-    rows: Sequence[RowResult],
-    *,
-    finished: bool,
-    training_images: int | None = None,
-    given: Sequence[GivenNetwork] = (),
-) -> Record:
-    """The record of rows that are measured."""
-    runs = [run for row in rows for runs in (row.runs, *(each.runs for each in row.repeats)) for run in runs]
-    return Record(
-        name=recipe.name,
-        about=recipe.about,
-        network=recipe.network,
-        data=recipe.data,
-        seed=recipe.seed,
-        calibration_images=recipe.calibration_images,
-        weights=recipe.weights,
-        trainings=recipe.trainings,
-        rows=tuple(rows),
-        finished=finished,
-        environment=max((run.environment for run in runs), key=lambda found: found.date, default=environment()),
-        digest=digest(recipe, [run.digest for run in runs]),
-        preparation=recipe.preparation,
-        training_images=training_images,
-        given=tuple(given),
     )
 
 
@@ -264,6 +245,34 @@ class Runner:
                     break
         return _published(row, runs, refused)
 
+    def measure_offsets(self, row: OffsetRow, network: nn.Module, name: str) -> OffsetResult:
+        """Counts offset spikes of a network with trained thresholds, or with those of the default rule.
+
+        Raises:
+            CalibrationError, ConversionError, ValueError, InputError, DataError: see `convert` and `count_offsets`.
+        """
+        conversion = Conversion() if tailoring(network) is not None else Conversion(Percentile())
+        with evaluation_mode(network):
+            source = self._digest(id(network), lambda: digest(network))
+            seen = self._digest(("calibration", 0), lambda: digest(list(self.calibration)))
+            tested = self._digest(("test", row.images), lambda: digest_batches(self.tests(row.images)))
+            made = digest("conversion", library_version(), source, conversion, seen)
+            key = digest("offsets", library_version(), made, tested, row.probe_steps, row.iterations, str(self.device))
+            file = self._cache(key[:16])
+            stored = _read(read_cache(file, key))
+            if isinstance(stored, OffsetResult):
+                return replace(stored, row=row)
+            here = environment()
+            self.say(f"{row.label}: offset spikes after {row.probe_steps} steps")
+            snn, _ = self._convert(network, Run(conversion, (row.probe_steps,)), self.calibration, name, made)
+            snn = snn.to(device=self.device) if self.device is not None else snn
+            batches = self.tests(row.images)
+            free, constrained = count_offsets(snn, batches, row, progress=self.progress)
+        images = sum(len(labels) for _, labels in batches)
+        found = OffsetResult(row, images, free, constrained, here, key)
+        write_cache(file, key, to_json(found))
+        return found
+
     def accuracy(self, network: nn.Module, images: str) -> float:
         """Top-1 accuracy of the source network in percent."""
         if self.device is not None:
@@ -288,8 +297,8 @@ class Runner:
         where = str(self.device or reference_tensor(network).device)
         key = digest("run", COUNTING_VERSION, library_version(), made, run.at, run.schedule, tested, where)
         file = self._cache(key[:16])
-        found = _finished(read_cache(file, key))
-        if found is not None:
+        found = _read(read_cache(file, key))
+        if isinstance(found, RunResult):
             return found
         here = environment()  # before the work, whose code is the checkout's now
         self.say(f"{row.label}, T = {', '.join(str(steps) for steps in run.at)}")
@@ -357,10 +366,9 @@ class Runner:
         return None if self.folder is None else self.folder / "cache" / f"{name}.json"
 
 
-def _finished(stored: Any | None) -> RunResult | None:
+def _read(stored: Any | None) -> Any:
     """The result of an earlier run; None where there is none, or one with parts of the user's own."""
     try:
-        found: RunResult | None = None if stored is None else from_json(stored, result_kinds())
+        return None if stored is None else from_json(stored, result_kinds())
     except ValueError:
         return None
-    return found

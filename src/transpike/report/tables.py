@@ -81,6 +81,23 @@ def record_table(record: Record) -> Table:
     return table
 
 
+def record_offsets_table(record: Record) -> Table:
+    """Offset spikes of the rows of a record at the output layer: ratio in % / mean square, and what was published."""
+    labels = list(dict.fromkeys(label for found in record.offsets for label in found.free))
+    title = "neurons of the last layer without offset in % / mean squared offset"
+    table = plain_table(title, "row", "images", *labels)
+    for found in record.offsets:
+        last = {label: offsets.sites[-1] for label, offsets in found.free.items()}
+        cells = [f"{100 * last[name].exact:.2f} / {last[name].mse:.3f}" if name in last else "-" for name in labels]
+        table.add_row(found.row.label, f"{found.images:,}", *cells)
+        ratio, mse = found.row.published.ratio, found.row.published.mse
+        if ratio or mse:
+            shown = [(ratio.get(name), mse.get(name)) for name in labels]
+            cells = [" / ".join(["-" if a is None else f"{a:.2f}", "-" if b is None else f"{b:.3f}"]) for a, b in shown]
+            table.add_row("  published", "", *cells)
+    return table
+
+
 def schedules_table(reports: Mapping[str, Report]) -> Table:
     """Top-1 accuracy of several schedules on one network, with events and pipeline steps at each T it was run for."""
     steps = sorted({t for report in reports.values() for t in interesting_steps(report)})
