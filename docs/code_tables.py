@@ -186,6 +186,42 @@ def networks() -> str:
     return table(("name", "input", "data", "network"), rows, left=4)
 
 
+def zoo_accuracy() -> str:
+    """Trained networks: accuracy of the ANN and of its conversions, from their cards."""
+    from transpike.zoo import cards
+
+    found = cards()
+    steps = sorted({t for card in found.values() for each in card.schedules for t in each.top1})
+    rows: list[tuple[str, ...]] = []
+    for name, card in found.items():
+        first = (f"`{name}`", f"{card.test_images:,} of {card.dataset}", percent(card.ann_top1))
+        for each in card.schedules:
+            latency = {pipeline - t for t, pipeline in each.pipeline_steps.items()}
+            extra = "T" if latency == {0} else f"{latency.pop()} + T" if len(latency) == 1 else "see card"
+            rows.append((*first, each.schedule, extra, *(percent(each.top1.get(t)) for t in steps)))
+            first = ("", "", "")
+        if not card.schedules:
+            rows.append((*first, "", "", *("" for _ in steps)))
+    head = ("name", "test images", "ANN", "schedule", "pipeline latency", *(f"T = {t}" for t in steps))
+    return table(head, rows, left=5)
+
+
+def zoo_training() -> str:
+    """Trained networks: how they were trained, from their cards."""
+    from transpike.zoo import cards
+
+    rows = []
+    for name, card in cards().items():
+        made = card.training
+        numbers = (made.epochs, f"{made.learning_rate:g}", f"{made.weight_decay:g}", made.batch_size, made.seed)
+        activation = str(card.activation or "ReLU")
+        about = f"{made.about}; from {made.start}" if made.start else made.about
+        words = (f"`{name}`", f"`{card.network}`", activation, about, card.licence, f"`{card.sha256[:12]}`")
+        rows.append((*words, f"{made.training_images:,}", *numbers))
+    head = ("name", "network", "activation", "training", "licence", "SHA-256 begins")
+    return table((*head, "images", "epochs", "rate", "decay", "batch", "seed"), rows, left=6)
+
+
 def data_sets() -> str:
     """Data sets by name."""
     from transpike.data import DATA

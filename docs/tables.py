@@ -31,6 +31,8 @@ from code_tables import (
     refused_models,
     schedules,
     thresholds,
+    zoo_accuracy,
+    zoo_training,
 )
 from records import SHORT, found, instructions, percent, raw, table
 from result_tables import (
@@ -157,6 +159,7 @@ def fill(text: str) -> str:
 
 FRAGMENTS: tuple[Callable[[], str], ...] = (
     *(methods, thresholds, potentials, corrections, schedules, neurons, activations, networks, data_sets, recipes),
+    *(zoo_accuracy, zoo_training),
     *(models, refused_models, pretrained, spikingjelly, method_results, schedule_results, digits, relu_resnet20),
     *(
         budgets,

@@ -83,3 +83,28 @@ def test_what_run_refuses(transpike, made_up: Path) -> None:
         assert code != 0, option
         assert "Traceback" not in error
         assert not Path("out/result.json").exists()
+
+
+def test_a_given_network_is_not_trained(transpike, made_up: Path) -> None:
+    torch.manual_seed(0)
+    network = tp.tailor(tp.zoo.build("cifar-resnet20-conv").eval(), tp.activations.QCFS(4))
+    tp.save(network, "given.safetensors")
+    words = ("run", "cos-cifar10", "--only", "ResNet-20, QCFS", "--data", str(made_up), "--images", "2", "-o", "out")
+    small = ("--limit", "12", "--device", "cpu")
+    code, shown, error = transpike(*words, *small, "--network", "resnet20-qcfs=given.safetensors")
+    assert code == 0, error
+    assert "training" not in shown
+    record = read_record(Path("out/result.json"))
+    assert record.trainings == ()
+    assert [(each.name, each.source) for each in record.given] == [("resnet20-qcfs", "given.safetensors")]
+    label = "ResNet-20, QCFS"
+    code, _, error = transpike(*words, *small, "--network", f"{label}=given.safetensors")
+    assert code == 0, error
+    again = read_record(Path("out/result.json"))
+    assert again.rows[0].report.rows == record.rows[0].report.rows
+    assert again.given[0].name == label
+    assert again.given[0].digest == record.given[0].digest
+    for wrong in ("resnet20-qcfs", "=given.safetensors", "vgg16-qcfs=given.safetensors"):
+        code, _, error = transpike(*words, *small, "--network", wrong)
+        assert code == 1
+        assert "Traceback" not in error

@@ -11,6 +11,7 @@ from transpike.activations import QCFS
 from transpike.conversion.methods import METHODS
 from transpike.data import Preparation
 from transpike.errors import DataError, RecipeError
+from transpike.experiments.change_recipe import resize, select_rows
 from transpike.experiments.recipe import (
     RecipeRow,
     Run,
@@ -19,8 +20,6 @@ from transpike.experiments.recipe import (
     method_runs,
     parse_recipe,
     recipes,
-    resize,
-    select_rows,
 )
 from transpike.experiments.runner import run_recipe
 from transpike.rules import (

@@ -12,7 +12,7 @@ import transpike
 
 ROOT = Path(transpike.__file__).parent
 
-# A room may import the rooms of earlier groups, and in its own group those that WITHIN names.
+# A room may import the rooms of earlier groups.
 GROUPS = [
     ["errors", "functional"],
     ["serialization"],
@@ -24,16 +24,16 @@ GROUPS = [
     ["engine", "rules"],
     ["calibration", "network"],
     ["conversion"],
-    ["data", "zoo", "evaluation"],
+    ["data", "architectures", "evaluation"],
     ["bench", "selection", "storage", "training"],
+    ["zoo"],
     ["testing"],
     ["experiments", "interop"],
     ["report"],
     ["cli"],
 ]
-WITHIN = {"zoo": {"data"}}
 ALLOWED = {
-    room: {earlier for group in GROUPS[:level] for earlier in group} | WITHIN.get(room, set())
+    room: {earlier for group in GROUPS[:level] for earlier in group}
     for level, rooms in enumerate(GROUPS)
     for room in rooms
 }

@@ -15,7 +15,7 @@ from transpike.network.spiking import SpikingNetwork
 from transpike.rules import POTENTIAL_RULES
 from transpike.serialization.container import read_container, write_container
 from transpike.serialization.json_records import to_json
-from transpike.serialization.model_info import InputSpec
+from transpike.serialization.model_info import InputSpec, ModelSource
 from transpike.testing import TOPOLOGIES, Topology
 
 DIGITS = InputSpec((1, 8, 8), (0.5,), (0.25,), ("zero", "one"), "digits")
@@ -54,7 +54,7 @@ def test_spiking_network_of_the_zoo_needs_nothing_else(tmp_path: Path) -> None:
     assert back.sites == snn.sites
     info = tp.serialization.model_info.model_info(back.network)
     assert info.inputs == DIGITS
-    assert info.source == zoo.ModelSource("digits-resnet", {"width": 4, "blocks": 1})
+    assert info.source == ModelSource("digits-resnet", {"width": 4, "blocks": 1})
     assert not back.training
     assert (back.conversion, back.capture) == (snn.conversion, snn.capture)
     tp.save(back, tmp_path / "again.safetensors")

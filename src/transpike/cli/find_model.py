@@ -21,13 +21,13 @@ import torch
 from torch import Tensor, nn
 
 from transpike import zoo
+from transpike.architectures.libraries import LIBRARIES
 from transpike.cli.words import parse_options
 from transpike.errors import ModelError, known_words
 from transpike.graph.capture import evaluation_mode
 from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.model_info import InputSpec, model_info
 from transpike.storage import checkpoint
-from transpike.zoo.libraries import LIBRARIES
 
 _STATES = (".pt", ".pth", ".th", ".bin", ".ckpt")
 _MOST_VALUES = 2**28  # of one sample
@@ -94,7 +94,8 @@ def find_model(
     """A network from what the options of a command say.
 
     Args:
-        name: a built-in network, a checkpoint, ``torchvision:NAME``, ``timm:NAME`` or ``module:factory``.
+        name: a built-in network, a trained one, a checkpoint, ``torchvision:NAME``, ``timm:NAME`` or
+            ``module:factory``.
         option: ``name=value`` for its builder.
         factory: for a checkpoint of a network that is not built in: where it comes from.
         weights: a state_dict to load.
@@ -132,6 +133,11 @@ def _find(name: str, options: Mapping[str, Any], factory: str | None) -> Resolve
     if name in zoo.ZOO:
         built = zoo.build(name, **options)
         return ResolvedModel(name, built, model_info(built).inputs, True)
+    if name in zoo.cards():
+        if options:
+            raise ModelError("a trained network takes no options", where=name, fix="leave --option out")
+        trained = zoo.load(name)
+        return ResolvedModel(name, trained, model_info(trained).inputs, False)
     if name.endswith(_STATES):
         raise ModelError(
             f"a {Path(name).suffix} file does not say what network it is of",
@@ -161,13 +167,14 @@ def _find(name: str, options: Mapping[str, Any], factory: str | None) -> Resolve
 
 def _unknown(name: str) -> ModelError:
     """What may have been meant by a name without a colon."""
-    known = list(zoo.ZOO)
+    own = [*zoo.ZOO, *zoo.cards()]
+    known = list(own)
     with contextlib.suppress(ImportError):  # an extra
         from torchvision.models import list_models
 
         known += list_models()
     near = [name] if name in known else difflib.get_close_matches(name, known, 2, 0.75)
-    meant = " or ".join(entry if entry in zoo.ZOO else f"torchvision:{entry}" for entry in near)
+    meant = " or ".join(entry if entry in own else f"torchvision:{entry}" for entry in near)
     return ModelError(
         f"{name!r} is neither a built-in network, a file nor package.module:factory",
         fix=f"did you mean {meant}?"

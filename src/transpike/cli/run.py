@@ -29,7 +29,20 @@ def run(
     images: Annotated[
         str | None, typer.Option(help="Test images: all, fixed or a number (default: as the recipe says).")
     ] = None,
+    networks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network",
+            metavar="NAME=FILE",
+            help="Take a checkpoint, or a trained network (`transpike models`), for a network of the recipe or the row "
+            "labelled NAME instead of training; repeatable.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, splits and order (default: the recipe's).")] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated: make the last training of every row with each; mean and spread are shown."),
+    ] = None,
     device: DeviceName = Device.AUTO,
     compile_: Compile = False,
 ) -> None:
@@ -41,17 +54,29 @@ def run(
     * `transpike run --list`
     * `transpike run digits`
     * `transpike run cos-cifar10 --only resnet20 --epochs 30 --data DIR`
+    * `transpike run cos-cifar10 --only resnet20-qcfs --network resnet20-qcfs=qcfs.safetensors --data DIR`
+    * `transpike run cifar10-resnet20-qcfs --seeds 1,2,3 --data DIR`
     """
+    from transpike.cli.words import parse_given, parse_numbers
     from transpike.cli.work import check_output, device_of
-    from transpike.experiments.recipe import find_recipe, recipes, resize, select_rows
+    from transpike.experiments.change_recipe import repeat, resize, select_rows
+    from transpike.experiments.recipe import find_recipe, recipes
     from transpike.experiments.runner import run_recipe
-    from transpike.report import LATENCY_CAPTION, plot_accuracy, recipes_table, record_table, report_table
+    from transpike.report import (
+        LATENCY_CAPTION,
+        plot_accuracy,
+        recipes_table,
+        record_offsets_table,
+        record_table,
+        report_table,
+    )
 
     if list_ or recipe is None:
         out.print(recipes_table({name: entry.about for name, entry in recipes().items()}))
         return
     plan = resize(find_recipe(recipe), epochs=epochs, images=images, seed=seed)
     plan = plan if only is None else select_rows(plan, only)
+    plan = plan if seeds is None else repeat(plan, parse_numbers(seeds, "--seeds"))
     folder = output or Path("runs") / plan.name
     check_output(folder / "result.json")
     outcome = run_recipe(
@@ -59,14 +84,18 @@ def run(
         folder,
         data_root=data,
         training_images=limit,
+        given=parse_given(networks),
         device=device_of(device),
         compile=compile_,
         progress=True,
         say=say,
     )
-    out.print(record_table(outcome))
+    if outcome.rows:
+        out.print(record_table(outcome))
+    if outcome.offsets:
+        out.print(record_offsets_table(outcome))
     if not outcome.reports:
-        say(f"written: {folder}/result.json, of rows that are only published")
+        say(f"written: {folder}/result.json" + ("" if outcome.offsets else ", of rows that are only published"))
         return
     first = next(iter(outcome.reports))
     say(f"{first}:")

@@ -30,6 +30,23 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
+def parse_given(pairs: list[str] | None) -> dict[str, str]:
+    """``["resnet20-qcfs=qcfs.safetensors"]`` to files by name; a name may hold ``=``, as labels of rows do.
+
+    Raises:
+        ConfigError: an entry without ``=``, or two of one name.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs or ():
+        name, equals, file = pair.rpartition("=")
+        if not equals or not name or not file:
+            raise ConfigError(f"{pair!r} names no file", where="--network", fix="write --network NAME=FILE")
+        if name in found:
+            raise ConfigError(f"{name!r} is given twice", where="--network", fix="leave one out")
+        found[name] = file
+    return found
+
+
 def read_activation(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> ActivationSettings:
     """The settings of an activation.
 

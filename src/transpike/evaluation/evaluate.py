@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from transpike.calibration.progress import ProgressBar
 from transpike.errors import DataError, InputError
 from transpike.evaluation.delayed_readout import delayed_readout
+from transpike.evaluation.processes import check_shared, from_first_process, rank_and_number, sum_over_processes
 from transpike.evaluation.report import Report, Row, SiteActivity
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork, converted
@@ -64,11 +65,13 @@ def evaluate(
     """Evaluates a classifier at T = 1 .. ``steps``.
 
     A prefix-consistent schedule needs one run for all T; others run again for each T in ``at``. Nothing may be chosen
-    by these numbers when they come from a test set.
+    by these numbers when they come from a test set. Where ``torch.distributed`` is initialised, the processes take the
+    batches in turn, and each returns the same report, that of all images.
 
     Args:
         snn: the converted network; moved to ``device`` and ``dtype`` if given.
-        batches: pairs ``(images [N, *], class indices [N])`` in a fixed order, for example a DataLoader.
+        batches: pairs ``(images [N, *], class indices [N])`` in a fixed order, for example a DataLoader; the same in
+            every process.
         steps: the largest T.
         schedule: how the network runs; None is the network's own.
         coding: constant current, or Poisson spikes (seeded by the number of the image).
@@ -81,7 +84,8 @@ def evaluate(
         memory_mib: MiB that one site's currents may take, as for `SpikingNetwork`.
         cache: a JSON file; an unfinished run with the same network, settings and data goes on from there, a
             finished one is read, after all images and labels were compared with those it was made of. A used-up
-            iterator cannot be compared first: its run is made again.
+            iterator cannot be compared first: its run is made again. Of several processes the first one reads and
+            writes it, when all are finished.
         progress: show a progress bar.
 
     Raises:
@@ -106,19 +110,24 @@ def evaluate(
                 where=f"site {site.name}",
                 fix="evaluate with potentials per layer, channel or neuron; call the network itself for one batch",
             )
+    check_shared(batches)
     key = "" if cache is None else _key(snn, schedule, coding, rows, readout_delay)
     state = _Progress(0, 0, [0, 0], [0] * len(rows), [0] * len(rows), {}, 0.0, "")
     state.events = {site.name: [0.0] * len(rows) for site in snn.sites}
-    stored = read_cache(cache, key)
+    shared = rank_and_number()[1] > 1
+    stored = from_first_process(read_cache(cache, key))
+    if stored is not None and "unfinished" in stored and shared:
+        stored = None  # counts of one process, which would be summed once per process
     if stored is not None and "unfinished" in stored:
         state = _Progress(**stored["unfinished"])
     elif stored is not None and not isinstance(batches, Iterator) and digest_batches(batches) == stored["data"]:
         return Report.from_json(stored["report"])
     timings = [snn.timing(t, schedule) for t in rows]
     counter = _Counter(snn, schedule, coding, rows, timings, readout_delay, chunk, memory_mib, state)
-    counted = _count(counter, batches, cache, key, progress)
+    counted = _summed(_count(counter, batches, cache, key, progress), reference_tensor(snn).device)
     report = _report(snn, counted, schedule, rows, timings, readout_delay)
-    write_cache(cache, key, {"data": counted.data, "report": report.to_json()})
+    if rank_and_number()[0] == 0:
+        write_cache(cache, key, {"data": counted.data, "report": report.to_json()})
     return report
 
 
@@ -145,6 +154,8 @@ def _count(counter: _Counter, batches: Iterable[Any], cache: Path | None, key: s
     size = len(batches) if isinstance(batches, Sized) else None
     saved = time.monotonic()
     data, seen = "", 0
+    rank, processes = rank_and_number()
+    images_seen = state.images
     with torch.no_grad(), ProgressBar("evaluating", size, progress) as bar:
         for index, batch in enumerate(batches):
             images, labels = _pair(batch, index)
@@ -152,9 +163,11 @@ def _count(counter: _Counter, batches: Iterable[Any], cache: Path | None, key: s
             if seen == state.batches and data != state.data:
                 raise _other_data(cache)
             if seen > state.batches:
-                counter.add(images, labels)
+                if index % processes == rank:
+                    counter.add(images, labels, images_seen)
+                images_seen += len(labels)
                 state.batches, state.data = seen, data
-                if cache is not None and time.monotonic() - saved > _SAVE_EVERY:
+                if cache is not None and processes == 1 and time.monotonic() - saved > _SAVE_EVERY:
                     write_cache(cache, key, {"unfinished": asdict(state)})
                     saved = time.monotonic()
             bar.advance()
@@ -163,6 +176,24 @@ def _count(counter: _Counter, batches: Iterable[Any], cache: Path | None, key: s
     if seen < state.batches:
         raise _other_data(cache)
     return state
+
+
+def _summed(state: _Progress, device: torch.device) -> _Progress:
+    """The counts, and seconds, of all processes together."""
+    parts: list[Sequence[float]] = [state.ann, state.hits1, state.hits5, *state.events.values()]
+    flat = sum_over_processes([state.images, state.seconds, *(value for part in parts for value in part)], device)
+    images, seconds, *rest = flat
+    sums = iter(rest)
+    ann, hits1, hits5, *events = ([next(sums) for _ in part] for part in parts)
+    return replace(
+        state,
+        images=round(images),
+        ann=list(map(round, ann)),
+        hits1=list(map(round, hits1)),
+        hits5=list(map(round, hits5)),
+        events=dict(zip(state.events, events, strict=True)),
+        seconds=seconds,
+    )
 
 
 def _other_data(cache: Path | None) -> DataError:
@@ -185,8 +216,8 @@ class _Counter:
     memory_mib: int
     state: _Progress
 
-    def add(self, images: Tensor, labels: Tensor) -> None:
-        """Counts one batch."""
+    def add(self, images: Tensor, labels: Tensor, first: int) -> None:
+        """Counts one batch, whose first image has the number ``first`` among all."""
         reference = reference_tensor(self.snn)
         images = images.to(reference.device, reference.dtype)
         labels = labels.to(reference.device)
@@ -207,7 +238,7 @@ class _Counter:
         began = time.perf_counter()
         for length in [self.rows[-1]] if self.schedule.prefix_consistent else self.rows:
             wanted = [(i, t) for i, t in enumerate(self.rows) if self.schedule.prefix_consistent or t == length]
-            answer = delayed_readout(self._run(images, length, [i for i, _ in wanted]), self.readout_delay)
+            answer = delayed_readout(self._run(images, length, [i for i, _ in wanted], first), self.readout_delay)
             for index, t in wanted:
                 top1, top5 = _hits(answer[t - 1], labels)
                 self.state.hits1[index] += int(top1)
@@ -215,11 +246,11 @@ class _Counter:
         self.state.seconds += time.perf_counter() - began
         self.state.images += images.shape[0]
 
-    def _run(self, images: Tensor, length: int, rows: list[int]) -> Tensor:
+    def _run(self, images: Tensor, length: int, rows: list[int], first: int) -> Tensor:
         """The answers after every step; counts the spikes sent for those of some rows."""
         sent = SentSpikes([self.timings[index] for index in rows])
         answer: Tensor = self.snn(
-            self.coding.encode(images, seed=self.state.images),
+            self.coding.encode(images, seed=first),
             steps=length,
             schedule=self.schedule,
             chunk=self.chunk,

@@ -58,7 +58,8 @@ class Report:
         ann_top5: the same for the five largest outputs.
         rows: one per number of steps, ascending.
         sites: activity per site in the longest run.
-        seconds: wall time of running the spiking network and counting its spikes (ANN and data loading not counted).
+        seconds: wall time of running the spiking network and counting its spikes (ANN and data loading not counted); of
+            several processes the sum.
         schedule: how the network ran.
         dtype: floating type.
         device: where it ran.

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transpike.conversion.methods import METHODS, Method
 from transpike.evaluation.report import Report
 from transpike.experiments.recipe import Recipe, RecipeRow, Run, method_runs
-from transpike.experiments.record import RowResult, check_record_path, read_record
-from transpike.experiments.runner import Runner, make_record
+from transpike.experiments.record import RowResult, check_record_path, make_record, read_record
+from transpike.experiments.runner import Runner
 from transpike.graph.unwrap import unwrapped
 from transpike.network.spiking import SpikingNetwork, converted
 from transpike.schedules import Latency, Schedule

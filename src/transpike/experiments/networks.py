@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ def make_networks(
     calibration: Sequence[Tensor],
     folder: Path,
     *,
+    given: Mapping[str, nn.Module] = MappingProxyType({}),
     device: str = "auto",
     compile: bool = False,
     progress: bool = False,
@@ -49,6 +51,7 @@ def make_networks(
         data: the data set.
         calibration: images that set the first thresholds of trained activations.
         folder: for ``NAME.safetensors`` and, after every epoch, ``NAME.ckpt``.
+        given: networks that need no training, by name.
         device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
         compile: train under ``torch.compile``.
         progress: show progress bars.
@@ -58,7 +61,7 @@ def make_networks(
         RecipeError: weights are missing, or the folder holds a network of other settings, weights or data.
         TrainingError: training diverged.
     """
-    networks: dict[str, nn.Module] = {}
+    networks = dict(given)
     trained: list[Training] = []
     if recipe.weights is not None:
         networks[PRETRAINED] = fresh_network(recipe.network, data, recipe.seed).eval()
@@ -67,8 +70,9 @@ def make_networks(
     if recipe.preparation is not Preparation.STANDARD:  # the images are those without augmentation
         images = digest(images, recipe.preparation)
     for training in recipe.trainings:
+        seed = recipe.seed if training.seed is None else training.seed
         if training.start is None:
-            start = fresh_network(training.network or recipe.network, data, recipe.seed)
+            start = fresh_network(training.network or recipe.network, data, seed)
         else:
             start = networks[training.start]
         networks[training.name] = train_network(
@@ -77,7 +81,7 @@ def make_networks(
             data,
             calibration,
             folder,
-            seed=recipe.seed,
+            seed=seed,
             images=images,
             device=device,
             compile=compile,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from transpike.activations import ACTIVATIONS, ActivationSettings, ThetaPercenti
 from transpike.conversion.config import read_conversion, read_part
 from transpike.conversion.methods import Method
 from transpike.data import Preparation
-from transpike.data.contract import check_images_word
 from transpike.errors import ConfigError, RecipeError
 from transpike.evaluation.evaluate import rows_for
+from transpike.experiments.offset_rows import OffsetRow, read_offset_row
 from transpike.rules import Conversion
 from transpike.schedules import Schedule
 from transpike.serialization.fields import ADDED, check_count, check_fields
@@ -41,6 +40,7 @@ class Training:
         weight_decay: see `transpike.fit`.
         fallback_rate: the learning rate of a second try, where the first diverges or is still at chance after ten
             epochs; None makes no second try.
+        seed: of order, augmentation and fresh weights; None is the recipe's.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Training:
     network: str | None = field(default=None, metadata=ADDED)
     weight_decay: float = field(default=5e-4, metadata=ADDED)
     fallback_rate: float | None = field(default=None, metadata=ADDED)
+    seed: int | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -64,6 +65,8 @@ class Training:
             raise ValueError(f"weight_decay of {self.name!r} must not be negative, got {self.weight_decay}")
         if self.fallback_rate is not None and not 0 < self.fallback_rate < math.inf:
             raise ValueError(f"fallback_rate of {self.name!r} must be positive, got {self.fallback_rate}")
+        if self.seed is not None:
+            check_count(f"seed of {self.name!r}", self.seed, 0)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class RecipeRow:
         published: published accuracies in percent by T.
         published_in: where.
         published_ann: the published accuracy of the source network in percent, or None.
+        repeats: networks that are measured besides, such as those of other seeds.
     """
 
     label: str
@@ -109,6 +113,7 @@ class RecipeRow:
     published: Mapping[int, float] = field(default_factory=dict)
     published_in: str = ""
     published_ann: float | None = None
+    repeats: tuple[str, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         if self.calibration_views < 0:
@@ -137,6 +142,8 @@ class Recipe:
         trainings: networks to train, in order.
         rows: what is converted and evaluated.
         preparation: normalisation and augmentation of the CIFAR sets.
+        given: names of networks that a run is given, see `transpike.experiments.given`.
+        offsets: rows about offset spikes.
     """
 
     name: str
@@ -149,12 +156,14 @@ class Recipe:
     trainings: tuple[Training, ...]
     rows: tuple[RecipeRow, ...]
     preparation: Preparation = Preparation.STANDARD
+    given: tuple[str, ...] = field(default=(), metadata=ADDED)
+    offsets: tuple[OffsetRow, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "preparation", Preparation(self.preparation))
         if self.preparation is not Preparation.STANDARD and not self.data.startswith("cifar"):
             raise ValueError(f"preparation is for the CIFAR sets, not for {self.data!r}; leave it out")
-        known = {PRETRAINED} if self.weights else set()
+        known = {*self.given, *([PRETRAINED] if self.weights else [])}
         for training in self.trainings:
             if training.start is not None and training.start not in known:
                 raise ValueError(f"{training.name!r} starts from {training.start!r}, which is not trained before it")
@@ -163,59 +172,15 @@ class Recipe:
         if len(set(names)) < len(names):
             raise ValueError(f"two trainings have the same name: {names}")
         for row in self.rows:
-            if row.runs and row.network not in known:
-                raise ValueError(f"row {row.label!r} names the network {row.network!r}; there is {sorted(known)}")
-        labels = [row.label for row in self.rows]
+            for network in (row.network, *row.repeats) if row.runs else ():
+                if network not in known:
+                    raise ValueError(f"row {row.label!r} names the network {network!r}; there is {sorted(known)}")
+        for offset in self.offsets:
+            if offset.network not in known:
+                raise ValueError(f"row {offset.label!r} names the network {offset.network!r}; there is {sorted(known)}")
+        labels = [row.label for row in self.rows] + [row.label for row in self.offsets]
         if len(set(labels)) < len(labels):
             raise ValueError(f"two rows have the same label: {labels}")
-
-
-def select_rows(recipe: Recipe, pattern: str) -> Recipe:
-    """A recipe with some of its rows, and the trainings that these need.
-
-    Args:
-        recipe: the whole.
-        pattern: what a row's label or the name of its network must contain, in any case; ``*`` stands for anything.
-
-    Raises:
-        RecipeError: there is no such row.
-    """
-    wanted = f"*{pattern.casefold()}*"
-    rows = [row for row in recipe.rows if any(fnmatch(word.casefold(), wanted) for word in (row.label, row.network))]
-    if not rows:
-        labels = ", ".join(row.label for row in recipe.rows)
-        raise RecipeError(
-            f"no row has {pattern!r} in its label or its network", where=recipe.name, fix=f"rows: {labels}"
-        )
-    needed = {row.network for row in rows}
-    for training in reversed(recipe.trainings):
-        if training.name in needed and training.start is not None:
-            needed.add(training.start)
-    trainings = tuple(training for training in recipe.trainings if training.name in needed)
-    return replace(recipe, rows=tuple(rows), trainings=trainings)
-
-
-def resize(recipe: Recipe, *, epochs: int | None = None, images: str | None = None, seed: int | None = None) -> Recipe:
-    """A recipe at another size, for a first try or where time is short.
-
-    Args:
-        recipe: as published.
-        epochs: of every training; None leaves them.
-        images: test images of every row, see `transpike.data.test_images`; None leaves them.
-        seed: of weights, splits and order; None leaves it.
-
-    Raises:
-        ValueError, DataError: a number or a word is refused.
-    """
-    trainings, rows = recipe.trainings, recipe.rows
-    if epochs is not None:
-        check_count("epochs", epochs)
-        trainings = tuple(replace(training, epochs=epochs) for training in trainings)
-    if images is not None:
-        check_images_word(images)
-        rows = tuple(replace(row, images=images) for row in rows)
-    chosen = recipe.seed if seed is None else check_count("seed", seed, 0)
-    return replace(recipe, trainings=trainings, rows=rows, seed=chosen)
 
 
 def method_runs(method: Method, at: Sequence[int]) -> tuple[Run, ...]:
@@ -259,7 +224,8 @@ def parse_recipe(text: str, name: str) -> Recipe:
     ``steps``, the largest T (left out: the recipe's ``at`` or ``steps``). Where a setting of the conversion is
     ``"each"``, there is one conversion for every T in ``at``, with T in its place. ``schedule`` runs the converted
     network otherwise than it was converted for. ``published`` has ``source``, ``top1``, accuracies by T, and ``ann``,
-    that of the source network. A row without ``network`` is only published.
+    that of the source network. A row without ``network`` is only published. Tables ``[[offsets]]`` have the fields of
+    `OffsetRow`, and ``published`` those of `PublishedOffsets`.
 
     Raises:
         RecipeError: it is no TOML, a field is missing or unknown, or a value is refused.
@@ -272,7 +238,9 @@ def parse_recipe(text: str, name: str) -> Recipe:
         rows = tuple(_row(entry, at, steps) for entry in raw.pop("row"))
         if not rows:
             raise ValueError("there is no row")
-        return Recipe(name=name, weights=raw.pop("weights", None), trainings=trainings, rows=rows, **raw)
+        offsets = tuple(read_offset_row(entry) for entry in raw.pop("offsets", []))
+        weights = raw.pop("weights", None)
+        return Recipe(name=name, weights=weights, trainings=trainings, rows=rows, offsets=offsets, **raw)
     except ConfigError as error:
         raise RecipeError(
             f"the recipe is malformed: {error.what}", where=f"{name}, {error.where}", fix=error.fix

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from transpike.data import Preparation
 from transpike.errors import DataError
 from transpike.evaluation.report import REPORT_KINDS, Report
-from transpike.experiments.recipe import Training
+from transpike.experiments.offset_rows import OFFSET_KINDS, OffsetResult
+from transpike.experiments.recipe import Recipe, Training
 from transpike.rules import Conversion
 from transpike.schedules import Schedule
-from transpike.serialization.environment import Environment
+from transpike.serialization.digest import digest
+from transpike.serialization.environment import Environment, environment
 from transpike.serialization.fields import ADDED
 from transpike.serialization.json_records import from_json
 from transpike.storage.checkpoint import record_kinds
@@ -45,6 +48,43 @@ class RunResult:
 
 
 @dataclass(frozen=True)
+class Repeat:
+    """The same row with another network.
+
+    Attributes:
+        network: which.
+        runs: in the order of the recipe.
+    """
+
+    network: str
+    runs: tuple[RunResult, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """One number, measured several times.
+
+    Attributes:
+        values: all of them; the first is that of the row's own network.
+    """
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """Their standard deviation, with n - 1 below; 0 for a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} ± {self.deviation:.2f}" if len(self.values) > 1 else f"{self.mean:.2f}"
+
+
+@dataclass(frozen=True)
 class RowResult:
     """One row of the table.
 
@@ -57,6 +97,7 @@ class RowResult:
         published_in: where.
         refused: why the conversion does not fit the network, in one line, else empty.
         published_ann: the published accuracy of the source network in percent, or None.
+        repeats: the same of other networks, such as those of other seeds.
     """
 
     label: str
@@ -67,19 +108,32 @@ class RowResult:
     published_in: str
     refused: str = ""
     published_ann: float | None = field(default=None, metadata=ADDED)
+    repeats: tuple[Repeat, ...] = field(default=(), metadata=ADDED)
 
     def __post_init__(self) -> None:  # JSON has no numbers as keys
         object.__setattr__(self, "published", {int(t): float(value) for t, value in self.published.items()})
 
     @property
+    def top1(self) -> dict[int, Spread]:
+        """Top-1 accuracy in percent by T, of the row's network and of its repeats."""
+        networks = [self.runs, *(each.runs for each in self.repeats)]
+        found = [{row.steps: row.top1 for run in runs for row in run.report.rows} for runs in networks]
+        return {t: Spread(tuple(each[t] for each in found)) for t in found[0] if all(t in each for each in found)}
+
+    @property
+    def ann(self) -> Spread:
+        """Accuracy of the source networks in percent."""
+        return Spread(tuple(runs[0].ann_top1 for runs in (self.runs, *(each.runs for each in self.repeats))))
+
+    @property
     def differences(self) -> dict[int, float]:
-        """Ours less the published accuracy, in points, at every T that has both."""
-        ours = {row.steps: row.top1 for run in self.runs for row in run.report.rows}
-        return {t: ours[t] - value for t, value in self.published.items() if t in ours}
+        """Ours, the mean where there are repeats, less the published accuracy, in points, at every T that has both."""
+        ours = self.top1
+        return {t: ours[t].mean - value for t, value in self.published.items() if t in ours}
 
     @property
     def report(self) -> Report:
-        """All runs as one report, with the activity of sites in the last of them."""
+        """All runs of the row's own network as one report, with the activity of sites in the last of them."""
         reports = [run.report for run in self.runs]
         rows = sorted((row for report in reports for row in report.rows), key=lambda row: row.steps)
         return replace(
@@ -89,6 +143,21 @@ class RowResult:
             seconds=sum(report.seconds for report in reports),
             schedule=", ".join(dict.fromkeys(report.schedule for report in reports)),
         )
+
+
+@dataclass(frozen=True)
+class GivenNetwork:
+    """A network that a run was given in place of a training.
+
+    Attributes:
+        name: the network of the recipe, or the label of a row, that it stands for.
+        source: its file, or its name in the zoo.
+        digest: of its structure and weights.
+    """
+
+    name: str
+    source: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -110,6 +179,8 @@ class Record:
         digest: of all settings, networks and data.
         preparation: normalisation and augmentation of the CIFAR sets.
         training_images: how many training images there were at most, or None for all.
+        given: networks that were given, and not trained by this run.
+        offsets: rows about offset spikes.
     """
 
     name: str
@@ -126,6 +197,8 @@ class Record:
     digest: str
     preparation: Preparation = field(default=Preparation.STANDARD, metadata=ADDED)
     training_images: int | None = field(default=None, metadata=ADDED)
+    given: tuple[GivenNetwork, ...] = field(default=(), metadata=ADDED)
+    offsets: tuple[OffsetResult, ...] = field(default=(), metadata=ADDED)
 
     @property
     def reports(self) -> dict[str, Report]:
@@ -138,10 +211,39 @@ class Record:
         return {row.label: row.published for row in self.rows if row.published}
 
 
+def make_record(
+    recipe: Recipe,
+    rows: Sequence[RowResult],
+    *,
+    finished: bool,
+    training_images: int | None = None,
+    given: Sequence[GivenNetwork] = (),
+) -> Record:
+    """The record of rows that are measured."""
+    runs = [run for row in rows for runs in (row.runs, *(each.runs for each in row.repeats)) for run in runs]
+    return Record(
+        name=recipe.name,
+        about=recipe.about,
+        network=recipe.network,
+        data=recipe.data,
+        seed=recipe.seed,
+        calibration_images=recipe.calibration_images,
+        weights=recipe.weights,
+        trainings=recipe.trainings,
+        rows=tuple(rows),
+        finished=finished,
+        environment=max((run.environment for run in runs), key=lambda found: found.date, default=environment()),
+        digest=digest(recipe, [run.digest for run in runs]),
+        preparation=recipe.preparation,
+        training_images=training_images,
+        given=tuple(given),
+    )
+
+
 def result_kinds() -> dict[str, type]:
     """All records that a `Record` may hold, by name."""
-    own = (Record, RowResult, RunResult, Training, Environment)
-    return {**record_kinds(), **REPORT_KINDS, **{cls.__name__: cls for cls in own}}
+    own = (Record, RowResult, Repeat, RunResult, GivenNetwork, Training, Environment)
+    return {**record_kinds(), **REPORT_KINDS, **OFFSET_KINDS, **{cls.__name__: cls for cls in own}}
 
 
 def read_record(path: Path) -> Record:

@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from transpike.conversion.convert import convert
+from transpike.conversion.tailor import tailoring
 from transpike.data import Data, augmented_views, load_data, loader, random_subset, test_images
 from transpike.errors import CalibrationError, ConversionError, reason
 from transpike.evaluation.evaluate import COUNTING_VERSION, evaluate
+from transpike.experiments.given import take_given
 from transpike.experiments.networks import make_networks
+from transpike.experiments.offset_rows import OffsetResult, OffsetRow, count_offsets
 from transpike.experiments.recipe import Recipe, RecipeRow, Run
-from transpike.experiments.record import Record, RowResult, RunResult, check_record_path, result_kinds
+from transpike.experiments.record import (
+    Record,
+    Repeat,
+    RowResult,
+    RunResult,
+    check_record_path,
+    make_record,
+    result_kinds,
+)
 from transpike.graph.capture import evaluation_mode
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork
+from transpike.rules import Conversion, Percentile
 from transpike.serialization.cache import read_cache, write_cache
 from transpike.serialization.digest import digest, digest_batches, digest_file
 from transpike.serialization.environment import environment, library_version
 from transpike.serialization.fields import check_count
 from transpike.serialization.json_records import from_json, to_json, write_json
+from transpike.serialization.model_info import InputSpec, model_info
 from transpike.storage import checkpoint
 from transpike.training import torch_device
 
@@ -37,6 +51,7 @@ def run_recipe(
     *,
     data_root: Path | None = None,
     training_images: int | None = None,
+    given: Mapping[str, str | Path] = MappingProxyType({}),
     device: str = "auto",
     compile: bool = False,
     progress: bool = False,
@@ -54,6 +69,8 @@ def run_recipe(
         data_root: folder with the data sets; None reads TRANSPIKE_DATA.
         training_images: how many images to train and to calibrate with at most, drawn by the recipe's seed, and as many
             to validate with; None takes all.
+        given: networks that are read and not trained, by the network or row that they stand for, see `take_given`; each
+            sees images with the normalisation of its own training.
         device: ``"auto"``, ``"cpu"`` or ``"gpu"``.
         compile: train under ``torch.compile`` (see `transpike.fit`).
         progress: show progress bars.
@@ -65,48 +82,95 @@ def run_recipe(
     """
     result = folder / "result.json"
     check_record_path(result)
-    if not any(row.runs for row in recipe.rows):
+    recipe, read, facts = take_given(recipe, given)
+    if not any(row.runs for row in recipe.rows) and not recipe.offsets:
         record = make_record(replace(recipe, trainings=()), [_published(row) for row in recipe.rows], finished=True)
         write_json(result, to_json(record))
         return record
-    data = load_data(recipe.data, data_root, seed=recipe.seed, preparation=recipe.preparation)
-    if training_images is not None:
-        data = _fewer(data, check_count("training_images", training_images), recipe.seed)
+
+    source = _Images(recipe, data_root, training_images)
+    data = source.open()
     folder.mkdir(parents=True, exist_ok=True)
-    there = len(data.calibration)  # type: ignore[arg-type]
-    count = recipe.calibration_images if training_images is None else min(recipe.calibration_images, there)
-    subset = random_subset(data.calibration, count, recipe.seed)
-    calibration = [images for images, _ in loader(subset)]
+    calibration = source.calibration(data)
     networks, trained = make_networks(
-        recipe, data, calibration, folder, device=device, compile=compile, progress=progress, say=say
+        recipe, data, calibration, folder, given=read, device=device, compile=compile, progress=progress, say=say
     )
-    bench = Runner(
-        calibration,
-        lambda images: loader(test_images(data, images)),
-        folder,
-        device=torch_device(device),
-        keep=True,
-        progress=progress,
-        say=say,
-    )
+    benches: dict[tuple[tuple[float, ...], tuple[float, ...]], Runner] = {}
+
+    def bench_of(network: nn.Module) -> Runner:
+        """Evaluates on images with the normalisation that the network was trained with."""
+        inputs = model_info(network).inputs
+        known = data.inputs if inputs is None or not inputs.mean else inputs
+        key = known.mean, known.std
+        if key not in benches:
+            own = data if key == (data.inputs.mean, data.inputs.std) else source.open(known)
+            benches[key] = Runner(
+                calibration if own is data else source.calibration(own),
+                lambda images: loader(test_images(own, images)),
+                folder,
+                device=torch_device(device),
+                keep=True,
+                progress=progress,
+                say=say,
+            )
+        return benches[key]
+
     rows: list[RowResult] = []
-    recipe = replace(recipe, trainings=trained, calibration_images=count)
-    record = make_record(recipe, rows, finished=not recipe.rows)
+    recipe = replace(recipe, trainings=trained, calibration_images=source.calibration_images(data))
+    record = make_record(recipe, rows, finished=False, training_images=training_images, given=facts)
     for index, row in enumerate(recipe.rows):
-        rows.append(bench.measure(row, networks[row.network], f"{index}") if row.runs else _published(row))
-        record = make_record(recipe, rows, finished=len(rows) == len(recipe.rows), training_images=training_images)
+        measured = [
+            bench_of(networks[name]).measure(
+                row, networks[name], f"{index}" if name == row.network else f"{index}-{name}"
+            )
+            for name in ((row.network, *row.repeats) if row.runs else ())
+        ]
+        repeats = tuple(Repeat(name, each.runs) for name, each in zip(row.repeats, measured[1:], strict=True))
+        rows.append(replace(measured[0], repeats=repeats) if measured else _published(row))
+        finished = len(rows) == len(recipe.rows) and not recipe.offsets
+        record = make_record(recipe, rows, finished=finished, training_images=training_images, given=facts)
+        write_json(result, to_json(record))
+    for wanted in recipe.offsets:
+        name = f"offsets-{len(record.offsets)}"
+        found = bench_of(networks[wanted.network]).measure_offsets(wanted, networks[wanted.network], name)
+        offsets = (*record.offsets, found)
+        made = digest(recipe, [run.digest for each in rows for run in each.runs], [each.digest for each in offsets])
+        record = replace(record, offsets=offsets, finished=len(offsets) == len(recipe.offsets), digest=made)
         write_json(result, to_json(record))
     return record
 
 
-def _fewer(data: Data, count: int, seed: int) -> Data:
-    """The data with at most so many training and validation images; the same samples with and without augmentation."""
+@dataclass(frozen=True)
+class _Images:
+    """Where the images of a recipe come from: at most ``most`` of each part but the test images."""
 
-    def drawn(part: Any) -> Any:
-        return random_subset(part, min(count, len(part)), seed)
+    recipe: Recipe
+    root: Path | None
+    most: int | None
 
-    parts = {name: drawn(getattr(data, name)) for name in ("train", "calibration", "validation")}
-    return replace(data, **parts)
+    def open(self, like: InputSpec | None = None) -> Data:
+        """The data set, prepared as the recipe says or like a network's own input."""
+        recipe, most = self.recipe, self.most
+        found = load_data(recipe.data, self.root, seed=recipe.seed, preparation=recipe.preparation, like=like)
+        if most is None:
+            return found
+        check_count("training_images", most)
+        # The same samples with and without augmentation.
+        parts = {name: getattr(found, name) for name in ("train", "calibration", "validation")}
+        drawn: dict[str, Any] = {
+            name: random_subset(part, min(most, len(part)), recipe.seed) for name, part in parts.items()
+        }
+        return replace(found, **drawn)
+
+    def calibration_images(self, data: Data) -> int:
+        """How many images conversions see."""
+        there = len(data.calibration)  # type: ignore[arg-type]
+        return self.recipe.calibration_images if self.most is None else min(self.recipe.calibration_images, there)
+
+    def calibration(self, data: Data) -> list[Tensor]:
+        """The images that conversions see, in batches."""
+        drawn = random_subset(data.calibration, self.calibration_images(data), self.recipe.seed)
+        return [images for images, _ in loader(drawn)]
 
 
 def _published(row: RecipeRow, runs: Sequence[RunResult] = (), refused: str = "") -> RowResult:
@@ -120,29 +184,6 @@ def _published(row: RecipeRow, runs: Sequence[RunResult] = (), refused: str = ""
         row.published_in,
         refused=refused,
         published_ann=row.published_ann,
-    )
-
-
-def make_record(
-    recipe: Recipe, rows: Sequence[RowResult], *, finished: bool, training_images: int | None = None
-) -> Record:
-    """The record of rows that are measured."""
-    runs = [run for row in rows for run in row.runs]
-    return Record(
-        name=recipe.name,
-        about=recipe.about,
-        network=recipe.network,
-        data=recipe.data,
-        seed=recipe.seed,
-        calibration_images=recipe.calibration_images,
-        weights=recipe.weights,
-        trainings=recipe.trainings,
-        rows=tuple(rows),
-        finished=finished,
-        environment=max((run.environment for run in runs), key=lambda found: found.date, default=environment()),
-        digest=digest(recipe, [run.digest for run in runs]),
-        preparation=recipe.preparation,
-        training_images=training_images,
     )
 
 
@@ -204,6 +245,34 @@ class Runner:
                     break
         return _published(row, runs, refused)
 
+    def measure_offsets(self, row: OffsetRow, network: nn.Module, name: str) -> OffsetResult:
+        """Counts offset spikes of a network with trained thresholds, or with those of the default rule.
+
+        Raises:
+            CalibrationError, ConversionError, ValueError, InputError, DataError: see `convert` and `count_offsets`.
+        """
+        conversion = Conversion() if tailoring(network) is not None else Conversion(Percentile())
+        with evaluation_mode(network):
+            source = self._digest(id(network), lambda: digest(network))
+            seen = self._digest(("calibration", 0), lambda: digest(list(self.calibration)))
+            tested = self._digest(("test", row.images), lambda: digest_batches(self.tests(row.images)))
+            made = digest("conversion", library_version(), source, conversion, seen)
+            key = digest("offsets", library_version(), made, tested, row.probe_steps, row.iterations, str(self.device))
+            file = self._cache(key[:16])
+            stored = _read(read_cache(file, key))
+            if isinstance(stored, OffsetResult):
+                return replace(stored, row=row)
+            here = environment()
+            self.say(f"{row.label}: offset spikes after {row.probe_steps} steps")
+            snn, _ = self._convert(network, Run(conversion, (row.probe_steps,)), self.calibration, name, made)
+            snn = snn.to(device=self.device) if self.device is not None else snn
+            batches = self.tests(row.images)
+            free, constrained = count_offsets(snn, batches, row, progress=self.progress)
+        images = sum(len(labels) for _, labels in batches)
+        found = OffsetResult(row, images, free, constrained, here, key)
+        write_cache(file, key, to_json(found))
+        return found
+
     def accuracy(self, network: nn.Module, images: str) -> float:
         """Top-1 accuracy of the source network in percent."""
         if self.device is not None:
@@ -228,8 +297,8 @@ class Runner:
         where = str(self.device or reference_tensor(network).device)
         key = digest("run", COUNTING_VERSION, library_version(), made, run.at, run.schedule, tested, where)
         file = self._cache(key[:16])
-        found = _finished(read_cache(file, key))
-        if found is not None:
+        found = _read(read_cache(file, key))
+        if isinstance(found, RunResult):
             return found
         here = environment()  # before the work, whose code is the checkout's now
         self.say(f"{row.label}, T = {', '.join(str(steps) for steps in run.at)}")
@@ -297,10 +366,9 @@ class Runner:
         return None if self.folder is None else self.folder / "cache" / f"{name}.json"
 
 
-def _finished(stored: Any | None) -> RunResult | None:
+def _read(stored: Any | None) -> Any:
     """The result of an earlier run; None where there is none, or one with parts of the user's own."""
     try:
-        found: RunResult | None = None if stored is None else from_json(stored, result_kinds())
+        return None if stored is None else from_json(stored, result_kinds())
     except ValueError:
         return None
-    return found

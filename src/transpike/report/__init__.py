@@ -23,14 +23,17 @@ from transpike.report.sweep_tables import choice_table as sweep_choice_table
 from transpike.report.sweep_tables import sweep_notes, sweep_tables
 from transpike.report.tables import (
     LATENCY_CAPTION,
+    card_table,
     inspection_table,
     learned_table,
     models_table,
     recipes_table,
+    record_offsets_table,
     record_table,
     report_table,
     schedules_table,
     sites_table,
+    trained_table,
     training_table,
 )
 
@@ -38,6 +41,7 @@ __all__ = [
     "LATENCY_CAPTION",
     "Chart",
     "bounds_table",
+    "card_table",
     "cases_table",
     "causes_table",
     "chart_figure",
@@ -68,6 +72,7 @@ __all__ = [
     "plot_slopes",
     "plot_sweep",
     "recipes_table",
+    "record_offsets_table",
     "record_table",
     "report_table",
     "running_table",
@@ -81,6 +86,7 @@ __all__ = [
     "sweep_choice_table",
     "sweep_notes",
     "sweep_tables",
+    "trained_table",
     "training_table",
     "write_page",
 ]

@@ -14,7 +14,7 @@ from transpike.evaluation.report import Report
 from transpike.experiments.record import Record
 from transpike.report.layout import plain_table, text_table
 from transpike.training import Epoch
-from transpike.zoo import ZOO
+from transpike.zoo import ZOO, ModelCard
 
 LATENCY_CAPTION = (
     "steps to the answer: T read out; claimed: as the schedule's paper counts; pipeline: from the first input, all "
@@ -61,22 +61,40 @@ def record_table(record: Record) -> Table:
     """Top-1 accuracy of the rows of a record at the same T; beneath each what was published, and the difference."""
     shown = {t for row in record.rows if row.runs for t in interesting_steps(row.report)}
     steps = sorted(shown.union(*(row.published for row in record.rows)))
-    table = plain_table("top-1 accuracy in %", "row", "images", "ANN", *(f"T={t}" for t in steps))
+    repeated = any(row.repeats for row in record.rows)
+    title = "top-1 accuracy in %" + (", mean and standard deviation over seeds" if repeated else "")
+    table = plain_table(title, "row", "images", "ANN", *(f"T={t}" for t in steps))
     for row in record.rows:
         name = row.label
         if row.runs:
-            report = row.report
-            at = {each.steps: f"{each.top1:.2f}" for each in report.rows}
-            table.add_row(name, f"{report.images:,}", f"{report.ann_top1:.2f}", *(at.get(t, "-") for t in steps))
+            at = {t: str(found) for t, found in row.top1.items()}
+            table.add_row(name, f"{row.report.images:,}", str(row.ann), *(at.get(t, "-") for t in steps))
             name = ""
         if row.published:
             ann = "-" if row.published_ann is None else f"{row.published_ann:.2f}"
             cells = [f"{row.published[t]:.2f}" if t in row.published else "-" for t in steps]
             table.add_row(f"{name}  published" if name else "  published", "", ann, *cells)
         if row.differences:
-            ann = "" if row.published_ann is None else f"{row.report.ann_top1 - row.published_ann:+.2f}"
+            ann = "" if row.published_ann is None else f"{row.ann.mean - row.published_ann:+.2f}"
             found = row.differences
             table.add_row("  difference", "", ann, *(f"{found[t]:+.2f}" if t in found else "" for t in steps))
+    return table
+
+
+def record_offsets_table(record: Record) -> Table:
+    """Offset spikes of the rows of a record at the output layer: ratio in % / mean square, and what was published."""
+    labels = list(dict.fromkeys(label for found in record.offsets for label in found.free))
+    title = "neurons of the last layer without offset in % / mean squared offset"
+    table = plain_table(title, "row", "images", *labels)
+    for found in record.offsets:
+        last = {label: offsets.sites[-1] for label, offsets in found.free.items()}
+        cells = [f"{100 * last[name].exact:.2f} / {last[name].mse:.3f}" if name in last else "-" for name in labels]
+        table.add_row(found.row.label, f"{found.images:,}", *cells)
+        ratio, mse = found.row.published.ratio, found.row.published.mse
+        if ratio or mse:
+            shown = [(ratio.get(name), mse.get(name)) for name in labels]
+            cells = [" / ".join(["-" if a is None else f"{a:.2f}", "-" if b is None else f"{b:.3f}"]) for a, b in shown]
+            table.add_row("  published", "", *cells)
     return table
 
 
@@ -137,6 +155,47 @@ def models_table() -> Table:
     table = text_table("built-in networks", "name", "input", "data", "about")
     for name, entry in ZOO.items():
         table.add_row(name, "x".join(map(str, entry.inputs.shape)), entry.inputs.dataset, entry.about)
+    return table
+
+
+def trained_table(cards: Mapping[str, ModelCard]) -> Table:
+    """The trained networks: accuracy of the ANN, and of the first schedule of each at the same T."""
+    steps = sorted({t for card in cards.values() for found in card.schedules[:1] for t in found.top1})
+    table = plain_table("trained networks, top-1 accuracy in %", "name", "data", "ANN", *(f"T={t}" for t in steps))
+    for name, card in cards.items():
+        top1 = card.schedules[0].top1 if card.schedules else {}
+        cells = [f"{top1[t]:.2f}" if t in top1 else "-" for t in steps]
+        table.add_row(name, card.dataset, f"{card.ann_top1:.2f}", *cells)
+    return table
+
+
+def card_table(card: ModelCard) -> Table:
+    """All that a card says, line by line."""
+    training = card.training
+    table = text_table(card.name, "", "")
+    lines = {
+        "network": card.network,
+        "activation": str(card.activation or "ReLU"),
+        "data": card.dataset,
+        "mean": ", ".join(f"{value:.4f}" for value in card.mean),
+        "std": ", ".join(f"{value:.4f}" for value in card.std),
+        "training": training.about,
+        "went on from": training.start or "fresh weights",
+        "epochs": str(training.epochs),
+        "learning rate": f"{training.learning_rate:g}",
+        "weight decay": f"{training.weight_decay:g}",
+        "batch size": str(training.batch_size),
+        "training images": f"{training.training_images:,}",
+        "seed": str(training.seed),
+        f"ANN, {card.test_images:,} test images": f"{card.ann_top1:.2f} %",
+    }
+    for found in card.schedules:
+        lines[found.schedule] = ", ".join(
+            f"T = {t}: {value:.2f} % [{found.pipeline_steps[t]}]" for t, value in found.top1.items()
+        )
+    for name, value in {**lines, "record": card.record, "licence": card.licence, "SHA-256": card.sha256}.items():
+        table.add_row(name, value)
+    table.caption = "in brackets the pipeline steps" if card.schedules else None
     return table
 
 

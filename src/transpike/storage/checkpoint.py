@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from transpike import zoo
+from transpike import architectures
 from transpike.conversion.convert import restore
 from transpike.conversion.tailor import apply_activation, tailoring
 from transpike.errors import CheckpointError, MissingExtraError, TranspikeError
@@ -204,7 +204,7 @@ def _base_model(contents: Contents, tensors: Mapping[str, Tensor], model: ModelF
         )
     try:
         with limited_by(tensors, source.options):
-            return zoo.build_untrained(source.name, source.options)
+            return architectures.build_untrained(source.name, source.options)
     except MissingExtraError:
         raise
     except CheckpointError as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from torch.utils.data import DataLoader, Dataset, Sampler, SequentialSampler, Subset
 
 from transpike.activations import TrainedActivation
 from transpike.data import Data
@@ -22,6 +22,7 @@ from transpike.graph.unwrap import unwrapped
 from transpike.serialization.digest import digest, digest_batches
 from transpike.serialization.fields import check_count, fitted
 from transpike.serialization.json_records import check_writable
+from transpike.training.sharing import OwnBatches
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ def fit(
     """Trains ``network`` in place with cross-entropy; the defaults are the papers' settings.
 
     The learning rate falls to zero along a cosine, epoch by epoch. The weights of the last epoch are kept: no epoch is
-    selected, and the test set is not touched.
+    selected, and the test set is not touched. Processes that ``torchrun`` started share every batch, with gradients as
+    of one process but for BatchNorm, which sees the samples of its own; each must call this.
 
     Args:
         network: a classifier with logits ``[N, classes]``.
@@ -116,7 +118,7 @@ def fit(
         spike_penalty: how much the expected share of synaptic operations adds to the loss
             (`transpike.training.spike_cost`): fewer spikes make the spiking network faster. Start with 3; more may cost
             accuracy, first at T = 1 and 2.
-        batch_size: samples per step; a last, smaller batch is used too.
+        batch_size: samples per step, of all processes together; a last, smaller batch is used too.
         seed: of order and augmentation.
         checkpoint: a file written after every epoch, without pickle; if it is there, training goes on from it, or
             a finished one is read, if it began with these settings, weights, activations and data. With ``workers=0``
@@ -189,10 +191,11 @@ def make_loaders(data: Data, batch_size: int, seed: int, workers: int) -> tuple[
     """Loaders of the training part, in an order that depends on seed and epoch, and of the validation part."""
     # Generators of their own: a loader draws a seed when it starts, which must not shift the order of dropout.
     own = [torch.Generator().manual_seed(seed) for _ in range(2)]
-    order = EpochShuffle(_size(data.train), seed)
+    train = OwnBatches(EpochShuffle(_size(data.train), seed), batch_size)
+    validation = OwnBatches(SequentialSampler(range(_size(data.validation))), 500, fill=False)
     return (
-        DataLoader(data.train, batch_size, sampler=order, num_workers=workers, generator=own[0]),
-        DataLoader(data.validation, 500, num_workers=workers, generator=own[1]),
+        DataLoader(data.train, batch_sampler=train, num_workers=workers, generator=own[0]),
+        DataLoader(data.validation, batch_sampler=validation, num_workers=workers, generator=own[1]),
     )
 
 

@@ -50,6 +50,7 @@ def fit_snn(
     checkpoint: Path | None = None,
     workers: int = 0,
     device: str = "auto",
+    precision: str = "32-true",
     progress: bool = False,
     on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
 ) -> list[Epoch]:
@@ -59,7 +60,7 @@ def fit_snn(
     epoch by epoch. Where a neuron fires, the backward pass takes the derivative ``surrogate`` of its `IF`. BatchNorm
     that the conversion folded is part of the weights; where it stayed, its statistics are frozen. Thresholds stay above
     a hundredth of what they were. The epoch with the best validation accuracy at T is kept, the last of equal ones; the
-    test set is not touched.
+    test set is not touched. Processes that ``torchrun`` started share every batch; each must call this.
 
     Args:
         snn: a converted network of `IF` neurons whose schedule is `Plain`, best from a QCFS or SlipReLU network.
@@ -82,6 +83,8 @@ def fit_snn(
         checkpoint: as in `transpike.fit`: a killed training goes on from it, to the same weights.
         workers: processes that load data.
         device: a Lightning accelerator, ``"auto"``, ``"cpu"`` or ``"gpu"``.
+        precision: a Lightning precision; ``"bf16-mixed"`` multiplies in bfloat16 and keeps weights, thresholds and
+            membrane potentials in float32.
         progress: show a progress bar.
         on_epoch: called after every epoch with what it brought and the network, which must not be changed.
 
@@ -104,7 +107,7 @@ def fit_snn(
         "spike_penalty": spike_penalty,
         "batch_size": batch_size,
         "seed": seed,
-        "precision": "32-true",
+        "precision": precision,
         "steps": check_count("steps", steps, most=MOST_STEPS),
         "loss": str(loss),
         "micro_batch": check_count("micro_batch", batch_size if micro_batch is None else micro_batch),

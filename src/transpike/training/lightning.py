@@ -25,6 +25,7 @@ from transpike.calibration.progress import ProgressBar
 from transpike.errors import CheckpointError, DivergedError, TrainingError
 from transpike.serialization.container import pack, read_container, unpack, write_container
 from transpike.training.fit import Epoch, parameter_groups
+from transpike.training.sharing import own_share, trainer_processes
 from transpike.training.spike_cost import SpikeCost
 
 
@@ -60,6 +61,7 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
         self.operations = MeanMetric()
         self.network = network
         self.settings = settings
+        self.samples = 0  # of an epoch
         self.history: list[list[float]] = []
         self.loss = MeanMetric()
         self.train_hits = MulticlassAccuracy(classes, average="micro")
@@ -109,13 +111,20 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
         step = self.learn(images, labels)
         if not bool(torch.isfinite(step.loss)):
             raise self.diverged(f"the loss became {step.loss.item()}", index)
-        self.loss.update(step.loss.detach())
-        self.train_hits.update(step.logits.detach(), labels)
+        factor, share = self.own_share(index)
+        self.loss.update(step.loss.detach(), share)
+        if share:
+            self.train_hits.update(step.logits.detach(), labels)
         if step.operations is None:
-            return step.loss
-        self.operations.update(step.operations.detach())
+            return factor * step.loss
+        self.operations.update(step.operations.detach(), share)
         penalty: float = self.settings["spike_penalty"]
-        return step.loss + penalty * step.operations
+        return factor * (step.loss + penalty * step.operations)
+
+    def own_share(self, index: int) -> tuple[float, float]:
+        """See `transpike.training.sharing.own_share`."""
+        size: int = self.settings["batch_size"]
+        return own_share(index, self.samples, size, self.settings.get("micro_batch", size))
 
     def diverged(self, what: str, index: int) -> DivergedError:
         """The error of a training that lost its way in a step."""
@@ -175,7 +184,7 @@ class _Classifier(Task):
             module.begin_batch(index)
         loss = super().training_step(batch, index)
         objectives = [module.objective for module in self.trained if module.objective is not None]
-        return loss + torch.stack(objectives).sum() if objectives else loss
+        return loss + self.own_share(index)[0] * torch.stack(objectives).sum() if objectives else loss
 
     def learn(self, images: Tensor, labels: Tensor) -> Step:
         logits = self.learner(images).float()
@@ -341,7 +350,7 @@ def run(
     trainer = Trainer(
         max_epochs=settings["epochs"],
         accelerator=device,
-        devices=1,
+        **trainer_processes(),
         precision=settings["precision"],
         callbacks=callbacks,
         plugins=[_SafeCheckpoints()],
@@ -354,6 +363,7 @@ def run(
         default_root_dir=None if checkpoint is None else checkpoint.parent,
     )
     module = make(example)
+    module.samples = len(train.dataset)  # type: ignore[arg-type]
     network.train().to(memory_format=module.layout)
     handler = signal.getsignal(signal.SIGINT)
     try:

@@ -38,14 +38,12 @@ class _ThroughTime(Task):
         loss: OutputLoss,
         teacher: nn.Module | None,
         shares: dict[str, float],
-        samples: int,
         on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
         super().__init__(snn, settings, classes, on_epoch)
         self.teacher = [] if teacher is None else [teacher]  # in a list, so that it is no child and is not stored
         self.output_loss = loss
         self.shares = shares
-        self.samples = samples
         self.sites = [snn.site(planned.name) for planned in snn.sites]
         self.floors = [_FLOOR * site.theta.detach().clone() for site in self.sites]
         self.best: dict[str, Any] = {"accuracy": -1.0, "state": {}}
@@ -60,16 +58,11 @@ class _ThroughTime(Task):
             teacher.to(reference.device, reference.dtype)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
-        """The loss of one part of a batch, so that the mean over the parts, which Lightning takes, is the batch's."""
+        """The loss of one part of a batch."""
         try:
-            loss: Tensor = super().training_step(batch, index)
+            return super().training_step(batch, index)
         except RangeError as error:
             raise self.diverged(error.what, index) from error
-        size = self.settings["batch_size"]
-        parts = size // self.settings["micro_batch"]
-        there = min(size, self.samples - index // parts * size)
-        share: float = parts * len(batch[1]) / there
-        return share * loss
 
     def learn(self, images: Tensor, labels: Tensor) -> Step:
         counted: dict[str, Tensor] = {}
@@ -176,8 +169,7 @@ def train_spiking(
                 )
         operations = fan_out(snn.network, example) if settings["spike_penalty"] else {}
         shares = {site: number / sum(operations.values()) for site, number in operations.items()}
-        samples = len(train.dataset)  # type: ignore[arg-type]
-        return _ThroughTime(snn, settings, logits.shape[1], loss, teacher, shares, samples, on_epoch)
+        return _ThroughTime(snn, settings, logits.shape[1], loss, teacher, shares, on_epoch)
 
     parts = settings["batch_size"] // settings["micro_batch"]
     return run(snn, settings, train, validation, checkpoint, device, progress, make, parts)

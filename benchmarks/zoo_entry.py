@@ -1,0 +1,95 @@
+"""Adds a trained network to the zoo: weights and model card in src/transpike/zoo/weights.
+
+    python benchmarks/zoo_entry.py network weights.pt --network cifar-resnet20-conv --dataset cifar10 \\
+        --preparation cos --activation qcfs:levels=4 -o net.safetensors
+    transpike run cos-cifar10 --only resnet20-qcfs --network resnet20-qcfs=net.safetensors -o runs/zoo
+    python benchmarks/zoo_entry.py card net.safetensors --name cifar10-resnet20-qcfs-4 \\
+        --record runs/zoo/result.json --row-network resnet20-qcfs --training training.json
+
+`network` makes a checkpoint of a plain state_dict; what `transpike train` or `transpike run` wrote is one. `card`
+takes the accuracies from the record of a run that was given the network. training.json has the fields of
+`tp.zoo.TrainingFacts`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import transpike as tp
+from transpike.activations import ACTIVATIONS, ActivationSettings
+from transpike.conversion.config import read_value
+from transpike.data import load_data
+from transpike.experiments.model_cards import card_accuracies, network_of_weights
+from transpike.experiments.record import read_record
+from transpike.serialization.model_info import model_info
+
+
+def activation(words: str) -> ActivationSettings | None:
+    """``qcfs:levels=4`` to settings; empty is ReLU."""
+    if not words:
+        return None
+    name, *settings = words.split(":")
+    return ACTIVATIONS[name](**{key: read_value(text) for key, _, text in (each.partition("=") for each in settings)})
+
+
+def make_network(given: argparse.Namespace) -> None:
+    preparation = tp.data.Preparation(given.preparation)
+    data = load_data(given.dataset, given.data, preparation=preparation)
+    network = network_of_weights(given.weights, given.network, data, activation(given.activation))
+    tp.save(network, given.output)
+
+
+def make_card(given: argparse.Namespace) -> None:
+    network = tp.load_ann(given.checkpoint)
+    images, ann, schedules = card_accuracies(read_record(given.record), given.row_network, network)
+    info, contents = model_info(network), tp.describe(given.checkpoint)
+    assert info.source is not None
+    assert info.inputs is not None
+    card = tp.zoo.ModelCard(
+        name=given.name,
+        network=info.source.name,
+        activation=contents.activation,
+        dataset=info.inputs.dataset,
+        mean=info.inputs.mean,
+        std=info.inputs.std,
+        training=tp.zoo.TrainingFacts(**json.loads(given.training.read_text(encoding="utf-8"))),
+        test_images=images,
+        ann_top1=ann,
+        schedules=schedules,
+        record=given.record_name or given.record.name,
+        licence=given.licence,
+    )
+    made = tp.zoo.add(network, card, given.folder)
+    print(f"{made.name}: ANN {made.ann_top1:.2f} % of {images:,} images, SHA-256 {made.sha256}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    network = commands.add_parser("network", help="a checkpoint of a plain state_dict")
+    network.add_argument("weights")
+    network.add_argument("--network", required=True, help="a name of `transpike models`")
+    network.add_argument("--dataset", required=True)
+    network.add_argument("--data", type=Path, help="folder with the data sets (default: $TRANSPIKE_DATA)")
+    network.add_argument("--preparation", default="standard", choices=[each.value for each in tp.data.Preparation])
+    network.add_argument("--activation", default="", help="for example qcfs:levels=4 (default: ReLU)")
+    network.add_argument("--output", "-o", type=Path, required=True)
+    network.set_defaults(run=make_network)
+    card = commands.add_parser("card", help="weights and card for the zoo")
+    card.add_argument("checkpoint", type=Path)
+    card.add_argument("--name", required=True, help="for example cifar10-resnet20-qcfs-4")
+    card.add_argument("--record", type=Path, required=True, help="result.json of a run that was given the checkpoint")
+    card.add_argument("--row-network", required=True, help="NAME of --network in that run")
+    card.add_argument("--training", type=Path, required=True, help="JSON with the fields of tp.zoo.TrainingFacts")
+    card.add_argument("--record-name", help="what the record is called in results/ (default: its file name)")
+    card.add_argument("--licence", default="MIT")
+    card.add_argument("--folder", type=Path, help="default: the library's own")
+    card.set_defaults(run=make_card)
+    given = parser.parse_args()
+    given.run(given)
+
+
+if __name__ == "__main__":
+    main()
