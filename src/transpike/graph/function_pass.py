@@ -74,6 +74,8 @@ class _Pass:
 
     def run(self) -> list[ActivationCall]:
         cones = self._cones()
+        if not cones:  # what arrives at layers of a network of ReLUs stays as it is
+            return []
         self._relay({root for root, _ in cones})
         for root, members in cones:
             self._make(root, members)
@@ -109,7 +111,7 @@ class _Pass:
     def _multiplies(self, node: fx.Node) -> bool:
         """Whether a call multiplies matrices."""
         if node.op == "call_module":
-            return isinstance(self.modules[str(node.target)], _WEIGHTED)
+            return isinstance(self.modules.get(str(node.target)), _WEIGHTED)  # none of the new ones
         return node.op in ("call_function", "call_method") and short_name(node, self.modules) in _WEIGHTED_CALLS
 
     def _stays(self, node: fx.Node) -> bool:

@@ -152,13 +152,11 @@ def prepare(model: nn.Module, example_inputs: Inputs, capture: Capture) -> Prepa
     gm.graph.lint()
     gm.recompile()
     calls = [call for call in calls if isinstance(modules_of(gm).get(call.name), Site)]
+    attention_as_products(gm, probe)
+    calls += make_function_sites(gm, probe, leave)
+    if reference is not None:
+        gm.to(device=reference.device, dtype=reference.dtype)
     planning = make_plan(gm, probe, calls, leave, max_pooling)
-    if planning.unsupported:  # more than ReLUs
-        attention_as_products(gm, probe)
-        calls += make_function_sites(gm, probe, leave)
-        if reference is not None:
-            gm.to(device=reference.device, dtype=reference.dtype)
-        planning = make_plan(gm, probe, calls, leave, max_pooling)
     shapes = tuple(tuple(tensor.shape[1:]) for tensor in inputs)
     done = replace(capture, input_shapes=shapes, layer=how.layer, guards=how.guards)
     return Prepared(gm, planning, folded, calls, inputs, done)

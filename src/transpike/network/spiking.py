@@ -56,7 +56,8 @@ class SpikingNetwork(nn.Module):
         self.capture = capture
         for site in plan.sites:
             module = self.site(site.name)
-            module.population, module.layout = site.shape, plan.layouts.get(site.node, module.layout)
+            module.layout = plan.layouts.get(site.node, module.layout)
+            module.population = site.shape[1:] if module.layout[1] > 1 else site.shape  # its rows share parameters
         self._backends: Backends | None = None
         self.register_load_state_dict_post_hook(_renew)  # type: ignore[no-untyped-call]
         self._backend_cache()

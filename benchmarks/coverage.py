@@ -1,0 +1,151 @@
+"""Which models convert: torchvision, timm and Hugging Face vision backbones, with random weights.
+
+    python benchmarks/coverage.py results/coverage.jsonl [--group hf] [--model vit ...] [--again] [--limit 240]
+
+One line per model is appended; models that have one are skipped, so a run that was stopped goes on. A model that
+converts is run under signed digits with T = 4 and T = 8, thresholds from the same input: the error is the distance of
+the first answer from the model's, relative to its length.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gc
+import json
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+import transpike as tp
+
+HERE = Path(__file__).parent
+LAG = 2
+
+
+def models() -> list[dict[str, str]]:
+    """The rows of the list: group, model, and shapes of the inputs."""
+    with (HERE / "coverage_models.tsv").open() as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+def build(group: str, name: str) -> nn.Module:
+    """A model with random weights, in evaluation mode."""
+    torch.manual_seed(0)
+    if group == "hf":
+        sys.path.insert(0, str(HERE))
+        from coverage_huggingface import MODELS
+
+        model = MODELS[name]()
+    elif group.startswith("timm"):
+        import timm
+
+        model = timm.create_model(name, pretrained=False)
+    else:
+        import torchvision
+
+        options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        if group == "tv-segmentation":
+            options = {"weights_backbone": None}
+        model = torchvision.models.get_model(name, weights=None, **options)
+    return model.eval()
+
+
+def wake(model: nn.Module) -> None:
+    """Gives all layers random weights of the size that keeps activations alive."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight)
+
+
+def first(answer: Any) -> Tensor:
+    """The first tensor of an answer, of any structure."""
+    if isinstance(answer, dict) or hasattr(answer, "keys"):
+        answer = dict(answer.items())
+    return next(leaf for leaf in pytree.tree_leaves(answer) if isinstance(leaf, Tensor))
+
+
+def measure(group: str, name: str, shapes: list[list[int]]) -> dict[str, Any]:
+    """One row of the table."""
+    model = build(group, name)
+    inputs = tuple(torch.rand(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes)
+    with torch.no_grad():
+        if float(first(model(*inputs)).norm()) < 1e-6:  # a head of zeros, or activations that have died out
+            wake(model)
+    found = tp.inspect(model, inputs)
+    row: dict[str, Any] = {"parameters": sum(weight.numel() for weight in model.parameters())}
+    row["capture"] = found.layer.value if found.layer is not None else None
+    row["guards"] = len(found.guards)
+    if not found.convertible:
+        return row | {
+            "converts": False,
+            "reasons": sorted({f"{each.operator}: {each.reason}" for each in found.unsupported}),
+        }
+    row["sites"] = Counter(site.kind.value for site in found.plan.sites)
+    conversion = tp.Conversion(tp.rules.Maximum(tp.PerChannel()), schedule=digits(8))
+    with torch.no_grad():
+        snn = tp.convert(model, conversion, example_inputs=inputs, calibration=[inputs])
+        wanted = first(model(*inputs))
+        for steps in (4, 8):
+            answer = first(snn(*inputs, steps=steps, schedule=digits(steps)))[-1]
+            row[f"error_{steps}"] = float((answer - wanted).norm() / wanted.norm())
+    return row | {"converts": True, "pipeline_steps": snn.latency(8).pipeline_steps}
+
+
+def digits(steps: int) -> tp.schedules.SignedDigits:
+    """The schedule of the table."""
+    return tp.schedules.SignedDigits(steps, default_lag=LAG)
+
+
+class TooLateError(Exception):
+    """A model took longer than its limit."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--group", default="", help="only groups that start so")
+    parser.add_argument("--model", nargs="*", default=[], help="only these")
+    parser.add_argument("--again", action="store_true", help="measure those that failed once more")
+    parser.add_argument("--limit", type=int, default=240, help="seconds for a model")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    known = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
+    done = {(row["group"], row["model"]) for row in known if row.get("converts") or not given.again}
+
+    def stop(*_: Any) -> None:
+        raise TooLateError(f"it took more than {given.limit} s")
+
+    signal.signal(signal.SIGALRM, stop)
+    for entry in models():
+        group, name = entry["group"], entry["model"]
+        if not group.startswith(given.group) or (given.model and name not in given.model) or (group, name) in done:
+            continue
+        began = time.perf_counter()
+        signal.alarm(given.limit)
+        try:
+            row = measure(group, name, json.loads(entry["input"]))
+        except Exception as error:  # whatever a model of somebody's raises
+            row = {"converts": False, "reasons": [f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"]}
+            where = getattr(error, "where", "")
+            row["where"] = where
+        finally:
+            signal.alarm(0)
+        row = {"group": group, "model": name, **row, "seconds": round(time.perf_counter() - began, 1)}
+        with given.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row)[:400], flush=True)
+        gc.collect()
+
+
+if __name__ == "__main__":
+    main()
