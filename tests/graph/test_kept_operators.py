@@ -133,14 +133,24 @@ TAILS = {
 }
 
 
+LEFT = {
+    "gelu and a layer": "GELU",
+    "leaky and a layer": "LeakyReLU",
+    "gelu": "GELU",
+    "layer norm": "LayerNorm",
+    "attention": "1.attention",
+}
+"""What stays analogue between layers with weights because it is listed."""
+
+
 def _pair(tail, seed=0):
     torch.manual_seed(seed)
     body, end = Body().double().eval(), TAILS[tail]().double().eval()
     x = torch.randn(7, 6, dtype=torch.float64)
     both = nn.Sequential(body, end).eval()
     convert = tp.Conversion(tp.rules.Maximum(tp.PerChannel()), tp.rules.HalfThreshold())
-    made = [tp.convert(model, convert, example_inputs=x, calibration=x) for model in (both, body)]
-    return both, end, made[0], made[1], x
+    whole = tp.convert(both, convert, example_inputs=x, calibration=x, leave=LEFT.get(tail, ()))
+    return both, end, whole, tp.convert(body, convert, example_inputs=x, calibration=x), x
 
 
 @pytest.mark.parametrize("tail", TAILS)
@@ -226,7 +236,7 @@ def test_the_front_gives_a_constant_drive(front):
     torch.manual_seed(0)
     x, model = torch.randn(7, 12, dtype=torch.float64), Front(FRONTS[front]()).double().eval()
     conversion = tp.Conversion(tp.rules.Maximum(tp.PerChannel()))
-    snn = tp.convert(model, conversion, example_inputs=x, calibration=x)
+    snn = tp.convert(model, conversion, example_inputs=x, calibration=x, leave=LEFT.get(front, ()))
     behind = nn.Sequential(model.hidden, nn.ReLU(), model.answer).eval()
     features = model.front(x).detach()
     alone = tp.convert(behind, conversion, example_inputs=features, calibration=features)

@@ -69,7 +69,7 @@ class _Pass:
         for node in self.nodes:
             self._look_back(node)
         for node in reversed(self.nodes):
-            if any(self._takes_events(user) or user in self.feeds for user in node.users):
+            if any(self._is_site(user) or self._weighs(user) or user in self.feeds for user in node.users):
                 self.feeds.add(node)
 
     def run(self) -> list[ActivationCall]:
@@ -98,7 +98,7 @@ class _Pass:
         if change.still:
             return
         self.varying.add(node)
-        if any(source in self.fed or self._multiplies(source) for source in sources) or self._is_site(node):
+        if any(source in self.fed or self._weighs(source) for source in sources) or self._is_site(node):
             self.fed.add(node)
         pool = role_of(node, self.modules) is Role.MAX_POOL
         kept = self._is_site(node) or pool or takes_batch_statistics(node, self.modules)
@@ -123,8 +123,9 @@ class _Pass:
         home = type(self.modules[str(node.target)]).__module__
         return home not in _FUNCTION_HOMES or isinstance(self.modules[str(node.target)], nn.MultiheadAttention)
 
-    def _takes_events(self, node: fx.Node) -> bool:
-        return self._is_site(node) or (self._multiplies(node) and node in self.varying)
+    def _weighs(self, node: fx.Node) -> bool:
+        """Whether a call is a layer with weights."""
+        return self._multiplies(node) and node in self.varying and node not in self.nonlinear
 
     def _is_function(self, node: fx.Node) -> bool:
         return node in self.nonlinear and node in self.fed and node in self.feeds

@@ -212,9 +212,18 @@ def leave_name(node: fx.Node) -> str:
 
 def is_left(node: fx.Node, modules: Mapping[str, nn.Module], leave: Collection[str]) -> bool:
     """Whether one of the names under which a user lists operators means this node."""
+    return not names_of(node, modules).isdisjoint(leave)
+
+
+def names_of(node: fx.Node, modules: Mapping[str, nn.Module]) -> set[str]:
+    """Under which names ``leave`` means a node: its own, its class or function's, those of the module that calls it."""
     path = leave_name(node)
     names = {node.name, path, path.split("@")[0], operator_name(node, modules).rsplit(".", 1)[-1]}
-    return not names.isdisjoint(leave)
+    stack = node.meta.get("nn_module_stack")
+    if stack and node.op != "call_module":
+        owner, cls = list(stack.values())[-1]
+        names |= {str(owner)} | ({cls.__name__} if isinstance(cls, type) else set())
+    return names
 
 
 def operator_name(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:

@@ -22,6 +22,7 @@ from transpike.graph.operators import (
     is_activation_like,
     is_left,
     leave_name,
+    names_of,
     operator_name,
     role_of,
     takes_batch_statistics,
@@ -386,6 +387,5 @@ def unused_leaves(leave: Collection[str], gm: fx.GraphModule, calls: Sequence[Ac
     modules = modules_of(gm)
     known = {call.name for call in calls} | {call.operator.rsplit(".", 1)[-1] for call in calls}
     for node in gm.graph.nodes:
-        path = leave_name(node)
-        known |= {node.name, path, path.split("@")[0], operator_name(node, modules).rsplit(".", 1)[-1]}
+        known |= names_of(node, modules)
     return sorted(set(leave) - known)
