@@ -100,7 +100,7 @@ def _attention(
     wanted: tuple[bool, bool],
     batch_first: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    need_weights, average = wanted
+    need_weights, averaged = wanted
     single = sources[0].dim() == 2
     query, key, value = _projected(sources, weights, bias)
     if single:
@@ -118,7 +118,7 @@ def _attention(
         shares = torch.softmax(scores if mask is None else scores + mask, -1)
         shares = F.dropout(shares, dropout) if dropout else shares
         answer = shares @ value
-        read = shares.mean(1) if average else shares
+        read = shares.mean(1) if averaged else shares
         read = read.squeeze(0) if single else read
     else:
         answer = F.scaled_dot_product_attention(query, key, value, mask, dropout, causal)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -261,6 +262,8 @@ def stops_short(gm: fx.GraphModule, leaves: Collection[str]) -> bool:
         elif node.op == "call_function" and inspect.isfunction(node.target):
             home = str(node.target.__module__).split(".")[0]
             if home != "torch" and node.target.__name__ != "stochastic_depth":
+                return True
+            if node.target is F.multi_head_attention_forward:
                 return True
     return False
 

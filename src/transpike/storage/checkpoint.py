@@ -135,7 +135,8 @@ def load_network(path: Path | str, *, model: ModelFactory | None = None) -> Spik
         if contents.activation is not None:
             base.train(base.training if contents.training is None else contents.training)
             settings = (contents.leaf_modules, contents.inputs, contents.layer, contents.input_shapes)
-            check_input_shapes(base, contents.input_shapes)
+            if contents.input_shapes:
+                check_input_shapes(base, contents.input_shapes)
             network = apply_activation(base, contents.activation, *settings)
         if contents.conversion is not None and contents.capture is not None:
             network = _restore_spiking(base, network, contents.conversion, contents.capture, dtype)
