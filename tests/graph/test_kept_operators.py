@@ -133,13 +133,7 @@ TAILS = {
 }
 
 
-LEFT = {
-    "gelu and a layer": "GELU",
-    "leaky and a layer": "LeakyReLU",
-    "gelu": "GELU",
-    "layer norm": "LayerNorm",
-    "attention": "1.attention",
-}
+LEFT = {"gelu and a layer": "GELU", "leaky and a layer": "LeakyReLU", "attention": "1.attention"}
 """What stays analogue between layers with weights because it is listed."""
 
 
@@ -236,7 +230,13 @@ def test_the_front_gives_a_constant_drive(front):
     torch.manual_seed(0)
     x, model = torch.randn(7, 12, dtype=torch.float64), Front(FRONTS[front]()).double().eval()
     conversion = tp.Conversion(tp.rules.Maximum(tp.PerChannel()))
-    snn = tp.convert(model, conversion, example_inputs=x, calibration=x, leave=LEFT.get(front, ()))
+    snn = tp.convert(
+        model,
+        conversion,
+        example_inputs=x,
+        calibration=x,
+        leave={"gelu": "GELU", "layer norm": "LayerNorm"}.get(front, ()),
+    )
     behind = nn.Sequential(model.hidden, nn.ReLU(), model.answer).eval()
     features = model.front(x).detach()
     alone = tp.convert(behind, conversion, example_inputs=features, calibration=features)
