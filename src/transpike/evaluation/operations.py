@@ -171,8 +171,9 @@ def _weight_names(snn: SpikingNetwork) -> dict[int, str]:
 
 @dataclass
 class _Layer:
-    """Running sums of one layer."""
+    """Running sums of one layer, and the rows of its first call."""
 
+    call: int
     rows: int = 0
     constant: bool = True
     effective: float = 0.0
@@ -228,9 +229,9 @@ class _Counter(TorchFunctionMode):
         values, weight = given["input"], given["weight"]
         name = self.names.get(id(weight), f"{func.__name__} of {list(weight.shape)}")
         steps = values.shape[0] // self.batch if self.digits else 1
-        if self.digits and steps == 1 and name in self.layers and not bool(values.any()):
+        layer = self.layers.setdefault(name, _Layer(call=values.shape[0]))
+        if self.digits and layer.rows and (steps == 1 or values.shape[0] < layer.call) and not bool(values.any()):
             return  # after each call, digits ask what the layer gives for nothing; a device knows that
-        layer = self.layers.setdefault(name, _Layer())
         settings = {key: value for key, value in given.items() if key not in ("input", "weight", "bias")}
         layer.rows += values.shape[0]
         layer.constant &= values.shape[0] == self.batch

@@ -81,10 +81,22 @@ class SiteRunner(nn.Module):
     ) -> tuple[Tensor, Memory]:
         """`forward`, which shows drive and events ``[S, N, *]``."""
         drive = self.drive(value, batch, steps, start)
-        events, memory = self.emit(drive, memory)
+        events, memory = self.emit(drive, rows_of(memory, batch, self.layout))
         if observe is not None:
             observe(drive, events)
-        return out_of_time(self.schedule.values(events, self.site.theta), self.layout), memory
+        return out_of_time(self.schedule.values(events, self.site.theta), self.layout), by_sample(memory, batch)
+
+
+def by_sample(memory: Memory, batch: int) -> Memory:
+    """What a site keeps, ``[N, *]``, also where a sample has several rows."""
+    return tuple(each if len(each) == batch else each.reshape(batch, -1, *each.shape[1:]) for each in memory)
+
+
+def rows_of(memory: Memory | None, batch: int, layout: Layout) -> Memory | None:
+    """The inverse of `by_sample` for a value of this layout."""
+    if memory is None or layout[1] == 1:
+        return memory
+    return tuple(each.flatten(0, 1) for each in memory)
 
 
 class Argument(NamedTuple):
@@ -149,21 +161,24 @@ class FunctionRunner(SiteRunner):
             else:
                 given.append(at_steps(each, argument.grows, number))
         values = in_time(self.site(*given), batch, self.layout)
-        own = None if memory is None else memory[len(totals) :]
+        own = None if memory is None else rows_of(memory[len(totals) :], batch, self.layout)
         context = FunctionContext(self.name, values, start, self.site.theta, self.site.limits, own)
         events, kept = self.schedule.follow(context)
         if observe is not None:
             observe(values, events)
-        return out_of_time(self.schedule.values(events, self.site.theta), self.layout), (*totals, *kept)
+        memory = by_sample((*totals, *kept), batch)
+        return out_of_time(self.schedule.values(events, self.site.theta), self.layout), memory
 
     def _sums(self, values: Any, batch: int, memory: Memory | None) -> tuple[dict[int, Tensor], Memory]:
         """The running sums ``[S, rows, *]`` of every argument that differs from step to step, and the last of each."""
         moving = [index for index, argument in enumerate(self.arguments) if argument.kind is Kind.SEQUENCE]
         sums: dict[int, Tensor] = {}
         for place, index in enumerate(moving):
-            sequence = in_time(values[index], batch, self.arguments[index].layout)
+            layout = self.arguments[index].layout
+            sequence = in_time(values[index], batch, layout)
             found = sequence.cumsum(0, dtype=summing_type(sequence.dtype))
-            sums[index] = found if memory is None else memory[place] + found
+            before = rows_of(None if memory is None else memory[place : place + 1], batch, layout)
+            sums[index] = found if before is None else before[0] + found
         lengths = [len(each) for each in sums.values()]
         for index, found in sums.items():
             if self.schedule.incremental:  # nothing arrives behind the end of a sequence
