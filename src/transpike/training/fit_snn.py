@@ -81,7 +81,7 @@ def fit_snn(
         micro_batch: samples that go through the network at once, a divisor of ``batch_size``, whose gradients add up:
             memory is T times that of so many samples. None takes whole batches.
         checkpoint_steps: time-steps whose activations are held at once; the backward pass computes each such segment
-            again, which takes a third more time and gives the same gradients. None holds all T.
+            again, which gives the same gradients and takes the time of a second forward pass. None holds all T.
         seed: of order and augmentation.
         checkpoint: as in `transpike.fit`: a killed training goes on from it, to the same weights.
         workers: processes that load data.
