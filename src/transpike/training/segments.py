@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ Counts = dict[str, Tensor]
 def run_in_segments(
     snn: SpikingNetwork,
     images: Tensor,
-    steps: int,
+    total: int,
     segment: int,
     count: Callable[[str, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Counts]:
@@ -31,7 +32,7 @@ def run_in_segments(
     Args:
         snn: the network.
         images: ``[N, *]``.
-        steps: T.
+        total: T.
         segment: steps whose activations the backward pass holds at once.
         count: given a site and its events ``[S, N, *]``, what adds up over the segments.
     """
@@ -52,9 +53,8 @@ def run_in_segments(
     memory: tuple[Memory | None, ...] = (None,) * stepper.memories
     answers: list[Tensor] = []
     sums: Counts = {}
-    for begin in range(0, total := steps, segment):
-        found = checkpoint(run, begin, min(segment, total - begin), memory, statics, use_reentrant=False)
-        answer, memory, counted = found
+    for begin, end in pairwise((*range(0, total, segment), total)):
+        answer, memory, counted = checkpoint(run, begin, end - begin, memory, statics, use_reentrant=False)
         answers.append(answer)
         sums = {site: value + sums[site] if site in sums else value for site, value in counted.items()}
     return torch.cat(answers), sums
