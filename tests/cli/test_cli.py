@@ -86,7 +86,7 @@ def test_train(transpike, tmp_path: Path) -> None:
     code, out, _ = transpike(*train, "slip", *slip, "-o", "slip.safetensors")
     assert code == 0
     assert "stem.2" in out  # what was replaced, and where
-    assert "zoo/digits.py" in out
+    assert "architectures/digits.py" in out
     assert "slip (levels 2, slope 0.3, shift 0.25, ramp shift 0.1, gradient paper)" in out
     assert "type: ignore" not in out
     code, out, _ = transpike(*train, "rate-norm", "--theta-percentile", "100", "-o", "norm.safetensors")

@@ -108,3 +108,18 @@ def test_a_given_network_is_not_trained(transpike, made_up: Path) -> None:
         code, _, error = transpike(*words, *small, "--network", wrong)
         assert code == 1
         assert "Traceback" not in error
+
+
+def test_several_seeds(transpike) -> None:
+    small = ("--epochs", "1", "--limit", "48", "--images", "10", "--device", "cpu", "-o", "out")
+    code, shown, error = transpike("run", "digits", "--only", "slip", *small, "--seeds", "1,2")
+    assert code == 0, error
+    assert "standard deviation over seeds" in shown
+    assert "±" in shown
+    record = read_record(Path("out/result.json"))
+    assert [each.seed for each in record.trainings if "-seed" in each.name] == [1, 2]
+    assert all(len(row.repeats) == 1 for row in record.rows)
+    for wrong in ("one", "1,1"):
+        code, _, error = transpike("run", "digits", *small, "--seeds", wrong)
+        assert code == 1
+        assert "Traceback" not in error

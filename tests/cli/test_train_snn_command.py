@@ -38,6 +38,17 @@ def test_it_writes_what_python_trains(transpike, networks: Path) -> None:
     assert transpike("evaluate", "tuned.safetensors", "--images", "20", "--steps", "2")[0] == 0
 
 
+def test_memory_and_precision_are_those_of_python(transpike, networks: Path) -> None:
+    words = ("--steps", "2", "--epochs", "1", "--device", "cpu", "--checkpoint-steps", "1", "--precision", "bf16-mixed")
+    code, _, error = transpike("train-snn", "snn.safetensors", *words, "-o", "tuned.safetensors")
+    assert code == 0, error
+    snn, found = tp.load("snn.safetensors"), tp.load("tuned.safetensors")
+    settings = {"precision": "bf16-mixed", "checkpoint_steps": 1, "device": "cpu"}
+    tp.fit_snn(snn, tp.data.digits(), steps=2, epochs=1, **settings)
+    for name, value in snn.state_dict().items():
+        assert torch.equal(value, found.state_dict()[name]), name
+
+
 def test_an_interrupted_training_goes_on(transpike, networks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transpike.training import lightning_snn
 

@@ -67,9 +67,9 @@ def test_what_is_dealt_out_already_is_refused(found: dict[str, dict[str, Any]]) 
     assert found["alone"]["refused"] == ""
 
 
-@pytest.mark.parametrize("what", ["fit", "fit_snn", "fit_snn, parts"])
+@pytest.mark.parametrize("what", ["fit", "fit, a process without a sample", "fit_snn", "fit_snn, parts"])
 def test_two_processes_learn_what_one_does(found: dict[str, dict[str, Any]], what: str) -> None:
-    """Two epochs in float64 with BatchNorm frozen: the last batch has one sample, so that a process has none."""
+    """Two epochs in float64, BatchNorm frozen; of the last batch, of three or one, the processes have unequal parts."""
     for who in ("first", "second"):
         for name, wanted in found["alone"][what]["weights"].items():
             assert found[who][what]["weights"][name] == pytest.approx(wanted, rel=1e-9, abs=1e-11), (who, name)

@@ -92,13 +92,14 @@ def main(folder: Path) -> None:
         distributed.init_process_group("gloo")
     found: dict[str, Any] = evaluations(folder, shared)
     how: dict[str, Any] = {"epochs": 2, "batch_size": 4, "device": "cpu", "precision": "64-true"}
-    found["fit"] = trained(model(FrozenNorm), lambda net: tp.fit(net, data(13), **how))
+    for name, count in (("fit", 15), ("fit, a process without a sample", 13)):
+        found[name] = trained(model(FrozenNorm), lambda net, count=count: tp.fit(net, data(count), **how))
     for name, parts in (("fit_snn", None), ("fit_snn, parts", 2)):
         ann = tp.tailor(model(), tp.activations.QCFS(4, theta_init=1.0)).eval()
         snn = tp.convert(ann, example_inputs=data(4).test.tensors[0])
         found[name] = trained(
             snn,
-            lambda net, parts=parts: tp.fit_snn(net, data(13), steps=2, micro_batch=parts, spike_penalty=0.5, **how),
+            lambda net, parts=parts: tp.fit_snn(net, data(15), steps=2, micro_batch=parts, spike_penalty=0.5, **how),
         )
     (folder / "found.json").write_text(json.dumps(found))
     if shared:

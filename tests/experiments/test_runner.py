@@ -232,7 +232,9 @@ def _one_of_each(recipe: Recipe) -> Recipe:
         return recipe
     rows = tuple(row for row in recipe.rows if row.label in kinds.values())
     used = {row.network for row in rows}
-    return replace(recipe, rows=rows, trainings=tuple(one for one in recipe.trainings if one.name in used))
+    offsets = tuple(replace(row, images="5") for row in recipe.offsets if row.network in used)
+    trainings = tuple(one for one in recipe.trainings if one.name in used)
+    return replace(recipe, rows=rows, offsets=offsets, trainings=trainings)
 
 
 def small(recipe: Recipe) -> Recipe:
@@ -264,6 +266,9 @@ def test_every_recipe_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert [row.label for row in record.rows] == [row.label for row in recipe.rows]
     assert all(bool(row.runs) == bool(row.network) for row in record.rows)
     assert all(run.report.images == 20 for row in record.rows for run in row.runs)
+    assert [found.row for found in record.offsets] == list(recipe.offsets)
+    assert bool(record.offsets) == name.startswith("cos-cifar")
+    assert record.finished
 
 
 def test_pretrained_weights_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

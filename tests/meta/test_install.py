@@ -35,6 +35,8 @@ def test_contents(built: dict[str, Path]) -> None:
     for wanted in ("experiments/recipes/digits.toml", "data/cifar_test_2000.json", "py.typed", "cli/main.py"):
         assert f"transpike/{wanted}" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    weights = ROOT / "src" / "transpike" / "zoo" / "weights"
+    assert {f"transpike/zoo/weights/{path.name}" for path in weights.glob("*")} <= set(names)
     with tarfile.open(built["sdist"]) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {

@@ -28,7 +28,9 @@ CARD = zoo.ModelCard(
     training=zoo.TrainingFacts("SGD, a cosine, cross-entropy", 3, 0.1, 5e-4, 128, 0, "", 1000),
     test_images=300,
     ann_top1=97.5,
-    schedules=(zoo.ScheduleAccuracy("trained thresholds", "plain", {1: 80.0, 4: 96.25}, {1: 1, 4: 4}),),
+    schedules=(
+        zoo.ScheduleAccuracy("trained thresholds", "plain", {1: 80.0, 4: 96.25, 16: 97.0}, {1: 1, 4: 4, 16: 16}),
+    ),
     record="zoo-digits.json",
 )
 
@@ -62,7 +64,7 @@ def test_a_card_is_read_as_it_was_written(filled: Path) -> None:
     (found,) = zoo.cards(filled).values()
     assert found == replace(CARD, sha256=hashlib.sha256(bytes_).hexdigest())
     assert zoo.card(CARD.name, filled) == found
-    assert found.schedules[0].top1 == {1: 80.0, 4: 96.25}
+    assert list(found.schedules[0].top1.items()) == [(1, 80.0), (4, 96.25), (16, 97.0)]
     stored = json.loads((filled / f"{CARD.name}.json").read_text())
     assert (stored["training"]["epochs"], stored["activation"]["levels"], stored["licence"]) == (3, 4, "MIT")
 

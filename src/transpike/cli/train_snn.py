@@ -45,6 +45,11 @@ def train_snn(
     micro_batch: Annotated[
         int | None, typer.Option(help="Images that run at once, a divisor of --batch-size: less takes less memory.")
     ] = None,
+    checkpoint_steps: Annotated[
+        int | None,
+        typer.Option(help="Time-steps to hold for the backward pass, which computes the others again: less memory."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed: products in bfloat16.")] = "32-true",
     seed: Annotated[int, typer.Option(help="Of splits and order.")] = 0,
     preparation: Annotated[
         Preparation, typer.Option(help="Augmentation of the CIFAR sets, as a paper did it.")
@@ -62,6 +67,7 @@ def train_snn(
     * `transpike train-snn snn.safetensors --steps 2 -o tuned.safetensors`
     * `transpike train-snn snn.safetensors -T 1 --epochs 20 --teacher relu.safetensors -o tuned.safetensors`
     * `transpike train-snn snn.safetensors -T 4 --loss tet --spike-penalty 1 -o tuned.safetensors`
+    * `transpike train-snn snn.safetensors -T 8 --checkpoint-steps 2 --precision bf16-mixed -o tuned.safetensors`
     """
     import torch
 
@@ -100,6 +106,8 @@ def train_snn(
         spike_penalty=spike_penalty,
         batch_size=batch_size,
         micro_batch=micro_batch,
+        checkpoint_steps=checkpoint_steps,
+        precision=precision,
         seed=seed,
         checkpoint=output.with_suffix(".ckpt"),
         workers=workers,

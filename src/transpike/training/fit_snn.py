@@ -46,6 +46,7 @@ def fit_snn(
     spike_penalty: float = 0.0,
     batch_size: int = 128,
     micro_batch: int | None = None,
+    checkpoint_steps: int | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
     workers: int = 0,
@@ -79,6 +80,8 @@ def fit_snn(
         batch_size: samples per step of Adam; a last, smaller batch is used too.
         micro_batch: samples that go through the network at once, a divisor of ``batch_size``, whose gradients add up:
             memory is T times that of so many samples. None takes whole batches.
+        checkpoint_steps: time-steps whose activations are held at once; the backward pass computes each such segment
+            again, which gives the same gradients and takes the time of a second forward pass. None holds all T.
         seed: of order and augmentation.
         checkpoint: as in `transpike.fit`: a killed training goes on from it, to the same weights.
         workers: processes that load data.
@@ -110,6 +113,7 @@ def fit_snn(
         "precision": precision,
         "steps": check_count("steps", steps, most=MOST_STEPS),
         "loss": str(loss),
+        "checkpoint_steps": None if checkpoint_steps is None else check_count("checkpoint_steps", checkpoint_steps),
         "micro_batch": check_count("micro_batch", batch_size if micro_batch is None else micro_batch),
     }
     check_settings(settings, workers, checkpoint)

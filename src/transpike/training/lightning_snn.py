@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader
 from transpike.errors import RangeError, TrainingError
 from transpike.functional import summing_type
 from transpike.graph.site import Site
-from transpike.network.spiking import SpikingNetwork
+from transpike.network.spiking import SpikingNetwork, converted
 from transpike.schedules import Plain
 from transpike.training.fit import Epoch
 from transpike.training.lightning import Step, Task, run
 from transpike.training.output_losses import OutputLoss, distilled
+from transpike.training.segments import Counts, run_in_segments
 from transpike.training.spike_cost import fan_out
 
 _ALL_AT_ONCE = 2**40
@@ -65,13 +66,7 @@ class _ThroughTime(Task):
             raise self.diverged(error.what, index) from error
 
     def learn(self, images: Tensor, labels: Tensor) -> Step:
-        counted: dict[str, Tensor] = {}
-
-        def observe(site: str, _: Tensor, events: Tensor) -> None:
-            if site in self.shares:
-                counted[site] = self.shares[site] * events.mean(dtype=summing_type(events.dtype))
-
-        answers = self._run(images, memory_mib=_ALL_AT_ONCE, observe=observe if self.shares else None)
+        answers, counted = self._recorded(images)
         answers = answers.to(summing_type(answers.dtype))
         with torch.no_grad():
             wanted = [teacher(images).to(answers.dtype) for teacher in self.teacher]
@@ -83,6 +78,26 @@ class _ThroughTime(Task):
 
         operations = torch.stack(list(counted.values())).sum() if self.shares else None
         return Step(answers[-1], self.output_loss.of(answers, criterion), operations)
+
+    def _recorded(self, images: Tensor) -> tuple[Tensor, Counts]:
+        """The answers, and each site's share of the synaptic operations where spikes are penalised."""
+        steps: int = self.settings["steps"]
+
+        def share(site: str, events: Tensor) -> Tensor:
+            part = len(events) / steps
+            return part * self.shares.get(site, 0.0) * events.mean(dtype=summing_type(events.dtype))
+
+        counted: Counts = {}
+
+        def observe(site: str, _: Tensor, events: Tensor) -> None:
+            counted[site] = share(site, events)
+
+        segment = self.settings["checkpoint_steps"]
+        if segment is not None:
+            return run_in_segments(
+                converted(self.network, "fit_snn"), images, steps, segment, share if self.shares else None
+            )
+        return self._run(images, memory_mib=_ALL_AT_ONCE, observe=observe if self.shares else None), counted
 
     def answer(self, images: Tensor) -> Tensor:
         return self._run(images)[-1]

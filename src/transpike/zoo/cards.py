@@ -62,8 +62,10 @@ class ScheduleAccuracy:
     pipeline_steps: Mapping[int, int]
 
     def __post_init__(self) -> None:  # JSON has no numbers as keys
-        object.__setattr__(self, "top1", {int(t): float(value) for t, value in self.top1.items()})
-        object.__setattr__(self, "pipeline_steps", {int(t): int(value) for t, value in self.pipeline_steps.items()})
+        top1 = {int(t): float(value) for t, value in self.top1.items()}
+        pipeline = {int(t): int(value) for t, value in self.pipeline_steps.items()}
+        object.__setattr__(self, "top1", dict(sorted(top1.items())))
+        object.__setattr__(self, "pipeline_steps", dict(sorted(pipeline.items())))
         if not self.top1 or set(self.top1) != set(self.pipeline_steps):
             raise ValueError("top1 and pipeline_steps must hold the same numbers of steps, at least one")
         if not all(0 <= value <= 100 for value in self.top1.values()):
