@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import json
-import signal
+import multiprocessing
+import resource
 import sys
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ import transpike as tp
 
 HERE = Path(__file__).parent
 LAG = 2
+MEMORY = 16 * 2**30
 
 
 def models() -> list[dict[str, str]]:
@@ -73,8 +76,8 @@ def first(answer: Any) -> Tensor:
     return next(leaf for leaf in pytree.tree_leaves(answer) if isinstance(leaf, Tensor))
 
 
-def measure(group: str, name: str, shapes: list[list[int]]) -> dict[str, Any]:
-    """One row of the table."""
+def measure(group: str, name: str, shapes: list[list[int]], send: Callable[[dict[str, Any]], None]) -> None:
+    """Sends the row of a model: first whether it converts, then with its errors."""
     model = build(group, name)
     inputs = tuple(torch.rand(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes)
     with torch.no_grad():
@@ -83,18 +86,12 @@ def measure(group: str, name: str, shapes: list[list[int]]) -> dict[str, Any]:
             wake(model)
     found = tp.inspect(model, inputs)
     row: dict[str, Any] = {"parameters": sum(weight.numel() for weight in model.parameters())}
-    row["capture"] = found.layer.value if found.layer is not None else None
-    row["guards"] = len(found.guards)
-    if not found.convertible:
-        return row | {
-            "converts": False,
-            "reasons": sorted({f"{each.operator}: {each.reason}" for each in found.unsupported}),
-        }
-    row |= {"converts": True, "sites": Counter(site.kind.value for site in found.plan.sites)}
-    try:
-        return row | errors(model, tuple(tensor[:1] for tensor in inputs))
-    except TooLateError as error:
-        return row | {"note": str(error)}
+    row |= {"capture": None if found.layer is None else found.layer.value, "guards": len(found.guards)}
+    row |= {"converts": found.convertible, "sites": Counter(site.kind.value for site in found.plan.sites)}
+    row["reasons"] = sorted({f"{each.operator}: {each.reason}" for each in found.unsupported})
+    send(row)
+    if found.convertible:
+        send(row | errors(model, tuple(tensor[:1] for tensor in inputs)))
 
 
 def errors(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Any]:
@@ -115,8 +112,34 @@ def digits(steps: int) -> tp.schedules.SignedDigits:
     return tp.schedules.SignedDigits(steps, default_lag=LAG)
 
 
-class TooLateError(Exception):
-    """A model took longer than its limit."""
+def child(connection: Connection, *entry: Any) -> None:
+    """Measures one model in a process of its own, whose memory is bounded and goes with it."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    try:
+        measure(*entry, connection.send)
+    except Exception as error:  # whatever a model of somebody's raises
+        connection.send({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"})
+
+
+def row_of(group: str, name: str, shapes: list[list[int]], limit: float) -> dict[str, Any]:
+    """What a process found within its seconds."""
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    process = context.Process(target=child, args=(theirs, group, name, shapes))
+    began = time.perf_counter()
+    process.start()
+    theirs.close()
+    row: dict[str, Any] = {"group": group, "model": name, "converts": False}
+    try:
+        while mine.poll(max(0.0, limit - (time.perf_counter() - began))):
+            row |= mine.recv()
+        row["note"] = f"stopped after {limit:g} s"
+    except EOFError:
+        if process.exitcode:
+            row["note"] = "it took too much memory"
+    process.kill()
+    process.join()
+    return row | {"seconds": round(time.perf_counter() - began, 1)}
 
 
 def main() -> None:
@@ -125,36 +148,20 @@ def main() -> None:
     parser.add_argument("--group", default="", help="only groups that start so")
     parser.add_argument("--model", nargs="*", default=[], help="only these")
     parser.add_argument("--again", action="store_true", help="measure those that failed once more")
-    parser.add_argument("--limit", type=int, default=240, help="seconds for a model")
+    parser.add_argument("--limit", type=float, default=240, help="seconds for a model")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     known = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
-    done = {(row["group"], row["model"]) for row in known if row.get("converts") or not given.again}
-
-    def stop(*_: Any) -> None:
-        raise TooLateError(f"it took more than {given.limit} s")
-
-    signal.signal(signal.SIGALRM, stop)
+    done = {(row["group"], row["model"]) for row in known if "error_8" in row or not given.again}
     for entry in models():
         group, name = entry["group"], entry["model"]
         if not group.startswith(given.group) or (given.model and name not in given.model) or (group, name) in done:
             continue
-        began = time.perf_counter()
-        signal.alarm(given.limit)
-        try:
-            row = measure(group, name, json.loads(entry["input"]))
-        except Exception as error:  # whatever a model of somebody's raises
-            row = {"converts": False, "reasons": [f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"]}
-            where = getattr(error, "where", "")
-            row["where"] = where
-        finally:
-            signal.alarm(0)
-        row = {"group": group, "model": name, **row, "seconds": round(time.perf_counter() - began, 1)}
+        row = row_of(group, name, json.loads(entry["input"]), given.limit)
         with given.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(json.dumps(row)[:400], flush=True)
-        gc.collect()
 
 
 if __name__ == "__main__":
