@@ -1,9 +1,9 @@
 """Which models convert: torchvision, timm and Hugging Face vision backbones, with random weights.
 
-    python benchmarks/coverage.py results/coverage.jsonl [--group hf] [--model vit ...] [--again] [--limit 240]
+    python benchmarks/coverage.py results/coverage.json [--group hf] [--model vit ...] [--again] [--limit 240]
 
-One line per model is appended; models that have one are skipped, so a run that was stopped goes on. A model that
-converts is run under signed digits with T = 4 and T = 8, thresholds from the same input: the error is the distance of
+The record is written after every model; models that it has are skipped, so a run that was stopped goes on. A model
+that converts is run under signed digits with T = 4 and T = 8, thresholds from the same input: the error is the distance of
 the first answer from the model's, relative to its length.
 """
 
@@ -19,6 +19,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import transpike as tp
+from transpike.serialization.environment import environment
+from transpike.serialization.json_records import write_json
 
 HERE = Path(__file__).parent
 LAG = 2
@@ -152,15 +155,15 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    known = [json.loads(line) for line in given.out.read_text().splitlines()] if given.out.exists() else []
-    done = {(row["group"], row["model"]) for row in known if "error_8" in row or not given.again}
+    rows = json.loads(given.out.read_text())["rows"] if given.out.exists() else []
+    done = {(row["group"], row["model"]) for row in rows if "error_8" in row or not given.again}
     for entry in models():
         group, name = entry["group"], entry["model"]
         if not group.startswith(given.group) or (given.model and name not in given.model) or (group, name) in done:
             continue
         row = row_of(group, name, json.loads(entry["input"]), given.limit)
-        with given.out.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        rows = [*(old for old in rows if (old["group"], old["model"]) != (group, name)), row]
+        write_json(given.out, {"environment": asdict(environment()), "lag": LAG, "rows": rows})
         print(json.dumps(row)[:400], flush=True)
 
 

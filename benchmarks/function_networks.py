@@ -19,10 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import transpike as tp
+from transpike.conversion.methods import digit_conversion
 from transpike.serialization.environment import environment
 from transpike.serialization.json_records import write_json
 
 STEPS = (4, 6, 8)
+LAGS = (1, 2)
 RATE_STEPS = (8, 32, 128)
 
 
@@ -171,9 +173,11 @@ def measure(name: str, epochs: int) -> dict[str, Any]:
             )
             print(name, rows[-1], flush=True)
 
-        for steps in STEPS:
-            made = tp.convert(model, tp.methods["digits"](steps), calibration=images[:512], example_inputs=images[:4])
-            row("digits", made, steps, made(tests, steps=steps)[-1])
+        for lag in LAGS:
+            for steps in STEPS:
+                conversion = digit_conversion(tp.schedules.SignedDigits(steps, default_lag=lag))
+                made = tp.convert(model, conversion, calibration=images[:512], example_inputs=images[:4])
+                row(f"digits, lag {lag}", made, steps, made(tests, steps=steps)[-1])
         sites = Counter(site.kind.value for site in made.sites)
         rate = tp.convert(model, tp.methods["snm"](8), calibration=images[:512], example_inputs=images[:4])
         answers = rate(tests, steps=RATE_STEPS[-1])

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from records import about, link, percent, raw, table
+from records import percent, table
 
 
 def first_sentence(made: Any) -> str:
@@ -239,31 +239,3 @@ def recipes() -> str:
         shown = ", ".join(sorted(networks or {found["network"]}))
         rows.append((f"`{file.name.removesuffix('.toml')}`", shown, found["data"], found["about"]))
     return table(("name", "network", "data", "what it does"), rows, left=4)
-
-
-def models() -> str:
-    """Networks of other libraries that convert, from the record."""
-    found = raw("models.json")["rows"]
-    rows = []
-    for row in found:
-        if not row["converts"]:
-            continue
-        rows.append(
-            (
-                f"`{row['network']}`",
-                row["image"],
-                row["sites"],
-                f"{row['neurons']:,}",
-                row["max_poolings"] or "",
-                percent(row["error"]["64"]),
-                percent(row["error"]["256"]),
-            )
-        )
-    head = ("network", "image", "sites", "neurons", "temporal max-poolings", "error in %, T = 64", "T = 256")
-    return table(head, rows) + f"\n{about(raw('models.json'))} Record: {link('models.json')}.\n"
-
-
-def refused_models() -> str:
-    """Networks of other libraries that do not convert, and the operators that are unsupported."""
-    rows = ((f"`{r['network']}`", f"`{r['unsupported']}`") for r in raw("models.json")["rows"] if not r["converts"])
-    return table(("network", "unsupported"), rows, left=2)

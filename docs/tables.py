@@ -23,17 +23,16 @@ from code_tables import (
     corrections,
     data_sets,
     methods,
-    models,
     networks,
     neurons,
     potentials,
     recipes,
-    refused_models,
     schedules,
     thresholds,
     zoo_accuracy,
     zoo_training,
 )
+from coverage_tables import coverage_line, coverage_refused, coverage_rows, coverage_summary, function_networks
 from records import SHORT, found, instructions, percent, raw, table
 from result_tables import (
     ACCURACY,
@@ -147,6 +146,7 @@ def readme_speed() -> str:
 BLOCKS: Mapping[str, Callable[[], str]] = {
     "accuracy": readme_accuracy,
     "speed": readme_speed,
+    "coverage": coverage_line,
     **paper_tables.BLOCKS,
 }
 _MARKED = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end: \2 -->)", re.DOTALL)
@@ -160,7 +160,8 @@ def fill(text: str) -> str:
 FRAGMENTS: tuple[Callable[[], str], ...] = (
     *(methods, thresholds, potentials, corrections, schedules, neurons, activations, networks, data_sets, recipes),
     *(zoo_accuracy, zoo_training),
-    *(models, refused_models, pretrained, spikingjelly, method_results, schedule_results, digits, relu_resnet20),
+    *(coverage_summary, coverage_rows, coverage_refused, function_networks),
+    *(pretrained, spikingjelly, method_results, schedule_results, digits, relu_resnet20),
     *(
         budgets,
         codes,
