@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from transpike.graph.capture import CaptureLayer, captured, trace
-from transpike.graph.value_tracer import answer_of
+from transpike.graph.second_batch import answer_of
 
 
 def assert_captured(model: nn.Module, *shape: int, layer: CaptureLayer | None = None) -> None:

@@ -28,17 +28,10 @@ from transpike.graph.fingerprint import fingerprint_of, take_fingerprint
 from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
 from transpike.graph.plain_tracer import PlainTracer, traced_sizes
 from transpike.graph.program import Program, name_tuples, program_of
-from transpike.graph.traced_values import BatchSizeDecisionError
+from transpike.graph.second_batch import check_second_batch, two_batches
+from transpike.graph.traced_values import BatchSizeDecisionError, RefusedError, UnfollowedError
 from transpike.graph.unwrap import EXPORTED
-from transpike.graph.value_tracer import (
-    OPENED,
-    Guard,
-    RefusedError,
-    UnfollowedError,
-    ValueTracer,
-    check_second_batch,
-    two_batches,
-)
+from transpike.graph.value_tracer import OPENED, Guard, ValueTracer
 
 _FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
 _TOOLS = re.compile(r"\s*#\s*(type:|noqa|pragma|pyright).*$")

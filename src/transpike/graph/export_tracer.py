@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from transpike.graph.aten import function_for
+from transpike.graph.second_batch import two_batches
 from transpike.graph.traced_values import TracingInt
-from transpike.graph.value_tracer import Guard, ValueTracer, two_batches
+from transpike.graph.value_tracer import Guard, ValueTracer
 
 _SYMBOLIC: dict[Any, Callable[..., Any]] = {
     torch.sym_int: TracingInt,

@@ -9,12 +9,14 @@ from __future__ import annotations
 import builtins
 import math
 import operator
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, SupportsIndex
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 BATCHES = (2, 5)
 """Samples in the two batches: ``N // 2`` and ``min(N, 4)`` differ, too. Tensors and numbers show the first."""
@@ -25,6 +27,14 @@ _SAMPLES = (1, 2, 3, 5, 7, 8, 64, 1009)
 
 class BatchSizeDecisionError(Exception):
     """The model's code decides on the number of samples."""
+
+
+class RefusedError(Exception):
+    """The code decides on data or on the batch size; no other way of capturing helps."""
+
+
+class UnfollowedError(Exception):
+    """The code does something that this tracer does not follow."""
 
 
 @dataclass(eq=False)
@@ -295,3 +305,18 @@ class TracingInt(metaclass=_LikeInt):
             whole: Any = arguments[0]
             return whole if isinstance(whole, int) else math.trunc(whole)
         return builtins.int(*arguments, **keywords)
+
+
+@contextmanager
+def traced_int(root: nn.Module) -> Iterator[None]:
+    """``int`` in the modules of the user's code keeps a number traced."""
+    homes = {cls.__module__ for module in root.modules() for cls in type(module).__mro__}
+    spaces = [vars(sys.modules[home]) for home in homes if home in sys.modules and home.split(".")[0] != "torch"]
+    spaces = [space for space in spaces if space.get("__name__") != "builtins" and "int" not in space]
+    for space in spaces:
+        space["int"] = TracingInt
+    try:
+        yield
+    finally:
+        for space in spaces:
+            del space["int"]

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import inspect
 import operator
-import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
-from torch.utils import _pytree as pytree
+from torch.overrides import TorchFunctionMode
 
 from transpike.graph.attention import attention_call, expand_attention
+from transpike.graph.changes_in_place import ChangesInPlace
+from transpike.graph.node_target import BINARY, node_target
 from transpike.graph.plain_tracer import PlainTracer
-from transpike.graph.setitem import scattered
+from transpike.graph.second_batch import answer_of, two_batches
 from transpike.graph.traced_values import (
-    BATCHES,
+    RefusedError,
     Traced,
     TracedFloat,
     TracedInt,
     TracedShape,
     TracedTensor,
-    TracingInt,
+    UnfollowedError,
     at_batch,
+    traced_int,
 )
 
 OPENED: tuple[type[nn.Module], ...] = (
@@ -44,18 +43,6 @@ OPENED: tuple[type[nn.Module], ...] = (
     nn.Transformer,
 )
 """Modules of torch that are traced into."""
-
-_BINARY: Mapping[str, Any] = {
-    **{name: getattr(operator, name) for name in ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow")},
-    **{name: getattr(operator, name) for name in ("lt", "le", "gt", "ge", "eq", "ne", "lshift", "rshift")},
-    **{name: getattr(operator, f"__{name}__") for name in ("and", "or", "xor")},
-    "div": operator.truediv,
-}
-"""What Python writes as an operator between two operands, by the name of the method without underscores."""
-
-_UNARY: Mapping[str, Any] = {
-    **{name: getattr(operator, name) for name in ("neg", "pos", "abs", "invert", "getitem")},
-}
 
 _FACTS = frozenset(
     [
@@ -75,14 +62,6 @@ _PROTOTYPES = frozenset(
 """Calls that read only type, device and shape of their first argument."""
 
 
-class RefusedError(Exception):
-    """The code decides on data or on the batch size; no other way of capturing helps."""
-
-
-class UnfollowedError(Exception):
-    """The code does something that this tracer does not follow."""
-
-
 class Guard(NamedTuple):
     """A size of an input that the graph was made for: index of the input, dimension, size."""
 
@@ -91,7 +70,7 @@ class Guard(NamedTuple):
     size: int
 
 
-class ValueTracer(PlainTracer):
+class ValueTracer(PlainTracer, ChangesInPlace):
     """Tracing with values.
 
     Args:
@@ -119,7 +98,7 @@ class ValueTracer(PlainTracer):
         kept = [(buffer, buffer.clone()) for buffer in root.buffers()]  # in training mode BatchNorm learns
         devices = {tensor.device for pair in self.batches for tensor in pair if tensor.device.type == "cuda"}
         try:
-            with torch.random.fork_rng(devices), _traced_int(root):
+            with torch.random.fork_rng(devices), traced_int(root):
                 graph = super().trace(root, concrete_args)
         finally:
             with torch.no_grad():
@@ -138,7 +117,7 @@ class ValueTracer(PlainTracer):
             given.append(self._tensor(Traced(node, values, frozenset([index]))))
 
         def run(*_: Any) -> Any:
-            with _Mode(self):
+            with self.mode():
                 return answer_of(self.answer(given))
 
         return run, []
@@ -200,6 +179,10 @@ class ValueTracer(PlainTracer):
             return tuple(a)
         return super().create_arg(a)
 
+    def mode(self) -> TorchFunctionMode:
+        """Hands every call of torch to this tracer, where it is entered."""
+        return _Mode(self)
+
     # ---------------------------------------------------------------- one call
 
     def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -208,7 +191,7 @@ class ValueTracer(PlainTracer):
         if isinstance(function, torch.jit.ScriptFunction):
             original = getattr(function, "_torchdynamo_inline", None)
             if original is not None and self._traced_in((args, kwargs)):
-                with _Mode(self):
+                with self.mode():
                     return original(*args, **kwargs)
         if self._computing or not self._traced_in((args, kwargs)):
             return function(*args, **kwargs)
@@ -217,7 +200,7 @@ class ValueTracer(PlainTracer):
         if name == "__set__":
             raise UnfollowedError(f"the attribute {function.__self__.__name__} of a tensor is set")
         if function is F.multi_head_attention_forward:
-            with _Mode(self):
+            with self.mode():
                 return attention_call(*args, **kwargs)
         if name == "size":
             shape = TracedShape.of(self, self._known_of(args[0]))
@@ -229,7 +212,7 @@ class ValueTracer(PlainTracer):
             return self._length(args[0])
         if name == "__iter__":
             rows = self._length(args[0])
-            with _Mode(self):
+            with self.mode():
                 return iter([args[0][index] for index in range(rows)])
         if name == "__setitem__":
             return self._set_item(*args)
@@ -237,7 +220,7 @@ class ValueTracer(PlainTracer):
             made = self._constant(function, args, kwargs)
             if made is not None:
                 return made
-        if (name.endswith("_") and not name.endswith("__")) or (name.startswith("__i") and name[3:-2] in _BINARY):
+        if (name.endswith("_") and not name.endswith("__")) or (name.startswith("__i") and name[3:-2] in BINARY):
             return self._in_place(function, name, args, kwargs)
         if kwargs.get("out") is not None:
             raise UnfollowedError("a result is written into another tensor with out=")
@@ -264,7 +247,7 @@ class ValueTracer(PlainTracer):
                     self.guards.add(Guard(index, place, shape[place]))
 
     def _call(self, function: Any, args: Any, kwargs: Any) -> Any:
-        kind, target, arguments = _target(function, args)
+        kind, target, arguments = node_target(function, args)
         if function is torch.Tensor.type and len(args) < 2 and not kwargs:
             return args[0].traced.values[0].type()
         if getattr(function, "__name__", "") in _FACTS and function is not torch.Tensor.type:
@@ -374,83 +357,6 @@ class ValueTracer(PlainTracer):
             TracedShape.of(self, self._known_of(args[0])).entries()
         return first
 
-    def _in_place(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
-        """``x.add_(y)`` as ``x = x.add(y)``."""
-        target = args[0]
-        if name == "requires_grad_":
-            return target
-        plain = name[3:-2] if name.startswith("__") else name[:-1]
-        value = 0 if plain == "zero" else next(iter([*args[1:], *kwargs.values()]), None)
-        if plain in ("zero", "fill", "copy") and isinstance(value, Tensor):
-            result = self._call(Tensor.expand_as, (value, self._adopted(target)), {})
-            if result.dtype != target.dtype:
-                result = self._call(Tensor.to, (result, target.dtype), {})
-        elif plain in ("zero", "fill"):
-            result = self._call(torch.full_like, (self._adopted(target), value), {})
-        else:
-            home = Tensor if _is_method(function) else torch
-            functional = getattr(home, plain, None) or getattr(Tensor, f"__{plain}__", None)
-            if home is torch:
-                functional = getattr(F, plain, None) or functional
-            if functional is None:
-                raise UnfollowedError(f"{name} changes a tensor in place")
-            result = self._call(functional, (self._adopted(target), *args[1:]), kwargs)
-        return self._rebind(target, result)
-
-    def _rebind(self, target: Any, result: Any, spared: tuple[Any, ...] = ()) -> Any:
-        """After a change in place: the same object stands for the result, and so does what it is an item of."""
-        traced = self._adopted_traced(target)
-        whole, index = traced.item_of or (None, None)
-        if whole is not None and not _share_memory(target, whole):
-            whole = None
-        base = whole
-        while base is not None:
-            spared = (*spared, base)
-            base = (self._adopted_traced(base).item_of or (None,))[0]
-        self._mark_stale(traced, (target, *spared))
-        old, new = traced.values, result.traced.values
-        if new[0].shape == old[0].shape and new[0].dtype == old[0].dtype:
-            with torch.no_grad(), torch._C.DisableTorchFunction():
-                old[0].copy_(new[0])
-                if traced.batched:
-                    old[1].copy_(new[1])
-        traced.values = old if traced.batched or not result.traced.batched else (old[0], new[1])
-        traced.node = result.traced.node
-        traced.sources |= result.traced.sources
-        if whole is not None:
-            with _Mode(self):
-                changed = scattered(self._adopted(whole), index, target)
-            if changed is None:
-                raise UnfollowedError("an item of a tensor is changed in place, with an index that is not followed")
-            self._rebind(whole, changed, (target, *spared))
-        return target
-
-    def _set_item(self, target: Any, index: Any, value: Any) -> None:
-        """``x[index] = value`` as ``x = scatter(x, value)``."""
-        adopted = self._adopted(target)
-        with _Mode(self):
-            result = scattered(adopted, index, value)
-        if result is None:
-            raise UnfollowedError("an item assignment with this index is not followed")
-        self._rebind(target, result)
-
-    def _mark_stale(self, changed: Traced, spared: tuple[Any, ...]) -> None:
-        """Marks the other tensors of which a change in place alters values."""
-        memory = changed.values[0].untyped_storage().data_ptr()
-        mine: Tensor | None = None
-        for other in list(self._alive):
-            value = other.traced.values[0]
-            if other.traced is changed or any(other is each for each in spared):
-                continue
-            if value.untyped_storage().data_ptr() == memory:
-                mine = _elements(changed.values[0]) if mine is None else mine
-                other.traced.stale |= bool(torch.isin(_elements(value), mine).any())
-
-    def _usable(self, traced: Traced) -> Traced:
-        if traced.stale:
-            raise UnfollowedError("a tensor is read that was changed in place through another one")
-        return traced
-
     # ---------------------------------------------------------------- what is traced
 
     def _tensor(self, traced: Traced) -> TracedTensor:
@@ -498,22 +404,6 @@ class ValueTracer(PlainTracer):
                 return self._known[id(parameter)]
         return None
 
-    def _adopted(self, tensor: Any) -> Any:
-        """A tensor as a traced one; a constant that is changed in place becomes one."""
-        self._adopted_traced(tensor)
-        return tensor
-
-    def _adopted_traced(self, tensor: Any) -> Traced:
-        if isinstance(tensor, TracedTensor):
-            return self._usable(tensor.traced)
-        if id(tensor) in self._buffers or isinstance(tensor, nn.Parameter):
-            raise UnfollowedError("a parameter or buffer of the model changes while it runs")
-        if id(tensor) not in self._known:
-            constant = tensor.detach().clone()
-            node = self.create_arg(constant)
-            self._known[id(tensor)] = (tensor, Traced(node, (tensor, tensor)))
-        return self._usable(self._known[id(tensor)][1])
-
 
 class _Mode(TorchFunctionMode):
     """Hands every call of torch to the tracer."""
@@ -524,69 +414,6 @@ class _Mode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.tracer.call(func, tuple(args), dict(kwargs or {}))
-
-
-def _is_method(function: Any) -> bool:
-    name = getattr(function, "__name__", "")
-    return getattr(Tensor, name, None) is function or bool(is_tensor_method_or_property(function))
-
-
-def _target(function: Any, args: tuple[Any, ...]) -> tuple[str, Any, tuple[Any, ...]]:
-    """Kind, target and arguments of the node for a call, as plain tracing writes them."""
-    name = getattr(function, "__name__", "")
-    if not _is_method(function):
-        return "call_function", function, args
-    bare = name.strip("_") if name.startswith("__") else name
-    if bare in _UNARY and (name.startswith("__") or bare == "neg"):
-        return "call_function", _UNARY[bare], args
-    if bare in _BINARY and len(args) == 2:
-        return "call_function", _BINARY[bare], args
-    if name.startswith("__r") and bare[1:] in _BINARY:
-        return "call_function", _BINARY[bare[1:]], (args[1], args[0])
-    return "call_method", name, args
-
-
-def two_batches(example: Tensor) -> tuple[Tensor, Tensor]:
-    """Batches of different size, of samples that differ."""
-    made = []
-    for rows in BATCHES:
-        index = torch.arange(rows, device=example.device)
-        scale = (1.0 - index.to(example.dtype) / 16).view(-1, *[1] * (example.dim() - 1))
-        made.append((example.detach()[index % example.shape[0]] * scale).contiguous())
-    return made[0], made[1]
-
-
-def check_second_batch(model: nn.Module, gm: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Checks that a graph computes what the model does for a batch of another size than the first.
-
-    Raises:
-        UnfollowedError: it does not: the number of samples became a plain number somewhere.
-    """
-    with torch.no_grad():
-        wanted, found = (
-            [leaf for leaf in pytree.tree_leaves(answer_of(each(*inputs))) if isinstance(leaf, Tensor)]
-            for each in (model, gm)
-        )
-    for one, other in zip(wanted, found, strict=False):
-        if one.shape != other.shape or float((one - other).abs().sum()) > 1e-2 * float(one.abs().sum()):
-            break  # staircases may take another step here and there: the sums in front of them are rounded otherwise
-    else:
-        if len(wanted) == len(found):
-            return
-    raise UnfollowedError("the graph computes something else than the model for another number of samples")
-
-
-def answer_of(value: Any) -> Any:
-    """An answer as tensors in tuples, lists and dicts; records and mappings become dicts of what is not None."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: answer_of(entry) for key, entry in value.items() if entry is not None}
-    if pytree.is_namedtuple_instance(value):
-        return type(value)(*map(answer_of, value))
-    if isinstance(value, tuple | list) and not isinstance(value, torch.Size):
-        return type(value)(map(answer_of, value))
-    return value
 
 
 def _argument_names(forward: Callable[..., Any], inputs: int) -> list[str]:
@@ -601,30 +428,3 @@ def _argument_names(forward: Callable[..., Any], inputs: int) -> list[str]:
     if len(names) < inputs:
         raise TypeError(f"the model takes {len(names)} input(s), got {inputs}")
     return names[:inputs]
-
-
-def _share_memory(first: Tensor, second: Tensor) -> bool:
-    return first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
-
-
-def _elements(tensor: Tensor) -> Tensor:
-    """Where in its storage the elements of a tensor lie."""
-    with torch._C.DisableTorchFunction():
-        size = tensor.untyped_storage().nbytes() // max(tensor.element_size(), 1)
-        places = torch.arange(size).as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-        return places.flatten()
-
-
-@contextmanager
-def _traced_int(root: nn.Module) -> Iterator[None]:
-    """``int`` in the modules of the user's code keeps a number traced."""
-    homes = {cls.__module__ for module in root.modules() for cls in type(module).__mro__}
-    spaces = [vars(sys.modules[home]) for home in homes if home in sys.modules and home.split(".")[0] != "torch"]
-    spaces = [space for space in spaces if space.get("__name__") != "builtins" and "int" not in space]
-    for space in spaces:
-        space["int"] = TracingInt
-    try:
-        yield
-    finally:
-        for space in spaces:
-            del space["int"]
