@@ -3,8 +3,8 @@
     python benchmarks/coverage.py results/coverage.json [--group hf] [--model vit ...] [--again] [--limit 240]
 
 The record is written after every model; models that it has are skipped, so a run that was stopped goes on. A model
-that converts is run under signed digits with T = 4 and T = 8, thresholds from the same input: the error is the distance of
-the first answer from the model's, relative to its length.
+that converts is run under signed digits with T = 4 and T = 8, thresholds from the same input: the error is the distance
+of the first answer from the model's, relative to its length.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def coverage_summary() -> str:
 def coverage_line() -> str:
     """The same in one sentence."""
     parts = [f"{sum(row['converts'] for row in rows)} of {len(rows)} ({title})" for title, rows in _families().items()]
-    return "Converted unedited, with random weights: " + "; ".join(parts) + ".\n"
+    return "Converted unedited, with random weights: " + "; ".join(parts) + "."
 
 
 def coverage_rows() -> str:
