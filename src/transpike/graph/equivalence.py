@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from transpike.errors import InputError, VerificationError
 from transpike.graph.clipped_activations import ramps
 from transpike.graph.example_run import first_line
+from transpike.graph.second_batch import answer_of
 
 
 class Verification(NamedTuple):
@@ -27,8 +28,8 @@ class Verification(NamedTuple):
 
 
 def tensors_in(answer: Any) -> list[Tensor]:
-    """The tensors of a (nested) answer; it may hold constants beside them."""
-    return [leaf for leaf in pytree.tree_leaves(answer) if isinstance(leaf, Tensor)]
+    """The tensors of a (nested) answer, of records too; it may hold constants beside them."""
+    return [leaf for leaf in pytree.tree_leaves(answer_of(answer)) if isinstance(leaf, Tensor)]
 
 
 def largest(values: Iterable[float]) -> float:

@@ -137,72 +137,22 @@ def is_a(module: nn.Module | None, classes: type[nn.Module] | tuple[type[nn.Modu
 
 
 _ADVICE: Mapping[str, str] = {
-    "norm": "LayerNorm, GroupNorm and InstanceNorm divide by a statistic of the spikes; train with BatchNorm instead",
-    "softmax": "behind the last activation a softmax acts on the running mean of the answer; inside the network "
-    "(attention) it cannot be converted",
-    "attention": "attention multiplies and normalises activations; only convolutional and fully connected networks "
-    "convert",
-    "recurrent": "recurrent layers are not converted; they may stand in front of the first activation, where no spikes "
+    "lstm gru rnn": "recurrent layers are not converted; they may stand in front of the first neurons, where no spikes "
     "arrive, or behind the last",
-    "activation": "train the network with ReLU, ReLU6 or a SlipReLU activation at this place, then convert",
-    "product": "a product of two spiking signals (a gate) is not linear in time; train the network without it",
-    "inplace": "write the line without changing a tensor in place",
-    "other": "replace it by operators that are linear in time; any operator may stand in front of the first "
-    "activation, where no spikes arrive, or behind the last",
+    "attention": "let attention be traced into: do not name it in leaf_modules",
 }
+"""What the user can do about operators, by words in their names."""
+
+_OTHERS = (
+    "replace it by operators of torch that need no weights of their own; any operator may stand in front of the first "
+    "neurons, where no spikes arrive, or behind the last"
+)
 
 
 def advice(node: fx.Node, modules: Mapping[str, nn.Module]) -> str:
     """What the user can do about an operator that cannot be converted."""
     text = operator_name(node, modules).lower()
-    if any(word in text for word in ("layernorm", "layer_norm", "groupnorm", "group_norm", "instancenorm")):
-        key = "norm"
-    elif "attention" in text:
-        key = "attention"
-    elif "softmax" in text:
-        key = "softmax"
-    elif any(word in text for word in ("lstm", "gru", "rnn")):
-        key = "recurrent"
-    elif is_activation_like(node, modules):
-        key = "activation"
-    elif node.target in DIVISIONS or ((form := _form(node, modules)) is not None and form.product):
-        key = "product"
-    else:
-        key = "other"
-    return _ADVICE[key]
-
-
-_ACTIVATION_WORDS = [
-    "relu",
-    "gelu",
-    "silu",
-    "swish",
-    "sigmoid",
-    "tanh",
-    "elu",
-    "celu",
-    "selu",
-    "mish",
-    "softplus",
-    "softsign",
-    "hardshrink",
-    "softshrink",
-    "tanhshrink",
-    "logsigmoid",
-    "threshold",
-    "clamp",
-    "clip",
-    "glu",
-    "hardtanh",
-]
-
-
-def is_activation_like(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """True for pointwise non-linearities, convertible or not."""
-    if node.op == "call_module" and type(modules[str(node.target)]).__module__ == "torch.nn.modules.activation":
-        return True
-    name = operator_name(node, modules).lower().rsplit(".", 1)[-1]
-    return any(word in name for word in _ACTIVATION_WORDS)
+    return next((what for words, what in _ADVICE.items() if any(word in text for word in words.split())), _OTHERS)
 
 
 def leave_name(node: fx.Node) -> str:

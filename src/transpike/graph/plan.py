@@ -19,7 +19,6 @@ from transpike.graph.operators import (
     Role,
     advice,
     change_of,
-    is_activation_like,
     is_left,
     leave_name,
     names_of,
@@ -188,7 +187,6 @@ class _Planner:
         self.sizes = SymbolicSizes(
             gm, self.examples, lambda node: self.layouts.get(node, FIRST) if self.kinds.get(node) in _BATCHED else None
         )
-        self.holds_sites = any(self._is_site(node) for node in gm.graph.nodes)
         self.before_site = _ancestors_of_sites(gm, self.modules)
 
     def run(self) -> Planning:
@@ -214,7 +212,7 @@ class _Planner:
                     "the model",
                     "(whole model)",
                     "it holds no activation that can become neurons",
-                    "convert a network with ReLU, ReLU6 or SlipReLU activations",
+                    "convert a network with ReLUs, or other functions between two layers with weights",
                 )
             )
         plan = Plan(
@@ -262,11 +260,6 @@ class _Planner:
         if Kind.SEQUENCE in sources:
             return self._classify_on_sequence(node, role)
         if self._change(node, ()).reason is not None and role is not Role.MAX_POOL:
-            if not self.holds_sites and not self._left(node):
-                reason = "it is an activation that neurons cannot stand for"
-                if not is_activation_like(node, self.modules):
-                    reason = "it is neither linear nor an activation that neurons can stand for"
-                self._refuse(node, reason)
             self.analogue.append(leave_name(node))
         return Kind.STATIC
 
@@ -281,12 +274,13 @@ class _Planner:
         elif change.reason is not None:
             if node not in self.before_site:
                 return self._behind(node, named=True)
-            reason = change.reason
+            reason, fix = change.reason, ""
             if self._left(node):
                 reason = "it is listed in leave, but spikes arrive at it and further neurons follow"
+                fix = "take it out of leave"
             elif role is Role.OTHER:
                 reason = "spikes arrive at it, and it is not linear in time"
-            self._refuse(node, reason)
+            self._refuse(node, reason, fix)
         return Kind.SEQUENCE
 
     def _classify_constant(self, node: fx.Node) -> Kind:
