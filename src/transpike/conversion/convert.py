@@ -38,7 +38,9 @@ def convert(
 
     Networks trained with SlipReLU activations take ``V_th = theta`` and ``v(0) = delta theta`` from training (paper,
     Algorithm 1, lines 24 to 28), those with `RateNorm` its theta and ``v(0) = 0``. Plain ReLU sites take their
-    thresholds from the conversion's threshold rule and calibration data.
+    thresholds from the conversion's threshold rule and calibration data. So do sites of other functions between layers
+    with weights (GELU, LayerNorm, softmax, products); they need a schedule of signed digits, or neurons that send
+    negative spikes.
 
     Args:
         model: the network, in the precision it is to run in.
@@ -46,9 +48,10 @@ def convert(
             ``Conversion()``. Published ones are in `transpike.methods`: ``methods["accumulate"](steps=4)``.
         example_inputs: a small batch ``[N, *]``, or a list of them; real data finds more mistakes.
         calibration: unlabelled training inputs for threshold rules and corrections: a tensor or batches.
-        leave: activations to keep as they are although they could become neurons, by module path, node name or class
-            name, at the same places as operators that are not linear: where no spikes arrive, and behind the last
-            neurons, where they act on the running mean. Those operators are kept without being listed.
+        leave: activations and other functions to keep as they are although they could become sites, by the path of
+            their module or of the module that calls them, node name or class name: where no spikes arrive, and behind
+            the last neurons, where they act on the running mean. In front of the first layer with weights and behind
+            the last one functions are kept without being listed.
         leaf_modules: submodules, by name or type, that are not traced into.
         max_pooling: how max-pooling runs in time; only the default converges to the source network.
         progress: show a progress bar.
