@@ -1,5 +1,7 @@
 """Sites that follow any function of what has arrived, against the rule in fractions, loops by hand, and the network."""
 
+import copy
+import pickle
 from fractions import Fraction
 from functools import partial
 
@@ -240,3 +242,21 @@ def test_what_is_defined_for_relus_says_so() -> None:
     snn = converted(moved, x, SignedDigits(3))
     with pytest.raises(tp.errors.ModelError, match="defined for ReLU sites"):
         tp.error_causes(snn, [x], steps=3)
+
+
+def test_copies_compute_the_same() -> None:
+    moved, _, x = pair()
+    snn = converted(moved, x, SignedDigits(3))
+    wanted = snn(x, steps=3)
+    for copied in (copy.deepcopy(snn), pickle.loads(pickle.dumps(snn))):
+        assert torch.equal(copied(x, steps=3), wanted)
+
+
+def test_a_step_is_exported_and_streams() -> None:
+    moved, _, x = pair()
+    snn = converted(moved, x)
+    _, state = snn.step(x)
+    stepper = snn.stepper()
+    program = torch.export.export(stepper, (x, state), strict=False).module()
+    answer, _ = program(x, state)
+    torch.testing.assert_close(answer, snn(x, steps=2)[1], rtol=1e-9, atol=1e-9)

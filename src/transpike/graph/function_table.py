@@ -17,12 +17,11 @@ _SHARE = (0.0, 1.0)
 
 BOUNDED: Mapping[str, tuple[float, float]] = {
     **dict.fromkeys(["sigmoid", "hardsigmoid", "softmax"], _SHARE),
-    **dict.fromkeys(["tanh", "hardtanh_unit", "softsign", "sin", "cos", "normalize"], (-1.0, 1.0)),
-    "relu6": (0.0, 6.0),
+    **dict.fromkeys(["tanh", "softsign", "sin", "cos", "normalize"], (-1.0, 1.0)),
 }
 """Functions whose values lie between two numbers, by name."""
 
-POSITIVE = frozenset(["relu", "softplus", "exp", "abs", "square", "sqrt", "rsqrt", "norm", "var", "std"])
+POSITIVE = frozenset(["softplus", "exp", "abs", "square", "sqrt", "rsqrt", "norm", "var", "std"])
 """Functions that are never negative."""
 
 GROUPS = frozenset(
