@@ -75,9 +75,10 @@ def _sizes(tensor: Tensor) -> list[Any]:
     return [tensor.shape[index] for index in range(tensor.dim())]
 
 
-def _shape(node: OnnxOperator, tensor: Tensor) -> Any:
+def _shape(node: OnnxOperator, tensor: Any) -> Any:
     start, end = getattr(node.inner, "_start", 0), getattr(node.inner, "_end", None)
-    return _sizes(tensor)[start:end]
+    sizes: list[Any] = _sizes(tensor) if isinstance(tensor, Tensor) else [len(tensor)]
+    return sizes[start:end]
 
 
 def _gather(node: OnnxOperator, data: Any, index: Any) -> Any:
