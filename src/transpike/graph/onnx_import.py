@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from transpike.errors import ConversionError, ModelError, UnsupportedOperator, needs_extra
-from transpike.graph.onnx_operators import OnnxOperator
+from transpike.graph.onnx_operators import LONGEST, OnnxOperator
 from transpike.serialization.model_info import InputSpec, ModelInfo, set_model_info
 
-_LONGEST = 64
-"""Integers that are at most so many are axes and sizes; more are a table to read from."""
+_OPSET = 17
+"""The newest version of ONNX that onnx2torch knows most operators of."""
 _NUMBERS = frozenset(["Resize", "Upsample", "Slice", "Pad", "Range", "TopK", "Tile"])
 """Operators whose arguments behind the first are numbers, whatever their type."""
 _ARITHMETIC = frozenset(["Add", "Sub", "Mul", "Div", "Pow"])
@@ -87,11 +87,11 @@ def load_onnx(path: Path | str) -> OnnxNetwork:
             raise ValueError("it holds no operators")
     except Exception as error:  # protobuf, missing files with weights, shapes that do not fit
         raise ModelError(f"it is no ONNX model: {error}", where=str(path), fix="export it again") from error
-    _refuse_unknown(model, path)
-    types = _operator_types(model)
+    model = _importable(model, path)
+    types = _named_by_number(model.graph)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as doubts:
+            warnings.simplefilter("always", UserWarning)
             graph = onnx2torch.convert(model).eval()
     except Exception as error:  # operators with settings that onnx2torch does not know
         raise ModelError(
@@ -99,6 +99,8 @@ def load_onnx(path: Path | str) -> OnnxNetwork:
             where=str(path),
             fix="export it with opset_version=17 or lower, or convert the PyTorch model itself",
         ) from error
+    for doubt in sorted({str(each.message) for each in doubts if each.category is UserWarning}):
+        warnings.warn(f"{path}: {doubt}", UserWarning, stacklevel=2)
     batch, shape = _first_input(model)
     network = _written(graph, str(path.absolute()), types, batch)
     if shape:
@@ -126,30 +128,53 @@ def _constants_to_initializers(graph: Any) -> None:
     graph.node.extend(kept)
 
 
-def _refuse_unknown(model: Any, path: Path) -> None:
-    """One error for all operators that onnx2torch has no converter for."""
+def _unknown(model: Any, path: Path) -> list[UnsupportedOperator]:
+    """All operators that onnx2torch has no converter for."""
     from onnx2torch.node_converters import get_converter
 
     versions = {entry.domain: entry.version for entry in model.opset_import}
     found = []
     for node in model.graph.node:
+        version = versions.get(node.domain, 1)
         try:
-            get_converter(node.op_type, versions.get(node.domain, 1), node.domain)
-        except NotImplementedError:
+            get_converter(node.op_type, version, node.domain)
+        except (NotImplementedError, ValueError):  # a domain of somebody's own
             operator = f"{node.domain}.{node.op_type}".lstrip(".")
-            reason = f"onnx2torch cannot import it at opset {versions.get(node.domain, 1)}"
+            reason = f"onnx2torch cannot import it at opset {version}"
             fix = "export the model with another opset_version, or convert the PyTorch model itself"
             found.append(UnsupportedOperator(node.name or node.output[0], operator, str(path), reason, fix))
+    return found
+
+
+def _importable(model: Any, path: Path) -> Any:
+    """The model, at an older opset if that is what it takes.
+
+    Raises:
+        ConversionError: one error for all operators that cannot be imported.
+    """
+    from onnx import version_converter
+
+    found = _unknown(model, path)
+    if found and any(entry.domain == "" and entry.version > _OPSET for entry in model.opset_import):
+        try:
+            older = version_converter.convert_version(model, _OPSET)
+        except RuntimeError:  # an operator means something else there
+            older = model
+        if not _unknown(older, path):
+            return older
     if found:
         raise ConversionError(found)
+    return model
 
 
-def _operator_types(model: Any) -> dict[str, tuple[str, str]]:
-    """The node's own name and its operator, by the name that onnx2torch gives it."""
-    from onnx2torch.onnx_graph import OnnxGraph
-
-    nodes = OnnxGraph(model.graph).nodes
-    return {name: (node.name or node.output_values[0], node.operation_type) for name, node in nodes.items()}
+def _named_by_number(graph: Any) -> dict[str, tuple[str, str]]:
+    """Gives nodes names that onnx2torch can use for modules; the node's own name and its operator by the new name."""
+    types = {}
+    for number, node in enumerate(graph.node):
+        name = f"node_{number}"
+        types[name] = (node.name or node.output[0], node.op_type)
+        node.name = name
+    return types
 
 
 def _first_input(model: Any) -> tuple[int | None, tuple[int, ...]]:
@@ -195,12 +220,12 @@ def _written(graph: fx.GraphModule, file: str, types: dict[str, tuple[str, str]]
             words[node] = names.of(node.name)
             body.append(f"    {words[node]} = {word(node.args[0])}[{node.args[1]}]\n")
         elif node.op == "call_module":
-            own, operator = types[str(node.target)]
+            own, operator = types[_key(node)]
             on_samples = any(source in varying for source in node.all_input_nodes)
             module = graph.get_submodule(str(node.target))
             if not type(module).__module__.startswith("torch."):
                 module = OnnxOperator(module, operator, own, file, batch, on_samples)
-            name = names.of(str(node.target))
+            name = names.of(own)
             modules[name] = module
             words[node] = names.of(f"{name}_out")
             given = [word(value, operator, place, on_samples) for place, value in enumerate(node.args)]
@@ -210,11 +235,16 @@ def _written(graph: fx.GraphModule, file: str, types: dict[str, tuple[str, str]]
     return OnnxNetwork(file, f"def forward({', '.join(['self', *inputs])}):\n" + "".join(body), modules, constants)
 
 
+def _key(node: fx.Node) -> str:
+    """The name of a node without its domain."""
+    return str(node.target).rpartition("/")[2]
+
+
 def _varying(graph: fx.GraphModule, types: dict[str, tuple[str, str]]) -> set[fx.Node]:
     """What depends on the samples, not only on their shape."""
     found: set[fx.Node] = set()
     for node in graph.graph.nodes:
-        shape = node.op == "call_module" and types[str(node.target)][1] in ("Shape", "Size")
+        shape = node.op == "call_module" and types[_key(node)][1] in ("Shape", "Size")
         if node.op == "placeholder" or (not shape and any(source in found for source in node.all_input_nodes)):
             found.add(node)
     return found
@@ -222,7 +252,7 @@ def _varying(graph: fx.GraphModule, types: dict[str, tuple[str, str]]) -> set[fx
 
 def _is_number(tensor: Tensor, operator: str, place: int, on_samples: bool) -> bool:
     """Whether a stored tensor is written into the code: axes, sizes, and factors of everything."""
-    if tensor.dim() > 1 or tensor.numel() > _LONGEST:
+    if tensor.dim() > 1 or tensor.numel() > LONGEST:
         return False
     if operator in _ARITHMETIC and on_samples and tensor.numel() == 1:
         return bool(tensor.isfinite())

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from transpike.errors import TraceError
 from transpike.graph.traced_values import TracedInt
 
+LONGEST = 64
+"""Integers that are at most so many are axes and sizes; more are a table to read from."""
+
 
 class OnnxOperator(nn.Module):
     """One operator of an ONNX file; it takes tensors, and integers and lists of integers for shapes and axes.
@@ -39,8 +42,11 @@ class OnnxOperator(nn.Module):
             answer = own(self, *values, **named)
             if answer is not NotImplemented:
                 return answer
+        if any(isinstance(entry, TracedInt) for value in (*values, *named.values()) for entry in _entries(value)):
+            raise self.fixed("it calculates with that number in a way that is not followed")
         try:
-            return self.inner(*map(_tensor, values), **{key: _tensor(value) for key, value in named.items()})
+            answer = self.inner(*map(_tensor, values), **{key: _tensor(value) for key, value in named.items()})
+            return answer if self.on_samples else _numbers(answer)
         except RuntimeError as error:
             if self.batch is None:
                 raise
@@ -60,6 +66,12 @@ def _tensor(value: Any) -> Any:
     """A number or a list of numbers as onnx2torch takes it."""
     numbers = isinstance(value, list) or (isinstance(value, int | float) and not isinstance(value, bool))
     return torch.tensor(value) if numbers else value
+
+
+def _numbers(value: Any) -> Any:
+    """What was calculated from numbers alone is numbers again, once it is a list."""
+    short = type(value) is Tensor and value.dtype == torch.int64 and value.dim() < 2 and value.numel() <= LONGEST
+    return value.tolist() if short else value
 
 
 def _whole(value: Any) -> bool:
@@ -96,6 +108,18 @@ def _concat(node: OnnxOperator, *values: Any) -> Any:
     return NotImplemented
 
 
+def _cast(node: OnnxOperator, value: Any) -> Any:
+    if not _whole(value):
+        return NotImplemented
+    if not getattr(node.inner, "torch_dtype", torch.int64).is_floating_point:
+        return value if all(isinstance(entry, int) for entry in _entries(value)) else NotImplemented
+    return [entry * 1.0 for entry in value] if isinstance(value, list) else NotImplemented
+
+
+def _power(_: OnnxOperator, data: Any, exponent: Any) -> Any:
+    return data**exponent if isinstance(data, Tensor) and isinstance(exponent, int | float) else NotImplemented
+
+
 def _same(_: OnnxOperator, value: Any, *__: Any) -> Any:
     return value if _whole(value) else NotImplemented
 
@@ -124,11 +148,15 @@ def _slice(_: OnnxOperator, data: Any, starts: Any, ends: Any, axes: Any = None,
     stride = [1] * len(begin) if steps is None else _entries(steps)
     if _whole(data):
         return data[_cut(len(data), begin[0], stop[0], stride[0])]
-    if any(each < 0 for each in stride):
-        return NotImplemented
     where = list(range(len(begin))) if axes is None else [axis % data.dim() for axis in _entries(axes)]
-    cuts = [slice(None)] * (max(where) + 1)
+    cuts: list[slice] = [slice(None)] * (max(where) + 1)
     for axis, first, last, step in zip(where, begin, stop, stride, strict=True):
+        if step < 0:  # torch has no such slices
+            entries = data.shape[axis]
+            picked = range(entries)[_cut(entries, first, last, step)]
+            whole = picked == range(entries)[::-1]
+            data = data.flip(axis) if whole else data.index_select(axis, torch.tensor(picked, device=data.device))
+            continue
         cuts[axis] = slice(first, None if isinstance(last, int) and last >= 2**31 - 1 else last, step)
     return data[tuple(cuts)]
 
@@ -170,7 +198,7 @@ def _reshape(node: OnnxOperator, data: Any, shape: Any) -> Any:
     if not _whole(shape):
         return NotImplemented
     if _whole(data):
-        return _entries(data) if len(_entries(shape)) else _squeeze(node, data)
+        return _entries(data) if shape in ([-1], [len(_entries(data))]) else NotImplemented
     written = _entries(shape)
     if node.on_samples and written and not isinstance(written[0], TracedInt) and written[0] > 0:
         now = data.shape[0]
@@ -214,7 +242,12 @@ def _resize(node: OnnxOperator, data: Tensor, *values: Any, **named: Any) -> Any
     scales, sizes = given.get("scales"), given.get("sizes")
     if not all(value is None or isinstance(value, list) for value in (scales, sizes)):
         return NotImplemented
-    modes: dict[Any, str] = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear", ("cubic", 4): "bicubic"}
+    modes: dict[Any, str] = {
+        ("linear", 3): "linear",
+        ("linear", 4): "bilinear",
+        ("linear", 5): "trilinear",
+        ("cubic", 4): "bicubic",
+    }
     how: Any = modes.get((inner.onnx_mode, data.dim()), "nearest")
     factors = [float(scale) for scale in scales[2:]] if scales else None
     if scales and [float(scale) for scale in scales[:2]] != [1.0, 1.0]:
@@ -254,7 +287,8 @@ _OWN: dict[str, Callable[..., Any]] = {
     "Shape": _shape,
     "Gather": _gather,
     "Concat": _concat,
-    "Cast": _same,
+    "Cast": _cast,
+    "Pow": _power,
     "Identity": _same,
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
