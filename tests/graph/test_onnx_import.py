@@ -1,6 +1,8 @@
 """Networks from ONNX files, with onnxruntime's answers as oracle."""
 
+import importlib.util
 import io
+import math
 import pickle
 import sys
 import warnings
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 import transpike as tp
 from transpike.errors import ConversionError, MissingExtraError, ModelError, TraceError, TranspikeError
+from transpike.graph.capture import CaptureLayer, trace
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnx2torch")
@@ -177,6 +180,25 @@ def test_integer_arithmetic_on_shapes(tmp_path):
     assert tp.load_onnx(path)(x).shape == by_onnxruntime(path, x).shape == (3, 3, 8)
 
 
+def test_a_number_of_samples_in_a_calculation_that_is_not_followed_is_refused(tmp_path):
+    from onnx import helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ReduceSum", ["s"], ["total"], keepdims=1, name="total"),
+        helper.make_node("Tile", ["a", "one"], ["t"]),
+        helper.make_node("Sub", ["total", "rest"], ["left"]),
+        helper.make_node("Concat", ["left", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["t", "shape"], ["y"]),
+    ]
+    tensors = [numpy_helper.from_array(torch.tensor(v).numpy(), k) for k, v in {"one": [1, 1], "rest": [4]}.items()]
+    network = tp.load_onnx(_file(tmp_path / "net.onnx", nodes, tensors, ["n", 4]))
+    assert network(torch.randn(3, 4)).shape == (3, 4)
+    with pytest.raises(TraceError, match=r"node 'total' \(ReduceSum\).*not followed"):
+        tp.inspect(network, torch.randn(3, 4))
+
+
 def test_operators_stand_at_lines_of_the_file(tmp_path):
     """A site is shown by the node's own name in the file."""
     from onnx import helper
@@ -189,6 +211,80 @@ def test_operators_stand_at_lines_of_the_file(tmp_path):
     (site,) = tp.inspect(network, torch.randn(2, 4)).plan.sites
     assert site.name == "body_last"
     assert site.source.endswith("net.onnx:3: body_last_out = self.body_last(body_first_out)  # 'body/last': Relu")
+
+
+@pytest.mark.parametrize("kind", ["BatchNormalization", "MaxPool", "AveragePool", "GlobalAveragePool"])
+def test_operators_on_values_of_unknown_rank(tmp_path, kind):
+    """Behind a reshape by a shape that the file calculates, ONNX infers no number of dimensions."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    settings = {"MaxPool": {"kernel_shape": [2, 2]}, "AveragePool": {"kernel_shape": [2, 2]}}.get(kind, {})
+    norm = {"w": torch.rand(3) + 1, "b": torch.randn(3), "m": torch.randn(3), "v": torch.rand(3) + 1}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Cast", ["s"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["f", "order"], ["g"]),
+        helper.make_node("Cast", ["g"], ["shape"], to=TensorProto.INT64),
+        helper.make_node("Reshape", ["x", "shape"], ["z"]),
+        helper.make_node(kind, ["z", *(norm if kind.startswith("Batch") else ())], ["y"], **settings),
+    ]
+    stored = {"order": torch.tensor([0, 1, 3, 2]), **norm}
+    tensors = [numpy_helper.from_array(value.numpy(), name) for name, value in stored.items()]
+    path = _file(tmp_path / "net.onnx", nodes, tensors, ["n", 3, "h", "w"])
+    x = torch.randn(2, 3, 6, 4)
+    right = by_onnxruntime(path, x)
+    torch.testing.assert_close(tp.load_onnx(path)(x), right, rtol=1e-5, atol=1e-6)
+    graph = trace(tp.load_onnx(path), examples=[x], layer=CaptureLayer.VALUES)
+    more = torch.randn(4, 3, 6, 4)
+    torch.testing.assert_close(graph(more), by_onnxruntime(path, more), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "factor"), [(6, 0.5), (7, 1.5), (5, 1.3)])
+def test_sizes_that_a_file_calculates_with_fractions(tmp_path, height, factor):
+    """As exporters write an interpolation to a share of the size: the cast cuts off, floor does too."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    stored = {"none": torch.zeros(0), "two": torch.tensor(2), "factor": torch.tensor(factor)}
+    stored |= {"first": torch.tensor([0]), "last": torch.tensor([2]), "axis": torch.tensor([0])}
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Shape", ["a"], ["s"]),
+        helper.make_node("Gather", ["s", "two"], ["h"]),
+        helper.make_node("Cast", ["h"], ["hf"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["hf", "factor"], ["scaled"]),
+        helper.make_node("Floor", ["scaled"], ["down"]),
+        helper.make_node("Cast", ["down"], ["size"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["size", "axis"], ["sizes"]),
+        helper.make_node("Slice", ["s", "first", "last", "axis"], ["front"]),
+        helper.make_node("Concat", ["front", "sizes", "sizes"], ["all"], axis=0),
+        helper.make_node("Resize", ["a", "none", "none", "all"], ["y"], mode="linear"),
+    ]
+    tensors = [numpy_helper.from_array(value.numpy(), name) for name, value in stored.items()]
+    path = _file(tmp_path / "net.onnx", nodes, tensors, ["n", 3, "h", "w"])
+    x = torch.randn(2, 3, height, 9)
+    right = by_onnxruntime(path, x)
+    assert right.shape[2] == math.floor(height * factor)
+    graph = trace(tp.load_onnx(path), examples=[x], layer=CaptureLayer.VALUES)
+    torch.testing.assert_close(graph(x), right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("ch_PP-OCRv4_det_infer", (2, 3, 64, 64)),
+        ("ch_ppocr_mobile_v2.0_cls_infer", (2, 3, 48, 64)),
+        ("ch_PP-OCRv4_rec_infer", (2, 3, 48, 64)),
+    ],
+)
+def test_trained_networks_that_read_text(name, shape):
+    found = importlib.util.find_spec("rapidocr_onnxruntime")
+    if found is None:
+        pytest.skip("needs rapidocr-onnxruntime")
+    path = Path(str(found.origin)).parent / "models" / f"{name}.onnx"
+    network = tp.load_onnx(path)
+    x = torch.randn(shape)
+    torch.testing.assert_close(network(x), by_onnxruntime(path, x), rtol=1e-4, atol=1e-5)
+    assert tp.inspect(network, x).convertible
 
 
 def test_unknown_operators_are_listed_before_the_import(tmp_path):

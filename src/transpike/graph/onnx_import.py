@@ -89,10 +89,11 @@ def load_onnx(path: Path | str) -> OnnxNetwork:
         raise ModelError(f"it is no ONNX model: {error}", where=str(path), fix="export it again") from error
     model = _importable(model, path)
     types = _named_by_number(model.graph)
+    ranked, guessed = _with_ranks(model)
     try:
         with warnings.catch_warnings(record=True) as doubts:
             warnings.simplefilter("always", UserWarning)
-            graph = onnx2torch.convert(model).eval()
+            graph = onnx2torch.convert(ranked).eval()
     except Exception as error:  # operators with settings that onnx2torch does not know
         raise ModelError(
             f"onnx2torch cannot import it: {error or type(error).__name__}",
@@ -102,7 +103,7 @@ def load_onnx(path: Path | str) -> OnnxNetwork:
     for doubt in sorted({str(each.message) for each in doubts if each.category is UserWarning}):
         warnings.warn(f"{path}: {doubt}", UserWarning, stacklevel=2)
     batch, shape = _first_input(model)
-    network = _written(graph, str(path.absolute()), types, batch)
+    network = _written(graph, str(path.absolute()), types, guessed, batch)
     if shape:
         set_model_info(network, ModelInfo(inputs=InputSpec(shape)))
     return network
@@ -167,6 +168,32 @@ def _importable(model: Any, path: Path) -> Any:
     return model
 
 
+def _with_ranks(model: Any) -> tuple[Any, set[str]]:
+    """The model with the number of dimensions of what onnx2torch pools and normalises, where ONNX infers none.
+
+    A pooling says it itself; of BatchNorm onnx2torch only needs some number, and the nodes where it is a guess are
+    returned.
+    """
+    from onnx import TensorProto, helper, shape_inference
+
+    model = shape_inference.infer_shapes(model, data_prop=True)
+    values = model.graph.value_info
+    guessed: set[str] = set()
+    known = {value.name for value in (*values, *model.graph.input) if value.type.tensor_type.HasField("shape")}
+    for node in model.graph.node:
+        windows = [len(entry.ints) for entry in node.attribute if entry.name == "kernel_shape"]
+        if node.op_type not in ("BatchNormalization", "MaxPool", "AveragePool") or node.input[0] in known:
+            continue
+        if not windows:
+            guessed.add(node.name)
+        for index in reversed(range(len(values))):
+            if values[index].name == node.input[0]:
+                del values[index]
+        sizes = [None] * (2 + (windows[0] if windows else 2))
+        values.append(helper.make_tensor_value_info(node.input[0], TensorProto.FLOAT, sizes))
+    return model, guessed
+
+
 def _named_by_number(graph: Any) -> dict[str, tuple[str, str]]:
     """Gives nodes names that onnx2torch can use for modules; the node's own name and its operator by the new name."""
     types = {}
@@ -188,7 +215,9 @@ def _first_input(model: Any) -> tuple[int | None, tuple[int, ...]]:
     return sizes[0], known if len(inputs) == 1 and len(known) == len(sizes) - 1 else ()
 
 
-def _written(graph: fx.GraphModule, file: str, types: dict[str, tuple[str, str]], batch: int | None) -> OnnxNetwork:
+def _written(
+    graph: fx.GraphModule, file: str, types: dict[str, tuple[str, str]], guessed: set[str], batch: int | None
+) -> OnnxNetwork:
     """A graph of onnx2torch as a module whose forward is one line per operator."""
     names = _Names()
     varying = _varying(graph, types)
@@ -223,7 +252,9 @@ def _written(graph: fx.GraphModule, file: str, types: dict[str, tuple[str, str]]
             own, operator = types[_key(node)]
             on_samples = any(source in varying for source in node.all_input_nodes)
             module = graph.get_submodule(str(node.target))
-            if not type(module).__module__.startswith("torch."):
+            if isinstance(module, nn.LayerNorm) and module.weight is not None:
+                module.normalized_shape = tuple(module.weight.shape)  # of sizes that the file leaves open it has none
+            if not type(module).__module__.startswith("torch.") or _key(node) in guessed:
                 module = OnnxOperator(module, operator, own, file, batch, on_samples)
             name = names.of(own)
             modules[name] = module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from transpike.errors import TraceError
-from transpike.graph.traced_values import TracedInt
+from transpike.graph.traced_values import TracedFloat, TracedInt
 
 LONGEST = 64
 """Integers that are at most so many are axes and sizes; more are a table to read from."""
@@ -42,7 +43,11 @@ class OnnxOperator(nn.Module):
             answer = own(self, *values, **named)
             if answer is not NotImplemented:
                 return answer
-        if any(isinstance(entry, TracedInt) for value in (*values, *named.values()) for entry in _entries(value)):
+        if any(
+            isinstance(entry, TracedInt | TracedFloat)
+            for value in (*values, *named.values())
+            for entry in _entries(value)
+        ):
             raise self.fixed("it calculates with that number in a way that is not followed")
         try:
             answer = self.inner(*map(_tensor, values), **{key: _tensor(value) for key, value in named.items()})
@@ -74,9 +79,9 @@ def _numbers(value: Any) -> Any:
     return value.tolist() if short else value
 
 
-def _whole(value: Any) -> bool:
-    """Whether this is an integer, or a list of some."""
-    return isinstance(value, int | list)
+def _is_number(value: Any) -> bool:
+    """Whether this is a number, or a list of some."""
+    return isinstance(value, int | float | list)
 
 
 def _entries(value: Any) -> list[Any]:
@@ -95,7 +100,7 @@ def _shape(node: OnnxOperator, tensor: Any) -> Any:
 
 def _gather(node: OnnxOperator, data: Any, index: Any) -> Any:
     axis = getattr(node.inner, "_axis", 0)
-    if _whole(data) and _whole(index):
+    if _is_number(data) and _is_number(index):
         return [data[i] for i in index] if isinstance(index, list) else data[index]
     if isinstance(data, Tensor) and isinstance(index, int):
         return data.select(axis, index)
@@ -103,33 +108,59 @@ def _gather(node: OnnxOperator, data: Any, index: Any) -> Any:
 
 
 def _concat(node: OnnxOperator, *values: Any) -> Any:
-    if all(map(_whole, values)):
+    if all(map(_is_number, values)):
         return [entry for value in values for entry in _entries(value)]
     return NotImplemented
 
 
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    return [function(entry) for entry in value] if isinstance(value, list) else function(value)
+
+
 def _cast(node: OnnxOperator, value: Any) -> Any:
-    if not _whole(value):
+    if not _is_number(value):
         return NotImplemented
-    if not getattr(node.inner, "torch_dtype", torch.int64).is_floating_point:
-        return value if all(isinstance(entry, int) for entry in _entries(value)) else NotImplemented
-    return [entry * 1.0 for entry in value] if isinstance(value, list) else NotImplemented
+    if getattr(node.inner, "torch_dtype", torch.int64).is_floating_point:
+        return _each(lambda entry: entry * 1.0, value)
+    return _each(lambda entry: entry if isinstance(entry, int) else math.trunc(entry), value)
+
+
+def _floor(_: OnnxOperator, value: Any) -> Any:
+    return _each(lambda entry: math.floor(entry) * 1.0, value) if _is_number(value) else NotImplemented
+
+
+def _ceil(_: OnnxOperator, value: Any) -> Any:
+    return _each(lambda entry: math.ceil(entry) * 1.0, value) if _is_number(value) else NotImplemented
 
 
 def _power(_: OnnxOperator, data: Any, exponent: Any) -> Any:
     return data**exponent if isinstance(data, Tensor) and isinstance(exponent, int | float) else NotImplemented
 
 
+def _batch_norm(node: OnnxOperator, data: Any, *given: Any) -> Any:
+    """Of any number of dimensions."""
+    norm: Any = node.inner
+    if given or not isinstance(norm, nn.modules.batchnorm._BatchNorm):
+        return NotImplemented
+    return nn.functional.batch_norm(
+        data, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.training, norm.momentum or 0.0, norm.eps
+    )
+
+
+def _global_mean(_: OnnxOperator, data: Tensor) -> Any:
+    return data.mean(tuple(range(2, data.dim())), keepdim=True)
+
+
 def _same(_: OnnxOperator, value: Any, *__: Any) -> Any:
-    return value if _whole(value) else NotImplemented
+    return value if _is_number(value) else NotImplemented
 
 
 def _unsqueeze(_: OnnxOperator, value: Any, *__: Any) -> Any:
-    return _entries(value) if _whole(value) else NotImplemented
+    return _entries(value) if _is_number(value) else NotImplemented
 
 
 def _squeeze(_: OnnxOperator, value: Any, *__: Any) -> Any:
-    if not _whole(value):
+    if not _is_number(value):
         return NotImplemented
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
@@ -142,11 +173,11 @@ def _cut(entries: int, start: Any, end: Any, step: Any) -> slice:
 
 
 def _slice(_: OnnxOperator, data: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
-    if not (_whole(starts) and _whole(ends)):
+    if not (_is_number(starts) and _is_number(ends)):
         return NotImplemented
     begin, stop = _entries(starts), _entries(ends)
     stride = [1] * len(begin) if steps is None else _entries(steps)
-    if _whole(data):
+    if _is_number(data):
         return data[_cut(len(data), begin[0], stop[0], stride[0])]
     where = list(range(len(begin))) if axes is None else [axis % data.dim() for axis in _entries(axes)]
     cuts: list[slice] = [slice(None)] * (max(where) + 1)
@@ -163,7 +194,7 @@ def _slice(_: OnnxOperator, data: Any, starts: Any, ends: Any, axes: Any = None,
 
 def _divided(first: Any, second: Any) -> Any:
     """Division of integers goes towards zero."""
-    if not (_whole(first) and _whole(second)):
+    if not (isinstance(first, int) and isinstance(second, int)):
         return first / second
     return first // second if (first >= 0) == (second > 0) else -(-first // second)
 
@@ -178,7 +209,7 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
 
 def _arithmetic(node: OnnxOperator, first: Any, second: Any) -> Any:
     compute = _ARITHMETIC[node.operator]
-    if _whole(first) and _whole(second):
+    if _is_number(first) and _is_number(second):
         if not isinstance(first, list) and not isinstance(second, list):
             return compute(first, second)
         a, b = _entries(first), _entries(second)
@@ -195,9 +226,9 @@ def _arithmetic(node: OnnxOperator, first: Any, second: Any) -> Any:
 
 
 def _reshape(node: OnnxOperator, data: Any, shape: Any) -> Any:
-    if not _whole(shape):
+    if not _is_number(shape):
         return NotImplemented
-    if _whole(data):
+    if _is_number(data):
         return _entries(data) if shape in ([-1], [len(_entries(data))]) else NotImplemented
     written = _entries(shape)
     if node.on_samples and written and not isinstance(written[0], TracedInt) and written[0] > 0:
@@ -212,7 +243,7 @@ def _reshape(node: OnnxOperator, data: Any, shape: Any) -> Any:
 
 
 def _expand(_: OnnxOperator, data: Tensor, shape: Any) -> Any:
-    if not _whole(shape) or _whole(data):
+    if not _is_number(shape) or _is_number(data):
         return NotImplemented
     wanted, own = _entries(shape), _sizes(data)
     length = max(len(wanted), len(own))
@@ -222,7 +253,7 @@ def _expand(_: OnnxOperator, data: Tensor, shape: Any) -> Any:
 
 def _pad(node: OnnxOperator, data: Tensor, pads: Any, value: Any = 0.0, axes: Any = None) -> Any:
     """Pairs from the last dimension to the first."""
-    if not _whole(pads) or axes is not None:
+    if not _is_number(pads) or axes is not None:
         return NotImplemented
     half = len(pads) // 2
     pairs = [size for index in reversed(range(half)) for size in (pads[index], pads[half + index])]
@@ -260,7 +291,7 @@ def _resize(node: OnnxOperator, data: Tensor, *values: Any, **named: Any) -> Any
 def _full(node: OnnxOperator, shape: Any) -> Any:
     """Of integers, the shape of another tensor, say, these stay numbers."""
     value: Any = node.inner.value
-    if not _whole(shape):
+    if not _is_number(shape):
         return NotImplemented
     if value.dtype == torch.int64 and len(_entries(shape)) == 1 and not isinstance(_entries(shape)[0], TracedInt):
         return [int(value)] * _entries(shape)[0]
@@ -268,7 +299,7 @@ def _full(node: OnnxOperator, shape: Any) -> Any:
 
 
 def _compare(_: OnnxOperator, first: Any, second: Any) -> Any:
-    if not (_whole(first) and _whole(second)):
+    if not (_is_number(first) and _is_number(second)):
         return NotImplemented
     return [
         not (isinstance(a, TracedInt) or isinstance(b, TracedInt)) and a == b
@@ -277,17 +308,21 @@ def _compare(_: OnnxOperator, first: Any, second: Any) -> Any:
 
 
 def _where(_: OnnxOperator, condition: Any, first: Any, second: Any) -> Any:
-    if not (_whole(condition) and _whole(first) and _whole(second)):
+    if not (_is_number(condition) and _is_number(first) and _is_number(second)):
         return NotImplemented
     return [a if yes else b for yes, a, b in zip(condition, _entries(first), _entries(second), strict=True)]
 
 
 _OWN: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(_ARITHMETIC, _arithmetic),
+    "BatchNormalization": _batch_norm,
+    "GlobalAveragePool": _global_mean,
     "Shape": _shape,
     "Gather": _gather,
     "Concat": _concat,
     "Cast": _cast,
+    "Floor": _floor,
+    "Ceil": _ceil,
     "Pow": _power,
     "Identity": _same,
     "Unsqueeze": _unsqueeze,
