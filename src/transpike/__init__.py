@@ -23,6 +23,7 @@ from transpike.evaluation.delayed_readout import delayed_readout, readout_delay
 from transpike.evaluation.early_exit import answer_early, evaluate_early
 from transpike.evaluation.evaluate import evaluate
 from transpike.evaluation.report import Report
+from transpike.graph.onnx_import import load_onnx
 from transpike.graph.operators import MaxPooling
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import Conversion, PerChannel, PerLayer
@@ -64,6 +65,7 @@ __all__ = [
     "inspect",
     "load",
     "load_ann",
+    "load_onnx",
     "methods",
     "neurons",
     "readout_delay",

@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from transpike import zoo
 from transpike.architectures.libraries import LIBRARIES
 from transpike.cli.words import parse_options
-from transpike.errors import ModelError, known_words
+from transpike.errors import ModelError, TraceError, known_words
 from transpike.graph.capture import evaluation_mode
+from transpike.graph.onnx_import import load_onnx
 from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.model_info import InputSpec, model_info
 from transpike.storage import checkpoint
@@ -77,6 +78,8 @@ class ResolvedModel:
         try:
             with torch.no_grad(), evaluation_mode(self.network):
                 self.network(example)
+        except TraceError:  # of an ONNX file: it names the node
+            raise
         except (Exception, SystemExit) as error:  # user code runs here, so anything may come
             shape = ",".join(map(str, example.shape[1:]))
             raise _user_error(error, f"{self.name} fails on an input of shape {shape}") from error
@@ -94,7 +97,7 @@ def find_model(
     """A network from what the options of a command say.
 
     Args:
-        name: a built-in network, a trained one, a checkpoint, ``torchvision:NAME``, ``timm:NAME`` or
+        name: a built-in network, a trained one, a checkpoint, an ONNX file, ``torchvision:NAME``, ``timm:NAME`` or
             ``module:factory``.
         option: ``name=value`` for its builder.
         factory: for a checkpoint of a network that is not built in: where it comes from.
@@ -148,6 +151,11 @@ def _find(name: str, options: Mapping[str, Any], factory: str | None) -> Resolve
     if name.endswith(".py"):
         public = ", ".join(_public(_import(name, "factory"))[:10])
         raise ModelError("a Python file holds several names", where=name, fix=f"write {name}:NAME; it has {public}")
+    if name.endswith(".onnx"):
+        if options:
+            raise ModelError("an ONNX file takes no options", where=name, fix="leave --option out")
+        imported = load_onnx(name)
+        return ResolvedModel(name, imported, model_info(imported).inputs, False)
     if name.endswith(".safetensors") or Path(name).is_file():
         if options:
             raise ModelError("a checkpoint takes no options", where=name, fix="leave --option out")

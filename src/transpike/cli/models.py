@@ -33,6 +33,7 @@ def models(
         out.print(trained_table(trained))
     say("torchvision:NAME     a network of torchvision, for example torchvision:resnet18")
     say("timm:NAME            a network of timm (pip install timm), for example timm:resnet18")
+    say("*.onnx               a network from an ONNX file, with its weights")
     say("file.py:factory      your own: a class or function without arguments, or an nn.Module, in a file")
     say("package.module:name  the same in a module that can be imported")
     say("net.safetensors      what transpike train or transpike.save wrote")

@@ -36,8 +36,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A built-in or trained network (`transpike models`), a checkpoint (*.safetensors), torchvision:NAME, "
-        "timm:NAME, file.py:factory or package.module:factory.",
+        help="A built-in or trained network (`transpike models`), a checkpoint (*.safetensors), an ONNX file "
+        "(*.onnx), torchvision:NAME, timm:NAME, file.py:factory or package.module:factory.",
     ),
 ]
 Options = Annotated[

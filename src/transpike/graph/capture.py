@@ -33,7 +33,12 @@ from transpike.graph.traced_values import BatchSizeDecisionError, RefusedError, 
 from transpike.graph.unwrap import EXPORTED
 from transpike.graph.value_tracer import OPENED, Guard, ValueTracer
 
-_FOREIGN = (str(Path(torch.__file__).parent) + os.sep, str(Path(__file__).parent) + os.sep, "<")
+_FOREIGN = (
+    str(Path(torch.__file__).parent) + os.sep,
+    str(Path(torch.__file__).parents[1] / "onnx2torch") + os.sep,  # operators of `load_onnx`
+    str(Path(__file__).parent) + os.sep,
+    "<",
+)
 _TOOLS = re.compile(r"\s*#\s*(type:|noqa|pragma|pyright).*$")
 """What linters read, and nobody else."""
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in ')
@@ -232,6 +237,8 @@ def _explained(model: nn.Module) -> Iterator[None]:
     """Errors of tracing, with the line of the user's code."""
     try:
         yield
+    except TraceError:  # it says where
+        raise
     except Exception as error:  # user code runs here, so anything may come
         where, owner = _failing_line(error, model)
         leaf = (
