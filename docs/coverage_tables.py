@@ -90,3 +90,26 @@ def function_networks() -> str:
     images = record["networks"][0]["images"]
     text = f"{images} test images, {record['epochs']} epochs of training. {about(record)}"
     return table(head, lines, left=2) + f"\n{text} Record: {link('function-networks.json')}.\n"
+
+
+def text_networks() -> str:
+    """Trained text networks under signed digits, and with values rounded to as many bits."""
+    record = raw("text-networks.json")
+    lines = []
+    for row in record["rows"]:
+        shown = [percent(100 * row["error"], 1), percent(100 * row["error_rounded"], 1)]
+        for label in ("", "_rounded"):
+            same, shared = row.get(f"same{label}"), row.get(f"overlap{label}")
+            shown.append(percent(same, 1) + " %" if shared is None else f"{shared:.3f}")
+        lines.append((row["network"], row["steps"], row["pipeline_steps"], *shown))
+    head = (
+        "network",
+        "T",
+        "pipeline steps",
+        "error in %",
+        "rounded",
+        "same class, or overlap of text masks",
+        "rounded",
+    )
+    text = f"{record['tests']} pages, others for calibration ({record['calibration']}), lag {record['lag']}. {about(record)}"
+    return table(head, lines) + f"\n{text} Record: {link('text-networks.json')}.\n"

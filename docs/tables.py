@@ -32,7 +32,14 @@ from code_tables import (
     zoo_accuracy,
     zoo_training,
 )
-from coverage_tables import coverage_line, coverage_refused, coverage_rows, coverage_summary, function_networks
+from coverage_tables import (
+    coverage_line,
+    coverage_refused,
+    coverage_rows,
+    coverage_summary,
+    function_networks,
+    text_networks,
+)
 from records import SHORT, found, instructions, percent, raw, table
 from result_tables import (
     ACCURACY,
@@ -160,7 +167,7 @@ def fill(text: str) -> str:
 FRAGMENTS: tuple[Callable[[], str], ...] = (
     *(methods, thresholds, potentials, corrections, schedules, neurons, activations, networks, data_sets, recipes),
     *(zoo_accuracy, zoo_training),
-    *(coverage_summary, coverage_rows, coverage_refused, function_networks),
+    *(coverage_summary, coverage_rows, coverage_refused, function_networks, text_networks),
     *(pretrained, spikingjelly, method_results, schedule_results, digits, relu_resnet20),
     *(
         budgets,

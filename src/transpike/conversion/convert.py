@@ -135,5 +135,6 @@ def restore(model: nn.Module, example_inputs: Inputs, conversion: Conversion, ca
     prepared = prepare(model, example_inputs, capture)
     if prepared.planning.unsupported:
         raise ConversionError(prepared.planning.unsupported)
+    _refuse_functions(prepared.planning.plan, conversion)
     snn = SpikingNetwork(prepared.network, prepared.planning.plan, conversion, prepared.capture)
     return snn.requires_grad_(False).eval()
