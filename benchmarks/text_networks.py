@@ -28,7 +28,7 @@ from transpike.graph.walk import NodeVisitor
 from transpike.serialization.environment import environment
 from transpike.serialization.json_records import write_json
 
-STEPS, LAG = (6, 8, 12), 4
+STEPS = (6, 8, 12)
 SIZE, TEXT = 320, 0.3
 MEAN, DEVIATION = (torch.tensor(values).view(3, 1, 1) for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
 
@@ -47,12 +47,12 @@ def page(random: np.random.Generator, fonts: list[Path]) -> Image.Image:
 
 def tensor(image: Image.Image) -> Tensor:
     """``[3, H, W]`` between 0 and 1."""
-    return torch.from_numpy(np.asarray(image)).permute(2, 0, 1) / 255.0
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255.0
 
 
 def converted(network: torch.nn.Module, steps: int, images: Tensor) -> tp.SpikingNetwork:
-    """The network under T signed digits, full scales from these images."""
-    schedule = tp.schedules.SignedDigits(steps, default_lag=LAG)
+    """The network under T signed digits with a lag of T / 2, full scales from these images."""
+    schedule = tp.schedules.SignedDigits(steps, default_lag=steps // 2)
     conversion = tp.Conversion(tp.rules.Maximum(tp.PerChannel()), schedule=schedule)
     return tp.convert(network, conversion, calibration=list(images.split(2)), example_inputs=images[:2])
 
@@ -126,7 +126,7 @@ def main() -> None:
         wanted = session.run(None, {session.get_inputs()[0].name: images[split:].numpy()})[0]
         network = tp.load_onnx(folder / file)
         rows += measure(name, network, torch.from_numpy(wanted), images[:split], images[split:])
-    record = {"calibration": given.calibration, "tests": given.tests, "lag": LAG, "rows": rows}
+    record = {"calibration": given.calibration, "tests": given.tests, "rows": rows}
     if given.output is not None:
         write_json(given.output, {"environment": asdict(environment()), **record})
 

@@ -111,5 +111,5 @@ def text_networks() -> str:
         "same class, or overlap of text masks",
         "rounded",
     )
-    text = f"{record['tests']} pages, others for calibration ({record['calibration']}), lag {record['lag']}. {about(record)}"
+    text = f"{record['tests']} pages, others for calibration ({record['calibration']}), lag T / 2 at every site. {about(record)}"
     return table(head, lines) + f"\n{text} Record: {link('text-networks.json')}.\n"

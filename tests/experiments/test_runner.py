@@ -142,11 +142,11 @@ def test_killed_while_it_evaluates(
     monkeypatch.setattr(evaluation, "_SAVE_EVERY", 0.0)
     add, counted = evaluation._Counter.add, []
 
-    def count(self: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def count(self: Any, images: torch.Tensor, labels: torch.Tensor, before: int) -> None:
         counted.append(len(images))
         if len(counted) == batch + 1:
             raise Killed
-        add(self, images, labels)
+        add(self, images, labels, before)
 
     monkeypatch.setattr(evaluation._Counter, "add", count)
     trained_in(tmp_path, straight)

@@ -18,6 +18,7 @@ from transpike.graph.capture import source_of
 from transpike.graph.example_run import examples_of
 from transpike.graph.function_site import FunctionSite, SiteKind, identity
 from transpike.graph.function_table import ALL, kind_of_calls, limits_of, short_name
+from transpike.graph.linear_operators import Change
 from transpike.graph.normalize import ActivationCall, call_name, modules_of
 from transpike.graph.operators import Role, change_of, is_left, operator_name, role_of, takes_batch_statistics
 from transpike.graph.program import program_of
@@ -62,15 +63,18 @@ class _Pass:
         self.varying: set[fx.Node] = set()
         self.fed: set[fx.Node] = set()
         self.feeds: set[fx.Node] = set()
+        self.moving: set[fx.Node] = set()
+        self.nonlinear: set[fx.Node] = set()
         self.calls: list[ActivationCall] = []
         self.taken: Counter[str] = Counter()
         self.counts = Counter(str(node.target) for node in self.nodes if node.op == "call_module")
-        self.nonlinear: set[fx.Node] = set()
         for node in self.nodes:
-            self._look_back(node)
+            self._vary(node)
         for node in reversed(self.nodes):
             if any(self._is_site(user) or self._weighs(user) or user in self.feeds for user in node.users):
                 self.feeds.add(node)
+        for node in self.nodes:
+            self._look_back(node)
 
     def run(self) -> list[ActivationCall]:
         cones = self._cones()
@@ -85,25 +89,36 @@ class _Pass:
         self.gm.recompile()
         return self.calls
 
-    def _look_back(self, node: fx.Node) -> None:
-        """Whether a node varies with the input, has weights in front of it, and is a function."""
-        sources = [source for source in node.all_input_nodes if source in self.varying]
+    def _vary(self, node: fx.Node) -> None:
+        """Whether a node varies with the input, other than in its shape."""
         if role_of(node, self.modules) is Role.SIZE or node.op == "output":
             return
-        if node.op == "placeholder" and isinstance(self.examples[node], Tensor):
+        sources = self._among(node, self.varying)
+        given = node.op == "placeholder" and isinstance(self.examples[node], Tensor)
+        if given or (sources and not self._change(node, sources).still):
             self.varying.add(node)
-        if not sources:
+
+    def _look_back(self, node: fx.Node) -> None:
+        """Whether a node has weights in front of it, is a function, and differs from step to step."""
+        sources = self._among(node, self.varying)
+        if node not in self.varying or not sources:
             return
-        change = change_of(node, self.modules, sources, _dtype(self.examples[node]))
-        if change.still:
-            return
-        self.varying.add(node)
         if any(source in self.fed or self._weighs(source) for source in sources) or self._is_site(node):
             self.fed.add(node)
+        moving = self._among(node, self.moving)
+        reason = self._change(node, moving).reason  # a product is none where only one of its factors moves
         pool = role_of(node, self.modules) is Role.MAX_POOL
         kept = self._is_site(node) or pool or takes_batch_statistics(node, self.modules)
-        if change.reason is not None and not kept and not self._stays(node):
+        if reason is not None and not kept and not self._stays(node):
             self.nonlinear.add(node)
+        if moving or self._is_site(node) or self._is_function(node):
+            self.moving.add(node)
+
+    def _among(self, node: fx.Node, chosen: set[fx.Node]) -> list[fx.Node]:
+        return [source for source in node.all_input_nodes if source in chosen]
+
+    def _change(self, node: fx.Node, moving: list[fx.Node]) -> Change:
+        return change_of(node, self.modules, moving, _dtype(self.examples[node]))
 
     def _is_site(self, node: fx.Node) -> bool:
         return site_of(node, self.modules) is not None
@@ -125,7 +140,7 @@ class _Pass:
 
     def _weighs(self, node: fx.Node) -> bool:
         """Whether a call is a layer with weights."""
-        return self._multiplies(node) and node in self.varying and node not in self.nonlinear
+        return self._multiplies(node) and len(self._among(node, self.varying)) == 1
 
     def _is_function(self, node: fx.Node) -> bool:
         return node in self.nonlinear and node in self.fed and node in self.feeds
