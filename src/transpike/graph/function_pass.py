@@ -65,6 +65,7 @@ class _Pass:
         self.feeds: set[fx.Node] = set()
         self.moving: set[fx.Node] = set()
         self.nonlinear: set[fx.Node] = set()
+        self.relayed = False
         self.calls: list[ActivationCall] = []
         self.taken: Counter[str] = Counter()
         self.counts = Counter(str(node.target) for node in self.nodes if node.op == "call_module")
@@ -73,13 +74,16 @@ class _Pass:
         for node in reversed(self.nodes):
             if any(self._is_site(user) or self._weighs(user) or user in self.feeds for user in node.users):
                 self.feeds.add(node)
-        for node in self.nodes:
-            self._look_back(node)
 
     def run(self) -> list[ActivationCall]:
-        cones = self._cones()
-        if not cones:  # what arrives at layers of a network of ReLUs stays as it is
+        for node in self.nodes:
+            self._look_back(node)
+        if not self._cones():  # what arrives at layers of a network of ReLUs stays as it is
             return []
+        self.relayed = True
+        for node in self.nodes:
+            self._look_back(node)
+        cones = self._cones()
         self._relay({root for root, _ in cones})
         for root, members in cones:
             self._make(root, members)
@@ -111,7 +115,8 @@ class _Pass:
         kept = self._is_site(node) or pool or takes_batch_statistics(node, self.modules)
         if reason is not None and not kept and not self._stays(node):
             self.nonlinear.add(node)
-        if moving or self._is_site(node) or self._is_function(node):
+        sent = self.relayed and self._multiplies(node) and node in self.fed  # what it is given
+        if moving or sent or self._is_site(node) or self._is_function(node):
             self.moving.add(node)
 
     def _among(self, node: fx.Node, chosen: set[fx.Node]) -> list[fx.Node]:
