@@ -8,6 +8,7 @@ arrive, a site sends it on.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Collection, Mapping
 
@@ -164,14 +165,13 @@ class _Pass:
 
     def _may_end(self, node: fx.Node) -> bool:
         """Whether a node's values can be sent: those of a function, also where it gives several."""
-        example = self.examples[node]
-        several = node.op == "call_function" and node.all_input_nodes and short_name(node, self.modules) == "getitem"
-        function = node.all_input_nodes[0] if several else node
-        if several and isinstance(self.examples[function], Tensor):
-            function = node
+        example, function = self.examples[node], node
+        if node.target is operator.getitem and not isinstance(self.examples[node.all_input_nodes[0]], Tensor):
+            function = node.all_input_nodes[0]
         return self._is_function(function) and isinstance(example, Tensor) and example.dtype.is_floating_point
 
     def _cone(self, root: fx.Node, owned: Mapping[fx.Node, fx.Node]) -> set[fx.Node]:
+        """The calls whose results lead to ``root`` alone, up to sites, layers, and what products are given."""
         cone = {root}
         for node in reversed(self.nodes[: self.nodes.index(root)]):
             if node in owned or node.op in ("placeholder", "get_attr", "output") or self._is_site(node):
