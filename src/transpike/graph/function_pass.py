@@ -111,6 +111,8 @@ class _Pass:
         if any(source in self.fed or self._weighs(source) for source in sources) or self._is_site(node):
             self.fed.add(node)
         moving = self._among(node, self.moving)
+        if self.relayed and self._multiplies(node):  # what has weights in front of it will arrive as events
+            moving = [each for each in sources if each in self.moving or each in self.fed or self._weighs(each)]
         reason = self._change(node, moving).reason  # a product is none where only one of its factors moves
         pool = role_of(node, self.modules) is Role.MAX_POOL
         kept = self._is_site(node) or pool or takes_batch_statistics(node, self.modules)
