@@ -79,7 +79,9 @@ def first(answer: Any) -> Tensor:
     return next(leaf for leaf in pytree.tree_leaves(answer) if isinstance(leaf, Tensor))
 
 
-def measure(group: str, name: str, shapes: list[list[int]], send: Callable[[dict[str, Any]], None]) -> None:
+def measure(
+    group: str, name: str, shapes: list[list[int]], inspect: bool, send: Callable[[dict[str, Any]], None]
+) -> None:
     """Sends the row of a model: first whether it converts, then with its errors."""
     model = build(group, name)
     inputs = tuple(torch.rand(shape, generator=torch.Generator().manual_seed(1)) for shape in shapes)
@@ -93,7 +95,7 @@ def measure(group: str, name: str, shapes: list[list[int]], send: Callable[[dict
     row |= {"converts": found.convertible, "sites": Counter(site.kind.value for site in found.plan.sites)}
     row["reasons"] = sorted({f"{each.operator}: {each.reason}" for each in found.unsupported})
     send(row)
-    if found.convertible:
+    if found.convertible and not inspect:
         send(row | errors(model, tuple(tensor[:1] for tensor in inputs)))
 
 
@@ -124,11 +126,11 @@ def child(connection: Connection, *entry: Any) -> None:
         connection.send({"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"})
 
 
-def row_of(group: str, name: str, shapes: list[list[int]], limit: float) -> dict[str, Any]:
+def row_of(group: str, name: str, shapes: list[list[int]], inspect: bool, limit: float) -> dict[str, Any]:
     """What a process found within its seconds."""
     context = multiprocessing.get_context("fork")
     mine, theirs = context.Pipe()
-    process = context.Process(target=child, args=(theirs, group, name, shapes))
+    process = context.Process(target=child, args=(theirs, group, name, shapes, inspect))
     began = time.perf_counter()
     process.start()
     theirs.close()
@@ -151,6 +153,9 @@ def main() -> None:
     parser.add_argument("--group", default="", help="only groups that start so")
     parser.add_argument("--model", nargs="*", default=[], help="only these")
     parser.add_argument("--again", action="store_true", help="measure those that failed once more")
+    parser.add_argument(
+        "--inspect", action="store_true", help="only find out what converts; errors later, with --again"
+    )
     parser.add_argument("--limit", type=float, default=240, help="seconds for a model")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -161,7 +166,7 @@ def main() -> None:
         group, name = entry["group"], entry["model"]
         if not group.startswith(given.group) or (given.model and name not in given.model) or (group, name) in done:
             continue
-        row = row_of(group, name, json.loads(entry["input"]), given.limit)
+        row = row_of(group, name, json.loads(entry["input"]), given.inspect, given.limit)
         rows = [*(old for old in rows if (old["group"], old["model"]) != (group, name)), row]
         write_json(given.out, {"environment": asdict(environment()), "lag": LAG, "rows": rows})
         print(json.dumps(row)[:400], flush=True)
