@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import transpike as tp
+from transpike.graph.equivalence import tensors_in
 from transpike.serialization.environment import environment
 from transpike.serialization.json_records import write_json
 
@@ -74,9 +74,7 @@ def wake(model: nn.Module) -> None:
 
 def first(answer: Any) -> Tensor:
     """The first tensor of an answer, of any structure."""
-    if isinstance(answer, dict) or hasattr(answer, "keys"):
-        answer = dict(answer.items())
-    return next(leaf for leaf in pytree.tree_leaves(answer) if isinstance(leaf, Tensor))
+    return tensors_in(answer)[0]
 
 
 def measure(

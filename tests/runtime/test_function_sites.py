@@ -239,7 +239,14 @@ def test_every_matrix_product_receives_events() -> None:
 
 def test_what_is_defined_for_relus_says_so() -> None:
     moved, _, x = pair()
-    snn = converted(moved, x, SignedDigits(3))
+    snn = converted(moved, x, SignedDigits(3), tp.neurons.IF())
+    for schedule in (tp.schedules.Plain(), tp.schedules.OffsetSpike(4)):
+        with pytest.raises(ValueError, match=r"cannot run 7 of the sites, such as 'norm'.*SignedDigits"):
+            snn(x, steps=3, schedule=schedule)
+    site = snn.site("norm")
+    for change in (site.set_bias, site.set_initial_potential):
+        with pytest.raises(ValueError, match="a group site has no"):
+            change(torch.ones(()))
     with pytest.raises(tp.errors.ModelError, match="defined for ReLU sites"):
         tp.error_causes(snn, [x], steps=3)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transpike.calibration import CalibrationData, calibrate_thresholds, visit_blocks, visit_stages
 from transpike.calibration.sweep import batches_of, checked_inputs
 from transpike.errors import CalibrationError
+from transpike.graph.function_site import FunctionSite
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import (
     BlockCorrection,
@@ -102,6 +103,8 @@ def _set_thresholds(
 
 def _set_potential(snn: SpikingNetwork, name: str, rule: PotentialRule | None) -> None:
     site = snn.site(name)
+    if isinstance(site, FunctionSite):  # follows values, and has no potential
+        return
     rule = rule or (None if site.trained else HalfThreshold())
     if rule is not None:
         assert site.population is not None

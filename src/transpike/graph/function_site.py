@@ -72,6 +72,24 @@ class FunctionSite(Site):
         per_channel = theta.dim() > 1 and theta.shape[0] == theta.numel()
         super().set_threshold(theta.reshape(-1) if per_channel else theta)
 
+    def set_initial_potential(self, v_init: Tensor) -> None:
+        """Refused but for zero: events follow the function's values, and no potential.
+
+        Raises:
+            ValueError: it is not zero.
+        """
+        if bool(v_init.any()):
+            raise ValueError(f"a {self.kind.value} site has no initial potential; only its full scale can be set")
+
+    def set_bias(self, bias: Tensor) -> None:
+        """Refused but for zero, as `set_initial_potential` is.
+
+        Raises:
+            ValueError: it is not zero.
+        """
+        if bool(bias.any()):
+            raise ValueError(f"a {self.kind.value} site has no bias; only its full scale can be set")
+
     def measured(self, drive: object, value: Tensor) -> Tensor:
         """The size of the function's values, channels first, ``[N, C, *]``: what a threshold must reach."""
         value = self.batch_first(value)

@@ -26,8 +26,8 @@ class Conversion:
     and what its corrections were made for.
 
     Attributes:
-        threshold: sets the thresholds of ReLU sites from data. None: trained thresholds and the ceilings of clipped
-            ReLUs are taken; plain ReLUs get the 99.9 percentile per channel.
+        threshold: sets the thresholds of ReLU sites, and the full scales of sites of other functions, from data. None:
+            trained thresholds and the ceilings of clipped ReLUs are taken; others get the 99.9 percentile per channel.
         potential: sets v(0). None: what was trained, else theta / 2.
         corrections: run one after the other, under ``schedule``, on calibration data; one that changes weights is last.
         neuron: the model of all neurons.

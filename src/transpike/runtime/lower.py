@@ -51,8 +51,16 @@ def lower(
     """Emits prologue and body for one pass of a schedule.
 
     Raises:
-        ValueError: the schedule says that it streams, but some site lags behind; or biases per step under digits.
+        ValueError: the schedule says that it streams, but some site lags behind; or biases per step under digits; or
+            sites of other functions than ReLU under a schedule or neuron that has none.
     """
+    reason = schedule.unsupported_function(neuron) if plan.functions else None
+    if reason is not None:
+        raise ValueError(
+            f"{schedule} with {neuron} cannot run {len(plan.functions)} of the sites, such as "
+            f"{plan.functions[0].name!r}, which follow another function than ReLU: {reason}; run SignedDigits, or "
+            "Plain with the neuron SignedIF"
+        )
     lagging = [site.name for site in plan.sites if schedule.lag(site.name) > 0]
     if schedule.streamable and lagging:  # joins and readouts have no memory for a branch that is ahead
         raise ValueError(

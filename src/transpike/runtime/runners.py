@@ -81,18 +81,19 @@ class SiteRunner(nn.Module):
     ) -> tuple[Tensor, Memory]:
         """`forward`, which shows drive and events ``[S, N, *]``."""
         drive = self.drive(value, batch, steps, start)
-        events, memory = self.emit(drive, rows_of(memory, batch, self.layout))
+        events, memory = self.emit(drive, rows_of(memory, self.layout))
         if observe is not None:
             observe(drive, events)
-        return out_of_time(self.schedule.values(events, self.site.theta), self.layout), by_sample(memory, batch)
+        return out_of_time(self.schedule.values(events, self.site.theta), self.layout), by_sample(memory, self.layout)
 
 
-def by_sample(memory: Memory, batch: int) -> Memory:
-    """What a site keeps, ``[N, *]``, also where a sample has several rows."""
-    return tuple(each if len(each) == batch else each.reshape(batch, -1, *each.shape[1:]) for each in memory)
+def by_sample(memory: Memory, layout: Layout) -> Memory:
+    """What is kept for a value of this layout as ``[N, *]``, also where a sample has several rows."""
+    rows = layout[1]
+    return memory if rows == 1 else tuple(each.reshape(-1, rows, *each.shape[1:]) for each in memory)
 
 
-def rows_of(memory: Memory | None, batch: int, layout: Layout) -> Memory | None:
+def rows_of(memory: Memory | None, layout: Layout) -> Memory | None:
     """The inverse of `by_sample` for a value of this layout."""
     if memory is None or layout[1] == 1:
         return memory
@@ -161,12 +162,12 @@ class FunctionRunner(SiteRunner):
             else:
                 given.append(at_steps(each, argument.grows, number))
         values = in_time(self.site(*given), batch, self.layout)
-        own = None if memory is None else rows_of(memory[len(totals) :], batch, self.layout)
+        own = None if memory is None else rows_of(memory[len(totals) :], self.layout)
         context = FunctionContext(self.name, values, start, self.site.theta, self.site.limits, own)
         events, kept = self.schedule.follow(context)
         if observe is not None:
             observe(values, events)
-        memory = by_sample((*totals, *kept), batch)
+        memory = (*totals, *by_sample(kept, self.layout))
         return out_of_time(self.schedule.values(events, self.site.theta), self.layout), memory
 
     def _sums(self, values: Any, batch: int, memory: Memory | None) -> tuple[dict[int, Tensor], Memory]:
@@ -177,7 +178,7 @@ class FunctionRunner(SiteRunner):
             layout = self.arguments[index].layout
             sequence = in_time(values[index], batch, layout)
             found = sequence.cumsum(0, dtype=summing_type(sequence.dtype))
-            before = rows_of(None if memory is None else memory[place : place + 1], batch, layout)
+            before = rows_of(None if memory is None else memory[place : place + 1], layout)
             sums[index] = found if before is None else before[0] + found
         lengths = [len(each) for each in sums.values()]
         for index, found in sums.items():
@@ -185,7 +186,8 @@ class FunctionRunner(SiteRunner):
                 sums[index] = torch.cat([found, found[-1:].expand(max(lengths) - len(found), *found.shape[1:])])
             else:
                 sums[index] = found[: min(lengths)]
-        return sums, tuple(each[-1] for each in sums.values())
+        last = [by_sample((each[-1],), self.arguments[index].layout)[0] for index, each in sums.items()]
+        return sums, tuple(last)
 
     def _known(self, sums: Tensor, used: slice, start: Tensor) -> Tensor:
         """Sums, or means, after the steps that are read."""
