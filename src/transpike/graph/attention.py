@@ -9,6 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+OPENED: tuple[type[nn.Module], ...] = (
+    nn.MultiheadAttention,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.TransformerDecoder,
+    nn.TransformerDecoderLayer,
+    nn.Transformer,
+)
+"""Modules of torch that are traced into."""
+
 
 def expand_attention(
     module: nn.MultiheadAttention,

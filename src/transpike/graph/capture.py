@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from transpike.activations import TrainedActivation
 from transpike.errors import TraceError
+from transpike.graph.attention import OPENED
 from transpike.graph.export_tracer import ExportTracer, exported
 from transpike.graph.fingerprint import fingerprint_of, take_fingerprint
 from transpike.graph.parametrizations import bake_parametrizations, refuse_hooked_weights
@@ -31,7 +32,7 @@ from transpike.graph.program import Program, name_tuples, program_of
 from transpike.graph.second_batch import check_second_batch, two_batches
 from transpike.graph.traced_values import BatchSizeDecisionError, RefusedError, UnfollowedError
 from transpike.graph.unwrap import EXPORTED
-from transpike.graph.value_tracer import OPENED, Guard, ValueTracer
+from transpike.graph.value_tracer import Guard, ValueTracer
 
 _FOREIGN = (
     str(Path(torch.__file__).parent) + os.sep,

@@ -21,6 +21,23 @@ _UNARY: Mapping[str, Any] = {
     **{name: getattr(operator, name) for name in ("neg", "pos", "abs", "invert", "getitem")},
 }
 
+FACTS = frozenset(
+    [
+        *("dim", "ndimension", "is_floating_point", "is_complex", "is_signed", "is_contiguous", "is_conj", "is_neg"),
+        *("element_size", "get_device", "stride", "storage_offset", "type", "is_tensor", "is_same_size", "result_type"),
+        *("is_inference", "is_pinned", "is_shared", "_is_view", "__repr__", "__format__", "__str__", "has_names"),
+    ]
+)
+"""Calls whose answer is no tensor, and depends on no data."""
+
+PROTOTYPES = frozenset(
+    [
+        *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+        *("zeros_like", "ones_like", "full_like", "empty_like"),
+    ]
+)
+"""Calls that read only type, device and shape of their first argument."""
+
 
 def is_method(function: Any) -> bool:
     """Whether a function is a method of tensors."""

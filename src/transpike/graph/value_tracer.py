@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from transpike.graph.attention import attention_call, expand_attention
+from transpike.graph.attention import OPENED, attention_call, expand_attention
 from transpike.graph.changes_in_place import ChangesInPlace
-from transpike.graph.node_target import BINARY, node_target
+from transpike.graph.node_target import BINARY, FACTS, PROTOTYPES, node_target
 from transpike.graph.plain_tracer import PlainTracer
 from transpike.graph.second_batch import answer_of, two_batches
 from transpike.graph.traced_values import (
@@ -33,33 +33,6 @@ from transpike.graph.traced_values import (
     at_batch,
     traced_int,
 )
-
-OPENED: tuple[type[nn.Module], ...] = (
-    nn.MultiheadAttention,
-    nn.TransformerEncoder,
-    nn.TransformerEncoderLayer,
-    nn.TransformerDecoder,
-    nn.TransformerDecoderLayer,
-    nn.Transformer,
-)
-"""Modules of torch that are traced into."""
-
-_FACTS = frozenset(
-    [
-        *("dim", "ndimension", "is_floating_point", "is_complex", "is_signed", "is_contiguous", "is_conj", "is_neg"),
-        *("element_size", "get_device", "stride", "storage_offset", "type", "is_tensor", "is_same_size", "result_type"),
-        *("is_inference", "is_pinned", "is_shared", "_is_view", "__repr__", "__format__", "__str__", "has_names"),
-    ]
-)
-"""Calls whose answer is no tensor, and depends on no data."""
-
-_PROTOTYPES = frozenset(
-    [
-        *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
-        *("zeros_like", "ones_like", "full_like", "empty_like"),
-    ]
-)
-"""Calls that read only type, device and shape of their first argument."""
 
 
 class Guard(NamedTuple):
@@ -216,7 +189,7 @@ class ValueTracer(PlainTracer, ChangesInPlace):
                 return iter([args[0][index] for index in range(rows)])
         if name == "__setitem__":
             return self._set_item(*args)
-        if name in _PROTOTYPES:
+        if name in PROTOTYPES:
             made = self._constant(function, args, kwargs)
             if made is not None:
                 return made
@@ -250,7 +223,7 @@ class ValueTracer(PlainTracer, ChangesInPlace):
         kind, target, arguments = node_target(function, args)
         if function is torch.Tensor.type and len(args) < 2 and not kwargs:
             return args[0].traced.values[0].type()
-        if getattr(function, "__name__", "") in _FACTS and function is not torch.Tensor.type:
+        if getattr(function, "__name__", "") in FACTS and function is not torch.Tensor.type:
             return self._fact(function, args, kwargs)
         node = super().create_proxy(kind, target, arguments, kwargs).node
         return self._finish(node, function, args, kwargs)
