@@ -10,12 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transpike.kernels import KernelPreference, integrate_fire, native
+from transpike.kernels import KernelPreference, integrate_fire, native, triton
 from transpike.kernels.reference import fire
 
 KERNELS = [KernelPreference.REFERENCE, KernelPreference.EAGER]
 if native.load()[0] is not None:
     KERNELS.append(KernelPreference.NATIVE)
+if triton.interpreted():  # test_triton.py runs this file so
+    KERNELS.append(KernelPreference.TRITON)
 ALL = [*KERNELS, KernelPreference.AUTO]
 
 

@@ -58,7 +58,7 @@ def evaluate(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     chunk: int | None = None,
-    memory_mib: int = 32,
+    memory_mib: int | None = None,
     cache: Path | None = None,
     progress: bool = False,
 ) -> Report:
@@ -213,7 +213,7 @@ class _Counter:
     timings: list[Timing]  # per row
     readout_delay: int
     chunk: int | None
-    memory_mib: int
+    memory_mib: int | None
     state: _Progress
 
     def add(self, images: Tensor, labels: Tensor, first: int) -> None:

@@ -7,20 +7,22 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from transpike.kernels import eager, native, reference
+from transpike.kernels import eager, native, reference, triton
 
 
 class KernelPreference(Enum):
     """Which kernel runs the neurons. A kernel asked for by name is used or raises.
 
     ``AUTO`` takes the fastest that is there, ``REFERENCE`` the specification (no backward), ``EAGER`` in-place
-    torch operators, ``NATIVE`` the compiled kernels (CPU, float32 and float64). All give the same spikes.
+    torch operators, ``NATIVE`` the compiled kernels (CPU, float32 and float64), ``TRITON`` one kernel for all steps
+    (GPU, float16, float32 and float64). All give the same spikes.
     """
 
     AUTO = "auto"
     REFERENCE = "reference"
     EAGER = "eager"
     NATIVE = "native"
+    TRITON = "triton"
 
 
 class Surrogate(Enum):
@@ -34,6 +36,7 @@ _KERNELS = {
     "reference": reference.integrate_fire,
     "eager": eager.integrate_fire,
     "native": native.integrate_fire,
+    "triton": triton.integrate_fire,
 }
 
 
@@ -41,8 +44,10 @@ def runs_native(kernel: KernelPreference, drive: Tensor, *others: Tensor) -> boo
     """Whether these currents go to the compiled kernels, with these potentials and thresholds.
 
     Raises:
-        RuntimeError: they were asked for by name and cannot run.
+        RuntimeError: they were asked for by name and cannot run, or the Triton kernel was, which only fires neurons.
     """
+    if kernel is KernelPreference.TRITON:
+        raise RuntimeError("the Triton kernel was asked for by name, but this schedule has none; use AUTO")
     if kernel is KernelPreference.NATIVE:
         native.require(drive, *others)
     return kernel is KernelPreference.NATIVE or (kernel is KernelPreference.AUTO and native.usable(drive, *others))
@@ -52,9 +57,15 @@ def runs_native(kernel: KernelPreference, drive: Tensor, *others: Tensor) -> boo
 def _integrate_fire(
     drive: Tensor, v: Tensor, theta: Tensor, soft_reset: bool, surrogate: str, kernel: str
 ) -> tuple[Tensor, Tensor]:
-    if runs_native(KernelPreference(kernel), drive, v, theta):
+    wanted = KernelPreference(kernel)
+    if wanted is KernelPreference.TRITON:
+        triton.require(drive, v, theta)
+    elif runs_native(wanted, drive, v, theta):
         kernel = "native"
-    events, v = _KERNELS["eager" if kernel == "auto" else kernel](drive, v, theta, soft_reset)
+    elif wanted is KernelPreference.AUTO:
+        on_gpu = drive.device.type == "cuda" and triton.unsupported_reason(drive, v, theta) is None
+        kernel = "triton" if on_gpu else "eager"
+    events, v = _KERNELS[kernel](drive, v, theta, soft_reset)
     return events.contiguous(), v.contiguous()  # as the fake promises, whatever the layout of the inputs
 
 
@@ -89,7 +100,7 @@ def integrate_fire(
         ``events [S, N, *]`` of zeros and ones, and the potential after the last step, ``[N, *]``.
 
     Raises:
-        RuntimeError: the native kernel was asked for by name and cannot run.
+        RuntimeError: a kernel was asked for by name and cannot run.
         ValueError: no time-step, ``v`` does not have the shape of one step of ``drive``, or ``theta`` does not
             broadcast to it.
     """

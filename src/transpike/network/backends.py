@@ -61,10 +61,11 @@ class Call:
 
 @dataclass
 class _Form:
-    """A network lowered for one pass of a schedule, and packed, if it was asked for."""
+    """A network lowered for one pass of a schedule, and packed or compiled, if it was asked for."""
 
     lowered: Lowered
     engine: Engine | None = None
+    compiled: Callable[..., Any] | None = None
 
 
 class Backends:
@@ -95,6 +96,7 @@ class Backends:
         self._forms: dict[_Key, _Form] = {}
         self._dense: frozenset[str] = frozenset()
         self._snapshot: WeightSnapshot | None = None
+        self._options: Mapping[str, Any] | None = None  # of torch.compile, where dense runs are compiled
         self._usable = False  # whether type and place of the tensors were found right
         self.renew()
 
@@ -160,10 +162,23 @@ class Backends:
                 chunk = max(1, min(chunk, budget // batch))
             if not self._potentials_of_samples():
                 size = max(1, budget // min(chunk, max(lengths)))
-        passes = [self.lower(schedule, call.kernel, number, time_varying) for number in range(schedule.passes)]
+        forms = [self._form(schedule, call.kernel, number, time_varying) for number in range(schedule.passes)]
+        passes = [form.lowered for form in forms]
+        bodies = [form.lowered.body if self._options is None else self._compiled(form) for form in forms]
         sites = {site.node for site in self.plan.sites}
         narrow = reference.dtype == torch.float16
-        return DenseRun(passes, lengths, sites, reference.device, size, chunk, call.observe, narrow)
+        return DenseRun(passes, bodies, lengths, sites, reference.device, size, chunk, call.observe, narrow)
+
+    def compile(self, options: Mapping[str, Any] | None) -> None:
+        """Dense runs go through ``torch.compile`` with these options from now on; None stops it."""
+        self._options = options
+        for form in self._forms.values():
+            form.compiled = None
+
+    def _compiled(self, form: _Form) -> Callable[..., Any]:
+        if form.compiled is None:
+            form.compiled = torch.compile(form.lowered.body, **self._options)  # type: ignore[arg-type]
+        return form.compiled
 
     def _potentials_of_samples(self) -> bool:
         starts = ((self.network.get_parameter(f"{site.name}.v_init"), site.shape) for site in self.plan.sites)

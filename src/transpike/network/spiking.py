@@ -19,6 +19,7 @@ from transpike.graph.plan import Plan, SitePlan
 from transpike.graph.prepare import Capture
 from transpike.graph.site import Site
 from transpike.graph.unwrap import unwrapped
+from transpike.graph.walk import reference_tensor
 from transpike.kernels import KernelPreference
 from transpike.network.backends import Backends, Call
 from transpike.network.engine import NetworkEngine
@@ -26,6 +27,7 @@ from transpike.network.summary import summary
 from transpike.neurons import Neuron
 from transpike.rules import Conversion, ThroughTime
 from transpike.runtime.encoding import Encoding
+from transpike.runtime.execute import MEMORY, MEMORY_ON_GPU
 from transpike.runtime.interpreters import Count, Observer, refuse_overflow, run_clipped
 from transpike.runtime.step import State, Stepper, check_state
 from transpike.runtime.time_varying import split_frames
@@ -71,7 +73,7 @@ class SpikingNetwork(nn.Module):
         kernel: KernelPreference = KernelPreference.AUTO,
         observe: Observer | None = None,
         count: Count | None = None,
-        memory_mib: int = 32,
+        memory_mib: int | None = None,
     ) -> Any:
         """Runs the network.
 
@@ -87,8 +89,8 @@ class SpikingNetwork(nn.Module):
             kernel: which kernel runs the neurons; ``AUTO`` and ``NATIVE`` run whole stages where they can.
             observe: called with the drive and events of every site; the whole batch then runs at once.
             count: called once per site and pass with the number of spikes of every step, all samples together.
-            memory_mib: MiB that one site's currents may take: so many samples and steps run at once. Spikes do not
-                depend on it, nor on ``chunk``.
+            memory_mib: MiB that one site's currents may take: so many samples and steps run at once. None is 32, and
+                1,024 on a GPU. Spikes do not depend on it, nor on ``chunk``.
 
         Returns:
             ``[T, N, *]`` in the structure of the model's output; row t-1 is the mean output of the first t steps.
@@ -102,7 +104,7 @@ class SpikingNetwork(nn.Module):
         """
         schedule = self._chosen(schedule)
         steps = check_count("steps", steps, most=MOST_STEPS)
-        memory_mib = check_count("memory_mib", memory_mib, 0)
+        memory = None if memory_mib is None else check_count("memory_mib", memory_mib, 0) * 2**20
         kernel = fitted("kernel", kernel, KernelPreference)
         chunk = None if chunk is None else check_count("chunk", chunk)
         if chunk is not None and not schedule.streamable:
@@ -116,7 +118,9 @@ class SpikingNetwork(nn.Module):
             check_inputs((values.flatten(0, 1),), f"SpikingNetwork, frames of {name}")
         constant = tuple(value for value in inputs if isinstance(value, Tensor))
         recorded = torch.is_grad_enabled() and any(value.requires_grad for value in constant)
-        call = Call(schedule, steps, kernel, chunk, memory_mib * 2**20, observe)
+        if memory is None:
+            memory = MEMORY_ON_GPU if reference_tensor(self.network).device.type == "cuda" else MEMORY
+        call = Call(schedule, steps, kernel, chunk, memory, observe)
         with self._explain_shapes(first):
             backend = backends.backend_for(call, batch, frozenset(frames), recorded=recorded)
             answer = backend(constant, frames, batch, count)
@@ -127,6 +131,18 @@ class SpikingNetwork(nn.Module):
         if isinstance(answer, Tensor):
             return answer[:steps]
         return pytree.tree_map_only(Tensor, lambda rows: rows[:steps], answer)
+
+    def compile(self, *, dynamic: bool = False, **options: Any) -> None:
+        """Compiles dense runs with ``torch.compile``: all layers and steps of a pass become one graph.
+
+        It is worth it on a GPU; on a CPU the engine is faster. A graph is made at the first run of every T, batch size
+        and schedule. Runs by the engine and runs that are observed stay as they are, and so does `step`.
+
+        Args:
+            dynamic: one graph for all batch sizes and T.
+            options: others of ``torch.compile``, such as ``mode="max-autotune"``.
+        """
+        self._backend_cache().compile({"fullgraph": True, "dynamic": dynamic, **options})
 
     def step(self, x: Inputs, state: State | None = None, *, schedule: Schedule | None = None) -> tuple[Any, State]:
         """Advances the network by one time-step; the input may differ from step to step.

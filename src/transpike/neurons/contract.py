@@ -89,7 +89,7 @@ def check_scan(neuron: Neuron, drive: Tensor, v: Tensor, kernel: KernelPreferenc
         RuntimeError: another kernel is asked for by name, or gradients are recorded.
         ValueError: ``v`` is not of the shape of one step of ``drive``.
     """
-    if kernel in (KernelPreference.EAGER, KernelPreference.NATIVE):
+    if kernel not in (KernelPreference.AUTO, KernelPreference.REFERENCE):
         raise RuntimeError(f"{neuron} has no {kernel.value} kernel; use KernelPreference.AUTO")
     if torch.is_grad_enabled() and drive.requires_grad:
         raise RuntimeError(f"{neuron} has no surrogate derivative; use IF to train, or run under torch.no_grad()")

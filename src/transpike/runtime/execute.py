@@ -15,7 +15,9 @@ from transpike.runtime.lower import Lowered
 from transpike.schedules import Memory
 
 MEMORY = 32 * 2**20
-"""Bytes that the currents of one site may take where nothing else is said."""
+"""Bytes that the currents of one site may take where nothing else is said: what stays in a CPU's caches."""
+MEMORY_ON_GPU = 2**30
+"""The same on a GPU, which wants large batches."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class DenseRun:
 
     Attributes:
         passes: the lowered network of each pass.
+        bodies: what runs the steps of each pass: its ``body``, or a compiled form of it.
         lengths: steps of each pass.
         sites: names of the nodes whose memory goes on to the next pass.
         device: where the network is.
@@ -34,6 +37,7 @@ class DenseRun:
     """
 
     passes: Sequence[Lowered]
+    bodies: Sequence[Callable[..., Any]]
     lengths: Sequence[int]
     sites: Collection[str]
     device: torch.device
@@ -64,12 +68,12 @@ class DenseRun:
     ) -> Any:
         memories: tuple[Memory | None, ...] = ()
         answer: Any = None
-        for number, (lowered, total) in enumerate(zip(self.passes, self.lengths, strict=True)):
+        for number, (lowered, body, total) in enumerate(zip(self.passes, self.bodies, self.lengths, strict=True)):
             statics = lowered.prologue(*constant)
             spikes: dict[str, list[Tensor]] = {}
             observe = _refusing(self.observe) if self.narrow else self.observe
             observe = observe if count is None else _counting(spikes, observe)
-            run = lowered.body if observe is None else observing(lowered.body, observe)
+            run = body if observe is None else observing(lowered.body, observe)
             if number == 0:
                 memories = (None,) * len(lowered.stateful)
             else:  # readouts and temporal operators start afresh
