@@ -7,7 +7,7 @@ JOBS ?= 2
 SANITIZED := $(CURDIR)/build/sanitize
 OLDEST := .venv-oldest
 
-.PHONY: demo test test-oldest fuzz sanitize sanitize-memory sanitize-threads lint format docs tables install clean
+.PHONY: demo test test-oldest fuzz sanitize sanitize-memory sanitize-threads lint format docs tables wheel install clean
 
 demo: install
 	$(BIN)/transpike run digits
@@ -101,6 +101,10 @@ tables: install
 	$(BIN)/python docs/tables.py --write README.md
 	$(BIN)/python docs/tables.py --write docs/results/papers.md
 	$(BIN)/python docs/figures.py docs/images accuracy-latency
+
+# One wheel, for this kind of machine and this version of Python.
+wheel: install
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
 install: $(VENV)/.installed
 

@@ -127,7 +127,7 @@ def _commit(full: str) -> str:
 def instructions(file: Mapping[str, Any]) -> str:
     """The instruction set of a timing."""
     name = str(file["instruction_set"])
-    return {"avx512": "AVX-512", "avx2": "AVX2"}.get(name, name)
+    return {"avx512": "AVX-512", "avx512_vbmi2": "AVX-512 VBMI2", "avx2": "AVX2"}.get(name, name)
 
 
 def about(file: Mapping[str, Any]) -> str:

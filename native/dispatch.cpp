@@ -11,8 +11,11 @@ std::vector<const Kernels *> runnable_kernels() {
   if (__builtin_cpu_supports("avx2"))
     found.push_back(&kernels_avx2());
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vbmi2"))
+      __builtin_cpu_supports("avx512vl")) {
     found.push_back(&kernels_avx512());
+    if (__builtin_cpu_supports("avx512vbmi2"))
+      found.push_back(&kernels_avx512_vbmi2());
+  }
 #endif
   return found;
 }

@@ -200,6 +200,7 @@ const Kernels &kernels_generic();
 #ifdef TRANSPIKE_X86
 const Kernels &kernels_avx2();
 const Kernels &kernels_avx512();
+const Kernels &kernels_avx512_vbmi2();
 #endif
 
 } // namespace transpike

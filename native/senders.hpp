@@ -77,7 +77,7 @@ inline int append_senders(const std::uint8_t *first, const std::uint8_t *second,
     const __m128i rows = _mm_add_epi16(places, _mm_set1_epi16(static_cast<short>(run.row + b)));
     _mm_storeu_si128(reinterpret_cast<__m128i *>(list.row + n), rows);
     const __m256 times = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(kOfSecond ? two : one));
-    store(list.times + n, (Vec)_mm256_permutevar8x32_ps(times, _mm256_cvtepu16_epi32(places)));
+    _mm256_storeu_ps(list.times + n, _mm256_permutevar8x32_ps(times, _mm256_cvtepu16_epi32(places)));
     n += kBytes.count[some];
   }
 #else

@@ -78,11 +78,28 @@ def test_installed_alone(built: dict[str, Path], kind: str, tmp_path: Path) -> N
     assert file.startswith(str(site))
     assert names == str(sorted(recipes()))
     assert shape == "(2, 2, 10)"
+    if kind == "wheel":
+        _check_kernels(python, tmp_path)
     module = subprocess.run(
         [python, "-m", "transpike.cli", "run", "--list"], capture_output=True, text=True, cwd=tmp_path
     )
     assert module.returncode == 0, module.stderr
     assert "digits" in module.stdout
+
+
+def _check_kernels(python: Path, folder: Path) -> None:
+    """Where no compiler can be found, the wheel's own kernels run, with the widest instructions of this machine."""
+    here, reason = native.load()
+    if here is None:
+        pytest.skip(reason)
+    code = "from transpike.kernels import native; m = native.module(); print(m.__file__); print(m.instruction_set())"
+    result = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, cwd=folder, env={"PATH": str(python.parent)}
+    )
+    assert result.returncode == 0, result.stderr
+    file, instruction_set = result.stdout.splitlines()
+    assert Path(file).is_relative_to(python.parents[1])
+    assert instruction_set == here.instruction_sets()[-1]
 
 
 def test_the_compiled_kernels_are_built_where_there_is_a_compiler() -> None:
