@@ -62,7 +62,7 @@ def spikingjelly(snn: tp.SpikingNetwork) -> Baseline:
             population.steps = steps
         functional.reset_net(network)
         sums = network(x).unflatten(0, (steps, -1)).cumsum(0)
-        return sums / torch.arange(1, steps + 1).view(-1, 1, 1)
+        return sums / torch.arange(1, steps + 1, device=sums.device).view(-1, 1, 1)
 
     return run
 
