@@ -1,0 +1,140 @@
+"""A converted network as a plain list of layers, and a module made of such a list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Op(StrEnum):
+    """What a layer computes."""
+
+    INPUT = "input"
+    CONV = "conv"
+    LINEAR = "linear"
+    AFFINE = "affine"
+    POOL = "pool"
+    SELECT = "select"
+    CHANNELS = "channels"
+    FLATTEN = "flatten"
+    SCALE = "scale"
+    ADD = "add"
+    SITE = "site"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer.
+
+    Attributes:
+        name: unique, an identifier.
+        op: what it computes. ``AFFINE`` scales and shifts channels; ``POOL`` averages; ``SELECT`` takes every n-th
+            row and column; ``CHANNELS`` puts channels of zeros in front and behind.
+        inputs: names of the layers it reads.
+        shape: of its value for one sample.
+        tensors: ``weight`` and ``bias``; of a site ``theta``, ``v_init`` and ``bias``.
+        settings: numbers: ``stride``, ``padding``, ``dilation``, ``groups``, ``kernel``, ``front``, ``back``, ``factor``.
+        label: name of the site, or what stood in the source.
+    """
+
+    name: str
+    op: Op
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+
+class LayerModule(nn.Module):
+    """The ANN of a list of layers, as `transpike.convert` takes it.
+
+    Args:
+        layers: in an order in which each comes behind what it reads; the first is the input, the last the output.
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        super().__init__()
+        self.layers = tuple(layers)
+        for layer in layers:
+            made = _module(layer)
+            if made is not None:
+                self.add_module(layer.name, made.requires_grad_(False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, *]`` to the answers."""
+        values: dict[str, Tensor] = {}
+        for layer in self.layers:
+            if layer.op is Op.INPUT:
+                values[layer.name] = x
+                continue
+            first, *others = (values[name] for name in layer.inputs)
+            values[layer.name] = self._value(layer, first, others)
+        return values[self.layers[-1].name]
+
+    def _value(self, layer: Layer, first: Tensor, others: list[Tensor]) -> Tensor:
+        numbers = layer.settings
+        if layer.op is Op.ADD:
+            for other in others:
+                first = first + other
+            return first
+        if layer.op is Op.SELECT:
+            rows, columns = numbers["stride"]
+            return first[:, :, ::rows, ::columns]
+        if layer.op is Op.CHANNELS:
+            return F.pad(first, (0, 0, 0, 0, numbers["front"], numbers["back"]))
+        if layer.op is Op.SCALE:
+            return first * numbers["factor"]
+        return first if layer.op is Op.OUTPUT else self.get_submodule(layer.name)(first)  # type: ignore[no-any-return]
+
+
+class ChannelAffine(nn.BatchNorm2d):
+    """Scales and shifts each channel: a BatchNorm with the statistics 0 and 1, which torch computes in one step."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(len(weight), eps=0.0)
+        self.weight = nn.Parameter(weight.clone())
+        self.bias = nn.Parameter(bias.clone())
+        self.to(weight.dtype)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any ``[N, C, *]``."""
+
+
+def _module(layer: Layer) -> nn.Module | None:
+    numbers, weight, bias = layer.settings, layer.tensors.get("weight"), layer.tensors.get("bias")
+    if layer.op is Op.CONV:
+        assert weight is not None
+        made: nn.Module = nn.Conv2d(
+            weight.shape[1] * numbers["groups"],
+            weight.shape[0],
+            tuple(weight.shape[2:]),
+            numbers["stride"],
+            numbers["padding"],
+            numbers["dilation"],
+            numbers["groups"],
+            bias is not None,
+            dtype=weight.dtype,
+        )
+    elif layer.op is Op.LINEAR:
+        assert weight is not None
+        made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, dtype=weight.dtype)
+    elif layer.op is Op.AFFINE:
+        assert weight is not None
+        assert bias is not None
+        return ChannelAffine(weight, bias)
+    elif layer.op is Op.POOL:
+        return nn.AvgPool2d(numbers["kernel"], numbers["stride"], numbers["padding"])
+    else:
+        return {Op.FLATTEN: nn.Flatten(1), Op.SITE: nn.ReLU()}.get(layer.op)
+    with torch.no_grad():
+        for name, value in layer.tensors.items():
+            getattr(made, name).copy_(value)
+    return made
