@@ -147,10 +147,8 @@ class _Chain:
         shapes[node.name] = node.shape
         convolution = self._joined(node, here, [(piece, rows, stack[piece.source]) for piece, rows in pieces], channels)
         self.done.append(convolution)
-        arrays = dict(node.arrays)
-        for key, value in (("v_threshold", 1.0), ("v_reset", 0.0)):
-            relays = torch.full((channels - node.shape[0], *node.shape[1:]), value, dtype=torch.float64)
-            arrays[key] = torch.cat([node.arrays[key], relays])
+        relays = torch.ones(channels - node.shape[0], *node.shape[1:], dtype=torch.float64)
+        arrays = {"v_threshold": torch.cat([node.arrays["v_threshold"], relays])}
         new = replace(node, inputs=(convolution.name,), shape=(channels, *node.shape[1:]), arrays=arrays)
         self.done.append(new)
         return new, after
@@ -199,7 +197,7 @@ class _Chain:
     def _joined(
         self, node: Node, here: Node, pieces: list[tuple[_Piece, tuple[int, int], tuple[int, int]]], channels: int
     ) -> Node:
-        """All pieces as one convolution: those that look at single pixels are put into the tap of the others' centre."""
+        """All pieces as one convolution; those that look at single pixels are its taps in the centre."""
         main = max((piece for piece, _, _ in pieces), key=lambda piece: piece.kernel[0] * piece.kernel[1])
         weight = torch.zeros(channels, here.shape[0], *main.kernel, dtype=torch.float64)
         bias = torch.zeros(channels, dtype=torch.float64)
@@ -212,7 +210,7 @@ class _Chain:
                 weight[top:bottom, left:right] += piece.weight
                 continue
             taps = [divmod(p, d) for p, d in zip(main.padding, main.dilation, strict=True)]
-            if not piece.picks or any(rest for _, rest in taps) or any(t >= k for (t, _), k in zip(taps, main.kernel)):
+            if not piece.picks or any(rest for _, rest in taps) or not _inside(taps, main.kernel):
                 raise _NoChainError(f"branches that meet at {node.name} look at different windows")
             weight[top:bottom, left:right, taps[0][0], taps[1][0]] += piece.weight[:, :, 0, 0]
         settings = {"stride": main.stride, "padding": main.padding, "dilation": main.dilation, "groups": 1}
@@ -220,3 +218,7 @@ class _Chain:
         name = f"n{int(number[1:]) - 1:04d}_{rest}_drive"  # in front of the neurons in the alphabet
         arrays = {"weight": weight, "bias": bias}
         return Node(name, "Conv2d", (here.name,), (channels, *node.shape[1:]), arrays, settings)
+
+
+def _inside(taps: Sequence[tuple[int, int]], kernel: tuple[int, int]) -> bool:
+    return all(tap < size for (tap, _), size in zip(taps, kernel, strict=True))

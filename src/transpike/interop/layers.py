@@ -40,7 +40,8 @@ class Layer:
         inputs: names of the layers it reads.
         shape: of its value for one sample.
         tensors: ``weight`` and ``bias``; of a site ``theta``, ``v_init`` and ``bias``.
-        settings: numbers: ``stride``, ``padding``, ``dilation``, ``groups``, ``kernel``, ``front``, ``back``, ``factor``.
+        settings: its numbers: ``stride``, ``padding``, ``dilation``, ``groups``, ``kernel``, ``front`` and ``back``,
+            ``factor``.
         label: name of the site, or what stood in the source.
     """
 
@@ -91,8 +92,8 @@ class LayerModule(nn.Module):
         if layer.op is Op.CHANNELS:
             return F.pad(first, (0, 0, 0, 0, numbers["front"], numbers["back"]))
         if layer.op is Op.SCALE:
-            return first * numbers["factor"]
-        return first if layer.op is Op.OUTPUT else self.get_submodule(layer.name)(first)  # type: ignore[no-any-return]
+            return first * float(numbers["factor"])
+        return first if layer.op is Op.OUTPUT else self.get_submodule(layer.name)(first)
 
 
 class ChannelAffine(nn.BatchNorm2d):
@@ -115,7 +116,7 @@ def _module(layer: Layer) -> nn.Module | None:
         made: nn.Module = nn.Conv2d(
             weight.shape[1] * numbers["groups"],
             weight.shape[0],
-            tuple(weight.shape[2:]),
+            (weight.shape[2], weight.shape[3]),
             numbers["stride"],
             numbers["padding"],
             numbers["dilation"],

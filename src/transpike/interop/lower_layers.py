@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transpike.errors import ExportError, UnsupportedOperator
 from transpike.interop.layers import Layer, Op
-from transpike.interop.targets import NirReset, NirTarget, Start
+from transpike.interop.targets import NirTarget, Start
 
 INPUT, START, OUTPUT = "input", "input_start", "output"
 """Names of the inputs and the output; those of all other nodes lie between in the alphabet, in order of execution.
@@ -32,7 +32,7 @@ class Node:
         kind: the class in NIR.
         inputs: the nodes whose values are added and given to it.
         shape: of its value for one sample.
-        arrays: ``weight``, ``bias``; of neurons ``v_threshold``, ``v_reset``.
+        arrays: ``weight``, ``bias``; of neurons ``v_threshold``.
         settings: numbers of convolutions and poolings.
         parts: of neurons: which channels are those of which site.
     """
@@ -134,8 +134,10 @@ class _Lowering:
             self._add(OUTPUT, "Output", sources, shape)
             return value
         if layer.op is Op.ADD:
-            terms = tuple(term for name in layer.inputs for term in self.values[name].terms)
-            return replace(value, terms=terms)
+            summands = [self.values[name] for name in layer.inputs]
+            if len({each.image for each in summands}) > 1:
+                summands = list(map(self._flat, summands))
+            return replace(summands[0], terms=tuple(term for each in summands for term in each.terms))
         if layer.op is Op.FLATTEN:
             return _Value(value.terms, layer.shape, value.image or value.shape)
         if layer.op is Op.SCALE:
@@ -145,10 +147,8 @@ class _Lowering:
             return self._times(value, scale, shift, layer.name)
         if layer.op is Op.LINEAR:
             return self._linear(layer, value)
-        terms = []
-        for number, term in enumerate(value.terms):
-            terms.append(self._window(layer, term, first=number == 0))
-        return _Value(tuple(terms), layer.shape)
+        terms = tuple(self._window(layer, term, first=number == 0) for number, term in enumerate(value.terms))
+        return _Value(terms, layer.shape)
 
     def _times(self, value: _Value, scale: Tensor, shift: Tensor | None, name: str) -> _Value:
         """A value with its channels scaled and shifted."""
@@ -250,7 +250,9 @@ class _Lowering:
         for term in map(self._settled, value.terms):
             key = ("flatten", term.source)
             if key not in self.made:
-                self.made[key] = self._add("flatten", "Flatten", (term.source,), value.shape, settings={"of": value.image})
+                self.made[key] = self._add(
+                    "flatten", "Flatten", (term.source,), value.shape, settings={"of": value.image}
+                )
             pixels = value.shape[0] // value.image[0]
             scale = term.scale.repeat_interleave(pixels) if term.scale.dim() else term.scale
             terms.append(_Term(self.made[key], scale))
@@ -306,33 +308,32 @@ class _Lowering:
             reason, fix = "it takes no flattened image, only images", "put the flattening behind the neurons"
             raise ExportError([UnsupportedOperator(layer.name, "flatten", layer.label, reason, fix)], self.target.name)
         theta, v_init, bias = (
-            layer.tensors[name].double().cpu().flatten() if layer.tensors[name].dim() else layer.tensors[name].double().cpu()
+            layer.tensors[name].double().cpu().flatten()
+            if layer.tensors[name].dim()
+            else layer.tensors[name].double().cpu()
             for name in ("theta", "v_init", "bias")
         )
-        unit = theta if self.target.one_threshold else torch.ones((), dtype=torch.float64)
-        start, reset = self._start(v_init / unit)
+        level = theta
+        if self.target.start is Start.THRESHOLD:
+            level = theta - v_init
+            if bool((level <= 0).any()):
+                reason, fix = (
+                    "its neurons would fire without input: v(0) is not below theta",
+                    "convert with half of theta",
+                )
+                raise ExportError([UnsupportedOperator(layer.name, "site", layer.label, reason, fix)], self.target.name)
+        unit = level if self.target.one_threshold else torch.ones((), dtype=torch.float64)
         shift = bias / unit
-        if self.target.start is Start.BIAS or (self.target.start is Start.RESET and reset is None):
+        if self.target.start is Start.BIAS:
             shift = shift + self._parts_of(v_init / unit)
         sources = self._sources(value, 1 / unit, shift.expand(shape[0]) if bool((shift != 0).any()) else None)
-        if start is not None:
-            sources = (*sources, self._begin(start.expand(shape[0]), shape, layer.name))
-        ones = torch.ones(shape, dtype=torch.float64)
-        levels = (theta / unit).expand(shape[0]).view(-1, *[1] * (len(shape) - 1))
-        arrays = {"v_threshold": ones * levels, "v_reset": ones * (0 if reset is None else reset)}
+        if self.target.start is Start.INPUT and bool((v_init != 0).any()):
+            sources = (*sources, self._begin((v_init / unit).expand(shape[0]), shape, layer.name))
+        levels = (level / unit).expand(shape[0]).view(-1, *[1] * (len(shape) - 1))
+        arrays = {"v_threshold": levels * torch.ones(shape, dtype=torch.float64)}
         parts = {layer.label: (0, shape[0])}
         name = self._add(layer.name, "IF", sources, shape, arrays=arrays, parts=parts)
         return _Value((_Term(name, theta),), value.shape, image)
-
-    def _start(self, v_init: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What a second input brings, and the potential that neurons start at and return to."""
-        if self.target.start is Start.INPUT:
-            return v_init, None
-        if self.target.start is Start.RESET:
-            assert self.target.rule.reset is NirReset.V_RESET
-            uniform = v_init.float().unique()
-            return None, uniform.double().reshape(()) if len(uniform) == 1 else None
-        return None, None
 
     def _parts_of(self, v_init: Tensor) -> Tensor:
         if self.steps is None:
@@ -344,9 +345,7 @@ class _Lowering:
 
     def _begin(self, v_init: Tensor, shape: tuple[int, ...], name: str) -> str:
         """A layer that brings v(0) from the second input, one plane as large as the image, or one number."""
-        plane = self.shapes[INPUT][1:]
-        if len(self.shapes[INPUT]) != 3:
-            plane = ()
+        plane = self.shapes[INPUT][1:] if len(self.shapes[INPUT]) == 3 else ()
         if START not in self.shapes:
             index = next(number for number, node in enumerate(self.nodes) if node.name == INPUT)
             node = Node(START, "Input", (), (1, *plane))
@@ -368,10 +367,8 @@ class _Lowering:
         if plane:
             key = ("flatten", START)
             if key not in self.made:
-                size = 1
-                for length in plane:
-                    size *= length
-                self.made[key] = self._add("start", "Flatten", (START,), (size,), settings={"of": self.shapes[START]})
+                flat = (plane[0] * plane[1],)
+                self.made[key] = self._add("start", "Flatten", (START,), flat, settings={"of": self.shapes[START]})
             source = self.made[key]
         weight = torch.zeros(shape[0], self.shapes[source][0], dtype=torch.float64)
         weight[:, 0] = v_init

@@ -199,8 +199,7 @@ class _Reader:
             fix = "train with average pooling, or convert with max_pooling=average (--max-pooling average)"
             raise _NotReadError("max-pooling in time needs a memory of its own, which NIR has no node for", fix)
         if isinstance(module, Site):
-            tensors = {"theta": module.theta, "v_init": module.v_init, "bias": module.bias}
-            tensors = {name: value.detach() for name, value in tensors.items()}
+            tensors = {name: getattr(module, name).detach() for name in ("theta", "v_init", "bias")}
             return self._layer(node, Op.SITE, source, tensors=tensors, label=str(node.target))
         if is_a(module, nn.Conv2d) and isinstance(module, nn.Conv2d):
             return self._convolution(node, source, module)
@@ -248,9 +247,7 @@ class _Reader:
             raise _NotReadError("it divides by another number at the border", "use average pooling without ceil_mode")
         kernel = _pair(pool.kernel_size)
         stride = kernel if not pool.stride else _pair(pool.stride)
-        return self._layer(
-            node, Op.POOL, source, settings={"kernel": kernel, "stride": stride, "padding": padding}
-        )
+        return self._layer(node, Op.POOL, source, settings={"kernel": kernel, "stride": stride, "padding": padding})
 
     def _adaptive(self, node: fx.Node, source: fx.Node) -> Layer:
         """Pooling to a size that divides the image, and the mean over it."""

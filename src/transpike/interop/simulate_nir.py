@@ -135,38 +135,29 @@ def _in_time(drive: Tensor, kind: str, node: Any) -> Tensor:
     elif kind in ("SumPool2d", "AvgPool2d"):
         kernel = numbers(node.kernel_size)
         divisor = 1 if kind == "SumPool2d" else None
-        flat = F.avg_pool2d(
-            flat, kernel, numbers(node.stride), numbers(node.padding), divisor_override=divisor
-        )
+        flat = F.avg_pool2d(flat, kernel, numbers(node.stride), numbers(node.padding), divisor_override=divisor)
     elif kind == "Flatten":
         start, end = int(node.start_dim), int(node.end_dim)
         flat = flat.flatten(start + 1 if start >= 0 else start, end + 1 if end >= 0 else end)
     else:
         raise ModelError(f"converted networks have no {kind}", where="NIR graph", fix="give a graph of IF neurons")
-    return flat.unflatten(0, drive.shape[:2])
+    return flat.reshape(*drive.shape[:2], *flat.shape[1:])
 
 
 def _fire(drive: Tensor, node: Any, steps: int, rule: FiringRule) -> Tensor:
     drive = drive.expand(steps, *drive.shape[1:]) * _tensor(node.r, drive)
     theta = _tensor(node.v_threshold, drive)
-    v_reset = _tensor(getattr(node, "v_reset", None) if hasattr(node, "v_reset") else 0 * node.v_threshold, drive)
-    start = v_reset if rule.reset is NirReset.V_RESET else torch.zeros_like(theta)
-    return scan(lambda v, current: fire(v, current, theta, v_reset, rule), start.expand(drive.shape[1:]), drive)[1]
+    return scan(lambda v, current: fire(v, current, theta, rule), torch.zeros_like(drive[0]), drive)[1]
 
 
-def fire(
-    v: Tensor, current: Tensor, theta: Tensor, v_reset: Tensor, rule: FiringRule
-) -> tuple[Tensor, Tensor]:
+def fire(v: Tensor, current: Tensor, theta: Tensor, rule: FiringRule) -> tuple[Tensor, Tensor]:
     """One time-step of a rule: the potential after it, and the number of spikes."""
     u = rule.leak * v + current
     held = theta * (v > theta) if rule.holds_back else torch.zeros_like(u)
-    looked_at = v if rule.late else u - held
+    seen = v if rule.late else u - held
     if rule.several:
-        count = torch.where(looked_at > 0, torch.div(looked_at, theta, rounding_mode="trunc"), 0)
+        count = torch.where(seen > 0, torch.div(seen, theta, rounding_mode="trunc"), 0)
     else:
-        count = ((looked_at > theta) if rule.strict else (looked_at >= theta)).to(u.dtype)
-    if rule.reset is NirReset.SUBTRACT:
-        after = u - count * theta
-    else:
-        after = torch.where(count > 0, v_reset if rule.reset is NirReset.V_RESET else torch.zeros_like(u), u)
+        count = ((seen > theta) if rule.strict else (seen >= theta)).to(u.dtype)
+    after = u - count * theta if rule.reset is NirReset.SUBTRACT else torch.where(count > 0, 0.0, u)
     return torch.maximum(after, -theta) if rule.floor else after, count

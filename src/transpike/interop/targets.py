@@ -12,19 +12,19 @@ class NirReset(Enum):
 
     SUBTRACT = "subtract"
     ZERO = "zero"
-    V_RESET = "v_reset"
 
 
 class Start(Enum):
     """How v(0) reaches a target, whose potentials are zero at first.
 
     ``INPUT``: a second input, 1 in the first step and 0 later, through a layer of its own.
-    ``RESET``: the target starts at ``v_reset``, which is v(0) and to which it also returns.
+    ``THRESHOLD``: with hard reset only. Potentials are counted from v(0), where they start and to which they return,
+    and the threshold is theta - v(0).
     ``BIAS``: v(0) / T in every step, so that T steps receive it; the graph is then made for one T.
     """
 
     INPUT = "input"
-    RESET = "reset"
+    THRESHOLD = "threshold"
     BIAS = "bias"
 
 
@@ -68,7 +68,7 @@ class FiringRule:
 
     def __str__(self) -> str:
         words = [
-            {"subtract": "subtracts theta", "zero": "resets to 0", "v_reset": "resets to v_reset"}[self.reset.value],
+            {"subtract": "subtracts theta", "zero": "resets to 0"}[self.reset.value],
             "fires above theta" if self.strict else "fires at theta",
             "several spikes per step" if self.several else "",
             "potential at least -theta" if self.floor else "",
@@ -89,12 +89,12 @@ class NirTarget:
         rule: its neurons.
         start: how v(0) reaches it.
         topology: which graphs it runs.
-        average: whether it reads ``AvgPool2d``; else pooling is ``SumPool2d``, and the factor goes into the next weights.
+        average: whether it reads ``AvgPool2d``; else pooling is ``SumPool2d``, the factor being in the next weights.
         pads_pooling: whether it takes note of the padding of a pooling.
         dilated: whether it reads dilated convolutions; else their weights are written out with zeros.
         flatten: whether its ``Flatten`` keeps the order of NIR; else a linear layer behind an image becomes a
             convolution as large as the image, and the answers have the shape ``[classes, 1, 1]``.
-        one_threshold: whether all neurons must have the same threshold: theta is then 1, folded into the weights.
+        one_threshold: whether all neurons must have the same threshold: it is then 1, theta being folded into weights.
         checked: whether our tests compare its events with our simulation of it.
         how: how its users read a graph.
         note: what else they should know.
@@ -155,21 +155,22 @@ _ROWS = (
         "norse",
         "norse 1.1.0",
         FiringRule(NirReset.ZERO, strict=True),
+        start=Start.THRESHOLD,
         topology=Topology.CHAIN,
         flatten=False,
         how="`norse.torch.from_nir(graph)`, step by step",
-        note="hard reset; `v_reset` is ignored; `Flatten` takes the batch with it; the graph executor is that of sinabs",
+        note="hard reset; `v_reset` is ignored, `Flatten` takes the batch with it; graph executor as sinabs",
     ),
     NirTarget(
         "spikingjelly",
         "spikingjelly 2.0.0",
-        FiringRule(NirReset.V_RESET),
-        start=Start.RESET,
+        FiringRule(NirReset.ZERO),
+        start=Start.THRESHOLD,
         average=True,
         pads_pooling=True,
         one_threshold=True,
         how="`import_from_nir(graph, dt=1.0)`, step by step with the state that it returns",
-        note="hard reset to `v_reset`, where potentials also start",
+        note="hard reset; dt must be 1, since `r` must be 1 / dt",
     ),
     NirTarget(
         "snntorch",
