@@ -41,7 +41,7 @@ class Layer:
         shape: of its value for one sample.
         tensors: ``weight`` and ``bias``; of a site ``theta``, ``v_init`` and ``bias``.
         settings: its numbers: ``stride``, ``padding``, ``dilation``, ``groups``, ``kernel``, ``front`` and ``back``,
-            ``factor``.
+            ``factor``; of a pooling also ``by``, the operator of torch, where it is no ``AvgPool2d``.
         label: name of the site, or what stood in the source.
     """
 
@@ -91,6 +91,8 @@ class LayerModule(nn.Module):
             return first[:, :, ::rows, ::columns]
         if layer.op is Op.CHANNELS:
             return F.pad(first, (0, 0, 0, 0, numbers["front"], numbers["back"]))
+        if layer.op is Op.POOL and numbers.get("by") == "mean":
+            return first.mean((2, 3), keepdim=True)
         if layer.op is Op.SCALE:
             return first * float(numbers["factor"])
         return first if layer.op is Op.OUTPUT else self.get_submodule(layer.name)(first)
@@ -132,6 +134,8 @@ def _module(layer: Layer) -> nn.Module | None:
         assert bias is not None
         return ChannelAffine(weight, bias)
     elif layer.op is Op.POOL:
+        if numbers.get("by") == "adaptive":  # torch adds in another order
+            return nn.AdaptiveAvgPool2d(layer.shape[1:])
         return nn.AvgPool2d(numbers["kernel"], numbers["stride"], numbers["padding"])
     else:
         return {Op.FLATTEN: nn.Flatten(1), Op.SITE: nn.ReLU()}.get(layer.op)

@@ -20,6 +20,7 @@ INPUT, START, OUTPUT = "input", "input_start", "output"
 HDF5 lists what it holds in alphabetical order, and readers take that for the order of execution.
 """
 
+_WINDOW = ("kernel", "stride", "padding")
 _ONES = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
 
 
@@ -218,10 +219,12 @@ class _Lowering:
             settings = {**_ONES, "stride": numbers["stride"], "padding": numbers["padding"], "groups": len(scale)}
             weights = _Weights("Conv2d", layer.name, weight, torch.zeros_like(scale), settings)
             return _Term(term.source, torch.ones((), dtype=torch.float64), self._readable(weights))
-        key = (term.source, *(tuple(numbers[name]) for name in ("kernel", "stride", "padding")))
+        key = (term.source, *(tuple(numbers[name]) for name in _WINDOW))
         if key not in self.made:
             kind = "AvgPool2d" if self.target.average else "SumPool2d"
-            self.made[key] = self._add(layer.name, kind, (term.source,), layer.shape, settings=dict(numbers))
+            self.made[key] = self._add(
+                layer.name, kind, (term.source,), layer.shape, settings={name: numbers[name] for name in _WINDOW}
+            )
         return _Term(self.made[key], term.scale if self.target.average else term.scale / area)
 
     def _linear(self, layer: Layer, value: _Value) -> _Value:

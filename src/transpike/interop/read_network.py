@@ -260,6 +260,7 @@ class _Reader:
             outside = (*inside[:2], 1, 1)
         if any(size % out for size, out in zip(inside[2:], outside[2:], strict=True)):
             raise _NotReadError("it pools to a size that does not divide the image", "pool to a divisor of its size")
+        by = "mean" if outside != self.values[node] or node.target in (torch.mean, "mean") else "adaptive"
         kernel = tuple(size // out for size, out in zip(inside[2:], outside[2:], strict=True))
         name = node.name
         if outside != self.values[node]:  # without keepdim the image vanishes, too
@@ -269,7 +270,7 @@ class _Reader:
             Op.POOL,
             (self.layers[source].name,),
             outside[1:],
-            settings={"kernel": kernel, "stride": kernel, "padding": (0, 0)},
+            settings={"kernel": kernel, "stride": kernel, "padding": (0, 0), "by": by},
         )
         if name == node.name:
             return pool
