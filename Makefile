@@ -29,14 +29,14 @@ $(OLDEST)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildc
 # from .venv. Without their dependencies, since sinabs asks for nir <= 1.0.4, which has no event trains, and SpikingJelly
 # for nir >= 1.0.7; what they import is named here.
 SIMULATORS := sinabs==3.1.3 norse==1.1.0 spikingjelly==2.0.0 snntorch==1.0.0 spyx==1.0.0 nirtorch==2.6 nir==1.0.8
-THEIR_IMPORTS := @@
+THEIR_IMPORTS := pbr h5py loguru tensorboard flax grain jax optax
 interop: $(INTEROP)/.installed
 	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest tests/interop/test_nir_readers.py
 
 $(INTEROP)/.installed: Makefile | install
 	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(INTEROP)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/borrowed.pth
+	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+		> $$($(INTEROP)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/borrowed.pth
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(SIMULATORS)
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check $(THEIR_IMPORTS)
 	touch $@
