@@ -29,7 +29,7 @@ $(OLDEST)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildc
 # from .venv. Without their dependencies, since sinabs asks for nir <= 1.0.4, which has no event trains, and SpikingJelly
 # for nir >= 1.0.7; what they import is named here.
 SIMULATORS := sinabs==3.1.3 norse==1.1.0 spikingjelly==2.0.0 snntorch==1.0.0 spyx==1.0.0 nirtorch==2.6 nir==1.0.8
-THEIR_IMPORTS := pbr h5py loguru tensorboard flax grain jax optax
+THEIR_IMPORTS := pbr h5py loguru tensorboard flax grain jax jax-tqdm optax
 interop: $(INTEROP)/.installed
 	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest tests/interop/test_nir_readers.py
 

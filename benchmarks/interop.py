@@ -77,7 +77,9 @@ def main() -> None:
                 report = compare_with_target(snn, batches, target=target, steps=steps)
                 record["rows"].append({**key, **report.to_json()})
                 write_json(given.record, record)
-                print(f"{name}, {target}, T = {steps}: {report.target_top1:.2f} % ({report.top1:.2f} % here)", flush=True)
+                print(
+                    f"{name}, {target}, T = {steps}: {report.target_top1:.2f} % ({report.top1:.2f} % here)", flush=True
+                )
 
 
 if __name__ == "__main__":

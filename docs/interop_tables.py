@@ -20,7 +20,9 @@ def nir_targets() -> str:
     """What survives in each target, and what its neurons do otherwise."""
     rows = []
     for target in NIR_TARGETS.values():
-        tested = target.package if target.checked and target.package else "no simulator" if target.checked else "not checked"
+        tested = (
+            target.package if target.checked and target.package else "no simulator" if target.checked else "not checked"
+        )
         shape = "relays" if target.topology is Topology.CHAIN else "two edges into one node"
         rows.append((f"`{target.name}`", tested, str(target.rule), _START[target.start], shape, _reading(target)))
     head = ("target", "tested with", "its neurons", "v(0)", "shortcuts", "how to read it; what to know")

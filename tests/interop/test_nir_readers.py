@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import transpike as tp
 from transpike.architectures.digits import DigitsResNet
-from transpike.architectures.resnet20 import ResNet20
+from transpike.architectures.resnet20 import CifarResNet20
 from transpike.data import load_data
 from transpike.interop import NIR_TARGETS, compare_with_target, nir_samples, simulate_nir, write_nir
 
@@ -79,9 +79,7 @@ def assert_same(target: str, snn: tp.SpikingNetwork, x: Tensor, steps: int, fold
         assert theirs.any()
         differing[name] = int((theirs.transpose(0, 1).flatten(2).numpy() != ours).sum())
     assert not any(differing.values()), differing
-    np.testing.assert_allclose(
-        output.transpose(0, 1).numpy(), wanted["output"].observables["current"].data, atol=1e-5
-    )
+    np.testing.assert_allclose(output.transpose(0, 1).numpy(), wanted["output"].observables["current"].data, atol=1e-5)
 
 
 @pytest.mark.parametrize("target", READERS)
@@ -107,7 +105,7 @@ def test_digits_accuracy_is_what_the_export_prints(
 @pytest.mark.parametrize("shortcut", ["pad", "conv"])
 def test_cifar_resnet20(target: str, shortcut: str, tmp_path: Path) -> None:
     need(target)
-    assert_same(target, like_trained(ResNet20(shortcut), (3, 32, 32)), torch.rand(2, 3, 32, 32), 4, tmp_path)
+    assert_same(target, like_trained(CifarResNet20(shortcut), (3, 32, 32)), torch.rand(2, 3, 32, 32), 4, tmp_path)
 
 
 @pytest.mark.parametrize("target", MANY)
