@@ -326,6 +326,27 @@ def test_a_late_target_is_compared_with_its_own_steps() -> None:
     assert (report.same_events, report.same_answers, report.delay) == (100, 100, 2)
 
 
+def test_a_batchnorm_behind_neurons_comes_back() -> None:
+    """It cannot go into the layer in front of it, and becomes a layer of its own; values by hand below."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(64, 5)),
+    )
+    for value in (model[2].running_mean, model[2].running_var, model[2].weight.data, model[2].bias.data):
+        value.uniform_(0.3, 0.9)
+    x = torch.rand(4, 1, 8, 8)
+    snn = tp.convert(model.eval(), example_inputs=x, calibration=[x])
+    graph = tp.to_nir(snn)
+    back = tp.from_nir(graph)
+    assert torch.equal(back(x, steps=6), snn(x, steps=6))
+    norm, theta = model[2], snn.site("1").theta.flatten()
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    node = next(n for n in graph.nodes.values() if isinstance(n, nir.Conv2d) and n.weight.shape == (3, 3, 1, 1))
+    np.testing.assert_allclose(node.weight[:, :, 0, 0].diagonal(), (theta * scale).detach().numpy(), rtol=1e-6)
+    np.testing.assert_allclose(node.bias, (norm.bias - norm.running_mean * scale).detach().numpy(), rtol=1e-5)
+
+
 def test_hard_reset_of_ours_is_remembered() -> None:
     topology = BY_NAME["mlp"]
     x = topology.random_inputs(2)[0]

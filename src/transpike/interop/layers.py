@@ -39,7 +39,8 @@ class Layer:
             row and column; ``CHANNELS`` puts channels of zeros in front and behind.
         inputs: names of the layers it reads.
         shape: of its value for one sample.
-        tensors: ``weight`` and ``bias``; of a site ``theta``, ``v_init`` and ``bias``.
+        tensors: ``weight`` and ``bias``; of a site ``theta``, ``v_init`` and ``bias``. An affine layer that was a
+            BatchNorm also has its numbers, which give the same bits.
         settings: its numbers: ``stride``, ``padding``, ``dilation``, ``groups``, ``kernel``, ``front`` and ``back``,
             ``factor``; of a pooling also ``by``, the operator of torch, where it is no ``AvgPool2d``.
         label: name of the site, or what stood in the source.
@@ -99,13 +100,21 @@ class LayerModule(nn.Module):
 
 
 class ChannelAffine(nn.BatchNorm2d):
-    """Scales and shifts each channel: a BatchNorm with the statistics 0 and 1, which torch computes in one step."""
+    """Scales and shifts each channel: a BatchNorm, with the statistics 0 and 1 where it was none.
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__(len(weight), eps=0.0)
-        self.weight = nn.Parameter(weight.clone())
-        self.bias = nn.Parameter(bias.clone())
-        self.to(weight.dtype)
+    Args:
+        tensors: ``weight`` and ``bias``; or the statistics, ``gamma`` and ``beta`` of a BatchNorm.
+        eps: of the BatchNorm.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], eps: float) -> None:
+        super().__init__(len(tensors["weight"]), eps=eps, dtype=tensors["weight"].dtype)
+        names = {"weight": "gamma", "bias": "beta"} if "running_mean" in tensors else {}
+        with torch.no_grad():
+            for name, value in self.state_dict().items():
+                found = tensors.get(names.get(name, name))
+                if found is not None:
+                    value.copy_(found)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any ``[N, C, *]``."""
@@ -130,9 +139,7 @@ def _module(layer: Layer) -> nn.Module | None:
         assert weight is not None
         made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, dtype=weight.dtype)
     elif layer.op is Op.AFFINE:
-        assert weight is not None
-        assert bias is not None
-        return ChannelAffine(weight, bias)
+        return ChannelAffine(layer.tensors, numbers.get("eps", 0.0))
     elif layer.op is Op.POOL:
         if numbers.get("by") == "adaptive":  # torch adds in another order
             return nn.AdaptiveAvgPool2d(layer.shape[1:])

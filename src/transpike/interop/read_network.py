@@ -239,7 +239,10 @@ class _Reader:
             scale = scale * module.weight.double()
         shift = -module.running_mean.double() * scale + (module.bias.double() if module.affine else 0)
         tensors = {"weight": scale.to(module.running_var).detach(), "bias": shift.to(module.running_var).detach()}
-        return self._layer(node, Op.AFFINE, source, tensors=tensors)
+        tensors |= {name: getattr(module, name).detach() for name in ("running_mean", "running_var")}
+        if module.affine:
+            tensors |= {"gamma": module.weight.detach(), "beta": module.bias.detach()}
+        return self._layer(node, Op.AFFINE, source, tensors=tensors, settings={"eps": module.eps})
 
     def _average(self, node: fx.Node, source: fx.Node, pool: nn.AvgPool2d) -> Layer:
         padding = _pair(pool.padding)
