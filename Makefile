@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 SANITIZED := $(CURDIR)/build/sanitize
 OLDEST := .venv-oldest
+INTEROP := .venv-interop
 
-.PHONY: demo test test-oldest fuzz sanitize sanitize-memory sanitize-threads lint format docs tables wheel install clean
+.PHONY: demo test test-oldest interop fuzz sanitize sanitize-memory sanitize-threads lint format docs tables wheel install clean
 
 demo: install
 	$(BIN)/transpike run digits
@@ -22,6 +23,22 @@ test-oldest: $(OLDEST)/.installed
 $(OLDEST)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildcard src/transpike/*/*.py)
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check 'torch==2.8.*' 'torchvision==0.23.*' '.[dev]'
+	touch $@
+
+# What is exported, in the simulators that it is exported for: an environment of its own that borrows PyTorch and transpike
+# from .venv. Without their dependencies, since sinabs asks for nir <= 1.0.4, which has no event trains, and SpikingJelly
+# for nir >= 1.0.7; what they import is named here.
+SIMULATORS := sinabs==3.1.3 norse==1.1.0 spikingjelly==2.0.0 snntorch==1.0.0 spyx==1.0.0 nirtorch==2.6 nir==1.0.8
+THEIR_IMPORTS := pbr h5py loguru tensorboard flax grain jax jax-tqdm optax
+interop: $(INTEROP)/.installed
+	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest tests/interop/test_nir_readers.py
+
+$(INTEROP)/.installed: Makefile | install
+	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
+	$(BIN)/python -c 'import sysconfig as s; print("import site; site.addsitedir(%r)" % s.get_path("purelib"))' \
+		> $$($(INTEROP)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')/borrowed.pth
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(SIMULATORS)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check $(THEIR_IMPORTS)
 	touch $@
 
 # Random files, networks and operators, so long each. A seed of 0 .. 65535 makes the same cases again.

@@ -72,7 +72,7 @@ napoleon_use_rtype = False
 copybutton_exclude = ".linenos, .gp, .go"
 
 GENERATED = HERE / "_generated"
-NAMESPACES = ("", "activations", "rules", "neurons", "schedules", "errors", "data", "zoo")
+NAMESPACES = ("", "activations", "rules", "neurons", "schedules", "errors", "data", "zoo", "interop")
 
 
 class Picture(SphinxDirective):

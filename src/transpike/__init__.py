@@ -13,7 +13,7 @@ try:
 except _PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-from transpike import activations, data, errors, neurons, rules, schedules, zoo
+from transpike import activations, data, errors, interop, neurons, rules, schedules, zoo
 from transpike.conversion.convert import convert
 from transpike.conversion.inspect import Inspection, inspect
 from transpike.conversion.methods import METHODS as methods
@@ -25,6 +25,8 @@ from transpike.evaluation.evaluate import evaluate
 from transpike.evaluation.report import Report
 from transpike.graph.onnx_import import load_onnx
 from transpike.graph.operators import MaxPooling
+from transpike.interop.nir_graph import to_nir
+from transpike.interop.read_nir import from_nir
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import Conversion, PerChannel, PerLayer
 from transpike.runtime.encoding import FrameSequence, Poisson
@@ -62,7 +64,9 @@ __all__ = [
     "evaluate_early",
     "fit",
     "fit_snn",
+    "from_nir",
     "inspect",
+    "interop",
     "load",
     "load_ann",
     "load_onnx",
@@ -74,5 +78,6 @@ __all__ = [
     "schedules",
     "search_lags",
     "tailor",
+    "to_nir",
     "zoo",
 ]

@@ -204,6 +204,24 @@ class ConversionError(TranspikeError):
         return "\n".join([f"{count} {noun} not convert:", *(f"  - {line}" for line in lines)])
 
 
+class ExportError(ConversionError):
+    """A converted network holds what another format or simulator cannot express; all reasons are listed.
+
+    Args:
+        unsupported: the reasons.
+        where: what the network was to be exported to.
+    """
+
+    def __init__(self, unsupported: Sequence[UnsupportedOperator], where: str) -> None:
+        self.where = where
+        super().__init__(unsupported)
+
+    def _listed(self, shell: bool) -> str:
+        lines = unsupported_lines(self.unsupported, shell=shell)
+        head = f"the network cannot be exported to {self.where}, for {count(len(lines), 'reason')}; nothing is written:"
+        return "\n".join([head, *(f"  - {line}" for line in lines)])
+
+
 def reason(problem: TranspikeError | ValueError) -> str:
     """Why something was refused, in one sentence, for tables."""
     if isinstance(problem, ConversionError):

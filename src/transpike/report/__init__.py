@@ -36,6 +36,7 @@ from transpike.report.tables import (
     trained_table,
     training_table,
 )
+from transpike.report.target_tables import target_table
 
 __all__ = [
     "LATENCY_CAPTION",
@@ -86,6 +87,7 @@ __all__ = [
     "sweep_choice_table",
     "sweep_notes",
     "sweep_tables",
+    "target_table",
     "trained_table",
     "training_table",
     "write_page",
