@@ -204,6 +204,32 @@ class ConversionError(TranspikeError):
         return "\n".join([f"{count} {noun} not convert:", *(f"  - {line}" for line in lines)])
 
 
+class ExportError(TranspikeError):
+    """A network holds what another format or library does not have.
+
+    Args:
+        target: the format or library.
+        unsupported: all of it.
+
+    Attributes:
+        unsupported: all of it; the message groups by kind.
+    """
+
+    def __init__(self, target: str, unsupported: Sequence[UnsupportedOperator]) -> None:
+        self.target = target
+        self.unsupported = tuple(unsupported)
+        super().__init__(self._listed(shell=False))
+
+    def shell_message(self) -> str:
+        """The message for somebody at the command line."""
+        return self._listed(shell=True)
+
+    def _listed(self, shell: bool) -> str:
+        number = count(len(unsupported_lines(self.unsupported)), "reason")
+        lines = unsupported_lines(self.unsupported, shell=shell)
+        return "\n".join([f"the network cannot be written as {self.target}, for {number}:", *(f"  - {x}" for x in lines)])
+
+
 def reason(problem: TranspikeError | ValueError) -> str:
     """Why something was refused, in one sentence, for tables."""
     if isinstance(problem, ConversionError):

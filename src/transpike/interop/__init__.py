@@ -1,0 +1,1 @@
+"""Networks in other formats and libraries, one file per target."""
