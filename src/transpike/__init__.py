@@ -25,6 +25,9 @@ from transpike.evaluation.evaluate import evaluate
 from transpike.evaluation.report import Report
 from transpike.graph.onnx_import import load_onnx
 from transpike.graph.operators import MaxPooling
+from transpike.interop.onnx_export import to_onnx
+from transpike.interop.spikingjelly_export import to_spikingjelly
+from transpike.interop.torch_export import to_torch
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import Conversion, PerChannel, PerLayer
 from transpike.runtime.encoding import FrameSequence, Poisson
@@ -74,5 +77,8 @@ __all__ = [
     "schedules",
     "search_lags",
     "tailor",
+    "to_onnx",
+    "to_spikingjelly",
+    "to_torch",
     "zoo",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from transpike.errors import needs_extra
+from transpike.errors import MissingExtraError
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import IF
 from transpike.runtime.step import State
@@ -59,14 +59,21 @@ def open_session(path: Path) -> Any:
     Raises:
         MissingExtraError: onnxruntime is not installed.
     """
-    with needs_extra("bench", "checking ONNX files"):
+    try:
         import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"checking ONNX files needs {error.name}, which is not installed",
+            fix="pip install onnxruntime, or pass check=False",
+        ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def check_step(snn: SpikingNetwork, path: Path, inputs: Sequence[Tensor], answers: int, state: Sequence[str]) -> OnnxCheck:
+def check_step(
+    snn: SpikingNetwork, path: Path, inputs: Sequence[Tensor], answers: int, state: Sequence[str]
+) -> OnnxCheck:
     """Runs a step file and the network side by side.
 
     Args:
@@ -122,6 +129,4 @@ def _difference(answer: Any, found: Sequence[Any]) -> tuple[Tensor, float]:
 
 def _summary(differences: Tensor, largest: float, steps: int, potentials: int, apart: int) -> OnnxCheck:
     relative = differences / max(largest, torch.finfo(differences.dtype).tiny)
-    return OnnxCheck(
-        len(differences), steps, float(relative.max()), potentials, apart, int((relative > 1e-4).sum())
-    )
+    return OnnxCheck(len(differences), steps, float(relative.max()), potentials, apart, int((relative > 1e-4).sum()))

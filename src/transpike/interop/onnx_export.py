@@ -120,7 +120,8 @@ def to_onnx(
     inputs = _examples(snn, example_inputs)
     refusals = Refusals(snn, f"ONNX ({form})")
     if form == "step":
-        refusals.schedule(snn.schedule, (Plain,), "convert for Plain, or write form='quantised' of an accumulate network")
+        way = "convert with schedule=tp.schedules.Plain(), or write form='quantised' of an accumulate network"
+        refusals.schedule(snn.schedule, (Plain,), way)
         refusals.potentials_of_samples()
     else:
         refuse_quantised(refusals, form)
@@ -180,9 +181,7 @@ def _prepared(
     return record(len(module(*inputs)), state=(), events=(), steps=snn.schedule.probe_steps), module, inputs
 
 
-def _exported(
-    module: nn.Module, example: tuple[Tensor, ...], names: list[str], outputs: list[str], opset: int
-) -> Any:
+def _exported(module: nn.Module, example: tuple[Tensor, ...], names: list[str], outputs: list[str], opset: int) -> Any:
     """The ONNX model of a module.
 
     Raises:

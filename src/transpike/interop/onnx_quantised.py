@@ -1,9 +1,9 @@
 """The quantised network that an accumulate network equals, as a module for ``torch.onnx.export``.
 
 A site that sums the drive of rho steps before it sends k spikes sends ``k theta / rho`` on the average, with
-``k = clip(floor((rho x + v_init) / theta), 0, rho)`` of the mean drive x: a uniform quantiser of rho levels. Max-pooling
-of running sums adds up to the maximum of the means. So the graph of the ANN, with a quantiser in the place of each
-activation, gives the answer after rho steps.
+``k = clip(floor((rho x + v_init) / theta), 0, rho)`` of the mean drive x: a uniform quantiser of rho levels. The
+steps of max-pooled running sums add up to the maximum of the means. So the graph of the ANN, with a quantiser in the
+place of each activation, gives the answer after rho steps.
 """
 
 from __future__ import annotations
@@ -115,9 +115,14 @@ class _Staircase(nn.Module):
 class _Quantiser(nn.Module):
     """The same as QuantizeLinear and DequantizeLinear with scale ``theta / rho``.
 
-    ``x + b + (v_init - theta / 2) / rho`` is clipped to [0, theta], so that counts end at rho, and rounded to the nearest
-    level; what the initial potential differs from theta / 2 is added in front.
+    ``x + b + (v_init - theta / 2) / rho`` is clipped to [0, theta], so that counts end at rho, and rounded to the
+    nearest level; by what the initial potential differs from theta / 2 is added in front.
     """
+
+    theta: Tensor
+    scale: Tensor
+    zero: Tensor
+    shift: Tensor | None
 
     def __init__(self, site: Site, rho: int) -> None:
         super().__init__()
@@ -132,9 +137,7 @@ class _Quantiser(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x if self.shift is None else x + self.shift
         x = torch.minimum(x.clamp_min(0.0), self.theta)
-        axis = {"axis": 1} if self.scale.dim() else {}
-        symbolic = torch.onnx.ops.symbolic
-        counts = symbolic("QuantizeLinear", (x, self.scale, self.zero), axis, dtype=torch.uint8, shape=x.shape, version=19)
-        return symbolic(
-            "DequantizeLinear", (counts, self.scale, self.zero), axis, dtype=x.dtype, shape=x.shape, version=19
-        )
+        axis: dict[str, Any] = {"axis": 1} if self.scale.dim() else {}
+        symbolic, numbers = torch.onnx.ops.symbolic, (self.scale, self.zero)
+        counts = symbolic("QuantizeLinear", (x, *numbers), axis, dtype=torch.uint8, shape=x.shape, version=19)
+        return symbolic("DequantizeLinear", (counts, *numbers), axis, dtype=x.dtype, shape=x.shape, version=19)

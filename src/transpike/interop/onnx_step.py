@@ -91,7 +91,7 @@ def _owners(snn: SpikingNetwork, stateful: Sequence[str]) -> list[str]:
 
 
 def _without_time(body: fx.GraphModule) -> tuple[fx.GraphModule, tuple[str, ...]]:
-    """A lowered body that makes one step of values ``[N, *]`` and returns the events too, and the names of its sites."""
+    """A lowered body that makes one step of ``[N, *]`` and returns the events too; and the names of its sites."""
     modules = modules_of(body)
     roots: dict[str, Any] = {}
     graph = fx.Graph()

@@ -30,7 +30,18 @@ class Bracket:
         return f"{self.head}{self.open}{inner}{comma}{self.close}{self.tail}"
 
 
-Expression = str | Bracket
+@dataclass(frozen=True)
+class Comprehension:
+    """``[element loop]``, such as ``[f(x[t]) for t in range(steps)]``."""
+
+    element: Expression
+    loop: str
+
+    def __str__(self) -> str:
+        return f"[{self.element} {self.loop}]"
+
+
+Expression = str | Bracket | Comprehension
 
 
 def call(function: str, *arguments: Expression, **named: Expression) -> Bracket:
@@ -103,6 +114,9 @@ def statement(start: str, value: Expression, indent: int) -> list[str]:
         return [flat]
     if isinstance(value, str):
         return [f"{space}{start}(", f"{space}    {value}", f"{space})"]
+    if isinstance(value, Comprehension):
+        inside = [*statement("", value.element, indent + 4), f"{space}    {value.loop}"]
+        return [f"{space}{start}[", *inside, f"{space}]"]
     return _broken(start, value, indent, "")
 
 
@@ -110,16 +124,13 @@ def _broken(start: str, value: Bracket, indent: int, end: str) -> list[str]:
     space, inner = " " * indent, " " * (indent + 4)
     lines = [f"{space}{start}{value.head}{value.open}"]
     together = inner + ", ".join(map(str, value.items))
-    element, found, rest = together.partition(" for ")
-    if found and len(together) > WIDTH:  # a comprehension
-        return [*lines, element, f"{inner}for {rest}", f"{space}{value.close}{value.tail}{end}"]
     single = len(value.items) == 1 and value.open == "(" and not value.head
     if len(together) <= WIDTH and not single and value.open != "{":
         lines.append(together)
     else:
         for item in value.items:
             flat = f"{inner}{item},"
-            if len(flat) <= WIDTH or isinstance(item, str):
+            if len(flat) <= WIDTH or not isinstance(item, Bracket):
                 lines.append(flat)
             else:
                 lines += _broken("", item, indent + 4, ",")

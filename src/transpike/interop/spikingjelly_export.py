@@ -32,8 +32,8 @@ def to_spikingjelly(snn: SpikingNetwork, *, surrogate_function: Any = None) -> n
 
     Args:
         snn: a network under `transpike.schedules.Plain` with integrate-and-fire neurons.
-        surrogate_function: SpikingJelly's derivative of the spike, as a function of (u - theta) / theta; None is that of
-            the network's own neuron.
+        surrogate_function: SpikingJelly's derivative of the spike, as a function of (u - theta) / theta; None is that
+            of the network's own neuron.
 
     Returns:
         The module, on the network's device; it shares nothing with the network.

@@ -1,4 +1,4 @@
-"""SpikingJelly modules that compute what transpike's do. Imported only where SpikingJelly is installed (2.0 or newer)."""
+"""SpikingJelly modules that compute what transpike's do; imported only where that is installed, 2.0 or newer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from spikingjelly.activation_based import base, neuron
 from torch import Tensor, fx, nn
+
+Tensors = tuple[Tensor, ...]
+States = tuple[Any, ...]
 
 
 class ThresholdIFNode(neuron.IFNode):  # type: ignore[misc]
@@ -44,7 +47,7 @@ class ThresholdIFNode(neuron.IFNode):  # type: ignore[misc]
         self.set_reset_value("v", 0.0)  # a number stands for "not begun": the shape of a batch is not known
         self.v = 0.0
 
-    def materialize_states(self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str) -> tuple[Any, ...]:
+    def materialize_states(self, inputs: Tensors, states: States, step_mode: str) -> States:
         """The potential as ``[N, *]``, ``v_init`` at the first step and for another shape."""
         x = inputs[0][0] if step_mode == "m" else inputs[0]
         v = states[0]
@@ -52,9 +55,7 @@ class ThresholdIFNode(neuron.IFNode):  # type: ignore[misc]
             v = self.v_init.expand_as(x)
         return (v.to(x), *states[1:])
 
-    def single_step_functional_forward(
-        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **_: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    def single_step_functional_forward(self, inputs: Tensors, states: States, **_: Any) -> tuple[Tensors, States]:
         """One step: ``(x [N, *],), (v,) -> (spikes,), (v,)``."""
         x = inputs[0] if self.current is None else inputs[0] + self.current
         u = states[0] + x
@@ -64,9 +65,7 @@ class ThresholdIFNode(neuron.IFNode):  # type: ignore[misc]
             return (spikes,), (self.apply_soft_reset(u, fired, self.v_threshold),)
         return (spikes,), (self.apply_hard_reset(u, fired, self.v_reset),)
 
-    def multi_step_functional_forward(
-        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **kwargs: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    def multi_step_functional_forward(self, inputs: Tensors, states: States, **kwargs: Any) -> tuple[Tensors, States]:
         """All steps, one after the other: the fused kernels of `IFNode` take one number for a threshold."""
         return base.MemoryModule.multi_step_functional_forward(self, inputs, states, **kwargs)  # type: ignore[no-any-return]
 
@@ -88,15 +87,13 @@ class RunningMaxPool(base.MemoryModule):  # type: ignore[misc]
         self.pool = pool
         self.register_memory("total", 0.0)
 
-    def materialize_states(self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], step_mode: str) -> tuple[Any, ...]:
+    def materialize_states(self, inputs: Tensors, states: States, step_mode: str) -> States:
         """The running sum, zero at the first step and for another shape."""
         x = inputs[0][0] if step_mode == "m" else inputs[0]
         total = states[0]
         return (total.to(x) if isinstance(total, Tensor) and total.shape == x.shape else torch.zeros_like(x),)
 
-    def single_step_functional_forward(
-        self, inputs: tuple[Tensor, ...], states: tuple[Any, ...], **_: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    def single_step_functional_forward(self, inputs: Tensors, states: States, **_: Any) -> tuple[Tensors, States]:
         """One step: ``(x [N, *],), (total,) -> (growth,), (total,)``."""
         total = states[0] + inputs[0]
         return (self.pool(total) - self.pool(states[0]),), (total,)
@@ -127,7 +124,7 @@ class SpikingJellyNetwork(nn.Module, base.StepModule):  # type: ignore[misc]
 def into_time(value: Tensor, steps: int | None, dim: int) -> Tensor:
     """A folded value as ``[T, N, *]``, or one step as ``[N, *]``, from where ``dim`` holds the batch."""
     value = value.movedim(dim, 0)
-    return value if steps is None else value.unflatten(0, (steps, -1))
+    return value if steps is None else value.reshape(steps, -1, *value.shape[1:])
 
 
 def out_of_time(value: Tensor, steps: int | None, dim: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import inspect
 import keyword
 import math
 import operator
@@ -14,12 +13,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload, OpOverloadPacket
 
 from transpike.graph.normalize import modules_of
 from transpike.graph.plan import Kind, Layout
 from transpike.graph.site import Site
 from transpike.graph.walk import site_of
-from transpike.interop.python_text import Bracket, Expression, call, literal, statement
+from transpike.interop.python_text import Bracket, Comprehension, Expression, call, literal, statement
 from transpike.interop.torch_modules import constructor
 from transpike.network.spiking import SpikingNetwork
 
@@ -106,7 +106,7 @@ class Code:
         """Writes the line of an operator."""
         name = self.names[node.name] = self.variables.take(self._wanted(node))
         if self.rho is not None and self.in_time(node):
-            self._line(f"{name} = ", Bracket("", (f"{value} for t in range(steps)",), "[", "]"), True)
+            self._line(f"{name} = ", Comprehension(value, "for t in range(steps)"), True)
             return
         self._line(f"{name} = ", value, self.rho is None and self.plan.in_time(node.name))
 
@@ -300,16 +300,14 @@ class _NoTextError(Exception):
 
 
 def _function_name(target: Any) -> str:
-    for prefix, space in (("torch", torch), ("F", F), ("math", math)):
+    spaces: dict[str, Any] = {"torch": torch, "F": F, "math": math}
+    for prefix, space in spaces.items():
         name = getattr(target, "__name__", "")
         if getattr(space, name, None) is target:
             return f"{prefix}.{name}"
-    for space_name, space in (("F", F), ("torch", torch)):
-        for name, value in vars(space).items():
-            if value is target and not name.startswith("_"):
-                return f"{space_name}.{name}"
-    if isinstance(target, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+    if isinstance(target, OpOverload | OpOverloadPacket):
         return f"torch.ops.{target}"
-    if inspect.isbuiltin(target) and getattr(builtins, target.__name__, None) is target:
-        return str(target.__name__)
+    name = getattr(target, "__name__", "")
+    if getattr(builtins, name, None) is target:
+        return str(name)
     raise _NoTextError("its function is not one of torch")

@@ -141,10 +141,9 @@ def _source(snn: SpikingNetwork, written: Code, weights: str) -> str:
     double = ".double()" if reference_tensor(snn.network).dtype is torch.float64 else ""
     modules = {"import math": "math.", "import torch.nn.functional as F": "F."}
     used = {line: any(word in each for each in body.split() for word in [start]) for line, start in modules.items()}
-    about = f"Spiking network with {snn.neuron} neurons and the schedule {snn.schedule}, written by transpike."
+    about = f'"""Spiking network with {snn.neuron} neurons and the schedule {snn.schedule}, written by transpike.'
     head = [
-        '"""' + text_block(about.split(), 0)[0],
-        *text_block(about.split(), 0)[1:],
+        *text_block(about.split(), 0),
         "",
         "    net = load()",
         f"    answers = net({', '.join(inputs[: len(snn.capture.input_shapes)])}, steps=8)",
@@ -170,8 +169,9 @@ class Network(nn.Module):
 {body}
 '''
     load = f'''
-def load(path=Path(__file__).with_name("{weights}")):
-    """The network with its weights."""
+def load(path=None):
+    """The network with its weights, by default those beside this file."""
+    path = path or Path(__file__).with_name("{weights}")
     net = Network(){double}
     net.load_state_dict(load_file(path))
     return net.eval()
@@ -182,7 +182,11 @@ def load(path=Path(__file__).with_name("{weights}")):
 
 def _split(parts: str) -> list[str]:
     """The classes and functions of a text, one by one."""
-    return [piece for piece in parts.replace("\nclass ", "\0class ").replace("\ndef ", "\0def ").split("\0") if piece.strip()]
+    return [
+        piece
+        for piece in parts.replace("\nclass ", "\0class ").replace("\ndef ", "\0def ").split("\0")
+        if piece.strip()
+    ]
 
 
 def _write(path: Path, text: str) -> None:

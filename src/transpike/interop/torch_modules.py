@@ -29,9 +29,7 @@ def constructor(module: nn.Module, dimensions: int) -> Bracket | None:
         if dimensions not in _NORMS:
             return None
         kind = _NORMS[dimensions]
-    elif not kind.__module__.startswith("torch.nn.modules.") or getattr(nn, kind.__name__, None) is not kind:
-        return None
-    elif next(module.children(), None) is not None:
+    elif getattr(nn, kind.__name__, None) is not kind or next(module.children(), None) is not None:
         return None
     given: list[Expression] = []
     named: dict[str, Expression] = {}

@@ -25,7 +25,7 @@ class IF(nn.Module):
 
 _ACCUMULATE = '''
 class AccumulateThenFire(nn.Module):
-    """Neurons that sum the drive of rho steps, then send theta as often, evenly spread."""
+    """Neurons that sum the drive of rho steps, then spread their spikes evenly."""
 
     def __init__(self, rho, theta, v_init{bias_argument}):
         super().__init__()
@@ -43,7 +43,7 @@ class AccumulateThenFire(nn.Module):
             torch.floor((2 * count * t + half) / (2 * self.rho))
             for t in range(len(drives) + 1)
         ]
-        return [self.theta * (b - a) for a, b in zip(sent, sent[1:])]
+        return [self.theta * (sent[t + 1] - sent[t]) for t in range(len(drives))]
 '''
 
 _RUNNING_MAX_POOL = '''
