@@ -227,7 +227,9 @@ class ExportError(TranspikeError):
     def _listed(self, shell: bool) -> str:
         number = count(len(unsupported_lines(self.unsupported)), "reason")
         lines = unsupported_lines(self.unsupported, shell=shell)
-        return "\n".join([f"the network cannot be written as {self.target}, for {number}:", *(f"  - {x}" for x in lines)])
+        return "\n".join(
+            [f"the network cannot be written as {self.target}, for {number}:", *(f"  - {x}" for x in lines)]
+        )
 
 
 def reason(problem: TranspikeError | ValueError) -> str:

@@ -202,3 +202,25 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match="pip install onnxruntime"):
         tp.to_onnx(_small(), tmp_path / "step.onnx", check=True)
+
+
+def test_what_torch_cannot_write_is_said_in_its_words(tmp_path, monkeypatch):
+    def export(*_, **__):
+        raise RuntimeError("no decomposition for aten.odd\nand a long report")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with pytest.raises(ExportError, match=r"torch.onnx.export[\s\S]*no decomposition for aten.odd[\s\S]*tp.to_torch"):
+        tp.to_onnx(_small(), tmp_path / "step.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_double_precision_is_written_and_half_is_not(tmp_path):
+    snn, (x,) = _network("mlp")
+    snn.double()
+    assert tp.to_onnx(snn, tmp_path / "step.onnx").check.difference == 0
+    rows = stream(tmp_path / "step.onnx", (x.double().numpy(),), 3)
+    assert rows[-1]["answer"].dtype == np.float64
+    assert torch.equal(torch.from_numpy(rows[-1]["answer"]), snn(x.double(), steps=3)[-1])
+    snn.half()
+    with pytest.raises(ExportError, match=r"torch.float16[\s\S]*snn.float\(\)"):
+        tp.to_onnx(snn, tmp_path / "half.onnx")

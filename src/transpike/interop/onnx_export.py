@@ -31,10 +31,9 @@ OLDEST = 18
 """The oldest version that ``torch.onnx.export`` writes."""
 
 _BATCH = 8
-_FIX = (
-    "see the message of torch.onnx above; leave=[...] or leaf_modules=[...] of tp.convert keep no operator out of the "
-    "file, so write the operator in another way in the model"
-)
+_LARGEST = 2**31 - 2**24
+"""Bytes of weights that fit into one ONNX file, which is one Protocol Buffers message."""
+_FIX = "write the operator in another way in the model; tp.to_torch is another way out"
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class OnnxExport:
     check: OnnxCheck | None = None
 
     def __str__(self) -> str:
-        text = f"{self.path}: {self.form}, opset {self.opset}"
+        text = f"{self.path.name}: {self.form}, opset {self.opset}"
         return text if self.check is None else f"{text}; {self.check}"
 
 
@@ -126,6 +125,8 @@ def to_onnx(
     else:
         refuse_quantised(refusals, form)
     refusals.off_the_cpu()
+    refusals.precision((torch.float32,) if form == "quantised" else (torch.float32, torch.float64))
+    refusals.size(_LARGEST)
     refusals.raise_if_any()
     record, module, example = _prepared(snn, path, form, inputs, events, opset)
     outputs = [*record.answers, *(f"{name}.next" for name in record.state), *record.events]

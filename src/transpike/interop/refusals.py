@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import torch
 from torch import Tensor, fx
 
 from transpike.errors import ExportError, UnsupportedOperator
@@ -67,6 +68,19 @@ class Refusals:
         device = reference_tensor(self.snn.network).device
         if device.type != "cpu":
             self.add(f"the device {device}", "files are written and checked on the CPU", "call snn.cpu() first")
+
+    def precision(self, kinds: Collection[torch.dtype]) -> None:
+        """Refuses networks of another type than these."""
+        dtype = reference_tensor(self.snn.network).dtype
+        if dtype not in kinds:
+            self.add(f"the type {dtype}", f"it is not among {', '.join(map(str, kinds))}", "call snn.float() first")
+
+    def size(self, most: int) -> None:
+        """Refuses networks with more bytes of weights."""
+        tensors = (*self.snn.network.parameters(), *self.snn.network.buffers())
+        size = sum(each.numel() * each.element_size() for each in tensors)
+        if size > most:
+            self.add("the weights", f"{size:,} bytes do not fit into one file", "write it with tp.to_torch")
 
     def function_sites(self) -> None:
         """Refuses sites that follow another function than ReLU."""

@@ -52,10 +52,8 @@ class TorchExport:
     difference: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.code} ({self.lines} lines) and {self.weights.name}: {self.differing} of {self.samples} samples "
-            f"differ, by at most {self.difference:.2g}"
-        )
+        files = f"{self.code.name} ({self.lines} lines) and {self.weights.name}"
+        return f"{files}: {self.differing} of {self.samples} samples differ, by at most {self.difference:.2g}"
 
 
 def to_torch(snn: SpikingNetwork, path: str | Path) -> TorchExport:
@@ -119,9 +117,7 @@ def _refuse(refusals: Refusals) -> None:
     refusals.function_sites()
     refusals.potentials_of_samples()
     refusals.biases_of_steps()
-    dtype = reference_tensor(refusals.snn.network).dtype
-    if dtype not in (torch.float32, torch.float64):
-        refusals.add(f"the type {dtype}", "sums over time need float32", "call snn.float() first")
+    refusals.precision((torch.float32, torch.float64))
 
 
 def _source(snn: SpikingNetwork, written: Code, weights: str) -> str:
