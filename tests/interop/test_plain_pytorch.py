@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 import transpike as tp
 from transpike.errors import ExportError, OutputError, VerificationError
 from transpike.interop import torch_parts
-from transpike.testing.dyadic import dyadic_batch, set_dyadic_thresholds
+from transpike.testing.dyadic import dyadic_batch, make_dyadic, set_dyadic_thresholds
 from transpike.testing.topologies import TOPOLOGIES
 
 ZOO = {topology.name: topology for topology in TOPOLOGIES}
@@ -58,6 +58,47 @@ def _run(folder: Path):
     assert done.returncode == 0, done.stderr
 
 
+def _lint(folder: Path):
+    """The formatter would change nothing, and the linter finds nothing."""
+    ruff = [sys.executable, "-m", "ruff"]
+    for words in (["format", "--check"], ["check", "--select", "E,F,W,I,B,SIM,UP"]):
+        done = subprocess.run([*ruff, *words, "--isolated", str(folder)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+
+class LongNames(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first_projection_of_everything = nn.Conv2d(1, 2, 3, padding=1)
+        self.second_projection_of_everything_that_came_before = nn.ConvTranspose2d(
+            2, 2, (3, 5), padding=(1, 2), stride=(1, 1), dilation=(1, 1), bias=False
+        )
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x):
+        first = torch.relu(self.first_projection_of_everything(x))
+        second = torch.relu(self.second_projection_of_everything_that_came_before(first))
+        both = torch.cat([first, second, first, second], 1)
+        both = nn.functional.interpolate(both, scale_factor=0.5, mode="bilinear", align_corners=False)
+        return {"logits": self.last(both.mean((2, 3))), "pair": (both.flatten(1)[:, 1:5:2], both[..., 0].sum(-1))}
+
+
+@pytest.mark.parametrize("conversion", [PLAIN, ACCUMULATE], ids=["plain", "accumulate"])
+def test_long_lines_and_nested_answers(tmp_path, conversion):
+    x = dyadic_batch((3, 1, 8, 8))
+    model = make_dyadic(LongNames())
+    snn = set_dyadic_thresholds(tp.convert(model, conversion, calibration=[x], example_inputs=x))
+    written = tp.to_torch(snn, tmp_path / "net.py")
+    _lint(tmp_path)
+    assert max(map(len, written.code.read_text().splitlines())) <= 88
+    save_file({"0": x}, tmp_path / "net.inputs")
+    _run(tmp_path)
+    answers = load_file(tmp_path / "net.answers")
+    leaves = pytree.tree_leaves(snn(x, steps=6))
+    assert len(leaves) == len(answers) == 3
+    assert all(torch.equal(answers[str(place)], leaf) for place, leaf in enumerate(leaves))
+
+
 @pytest.mark.parametrize("conversion", [PLAIN, ACCUMULATE], ids=["plain", "accumulate"])
 def test_the_zoo_gives_the_same_answers_without_transpike(tmp_path, conversion):
     wanted = {}
@@ -77,10 +118,7 @@ def test_the_zoo_gives_the_same_answers_without_transpike(tmp_path, conversion):
                 torch.testing.assert_close(found[str(place)], answer, rtol=1e-5, atol=1e-6)
             else:
                 assert torch.equal(found[str(place)], answer), name
-    ruff = [sys.executable, "-m", "ruff"]
-    for words in (["format", "--check"], ["check", "--select", "E,F,W,I,B,SIM,UP"]):
-        done = subprocess.run([*ruff, *words, "--isolated", str(tmp_path)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+    _lint(tmp_path)
 
 
 def test_the_code_of_a_small_network(tmp_path):

@@ -112,10 +112,13 @@ def statement(start: str, value: Expression, indent: int) -> list[str]:
     flat = f"{space}{start}{value}"
     if len(flat) <= WIDTH:
         return [flat]
-    if isinstance(value, str):
+    long = isinstance(value, Bracket) and len(f"{space}{start}{value.head}{value.open}") > WIDTH
+    if isinstance(value, str) or long:
         return [f"{space}{start}(", f"{space}    {value}", f"{space})"]
     if isinstance(value, Comprehension):
-        inside = [*statement("", value.element, indent + 4), f"{space}    {value.loop}"]
+        inside = [f"{space}    {value.element} {value.loop}"]
+        if len(inside[0]) > WIDTH:
+            inside = [*statement("", value.element, indent + 4), f"{space}    {value.loop}"]
         return [f"{space}{start}[", *inside, f"{space}]"]
     return _broken(start, value, indent, "")
 

@@ -201,7 +201,7 @@ def _checked(snn: SpikingNetwork, text: str, tensors: Mapping[str, Tensor], code
     inputs = [torch.rand(_SAMPLES, *shape, generator=generator) for shape in snn.capture.input_shapes]
     exact = copy.deepcopy(snn).cpu().double()
     wrong, _ = _difference(exact, copy.deepcopy(net).double().eval(), [each.double() for each in inputs])
-    if wrong > _SAMPLES // 2:
+    if wrong > _SAMPLES // 4:  # a sum in another order may still move a spike
         raise VerificationError(
             f"the written code answers differently for {wrong} of {_SAMPLES} random samples",
             where=str(code),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _IF = '''
 class IF(nn.Module):
-    """Integrate-and-fire neurons, which send theta where the potential reaches theta."""
+    """Integrate-and-fire neurons, which send theta where u reaches theta."""
 
     def __init__(self, theta, v_init{bias_argument}):
         super().__init__()
