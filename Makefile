@@ -31,7 +31,7 @@ $(OLDEST)/.installed: pyproject.toml CMakeLists.txt $(wildcard native/*) $(wildc
 SIMULATORS := sinabs==3.1.3 norse==1.1.0 spikingjelly==2.0.0 snntorch==1.0.0 spyx==1.0.0 nirtorch==2.6 nir==1.0.8
 THEIR_IMPORTS := pbr h5py loguru tensorboard flax grain jax jax-tqdm optax
 interop: $(INTEROP)/.installed
-	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest tests/interop/test_nir_readers.py
+	OMP_NUM_THREADS=1 $(INTEROP)/bin/python -m pytest tests/interop/test_nir_readers.py tests/interop/test_spikingjelly_module.py
 
 $(INTEROP)/.installed: Makefile | install
 	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)

@@ -26,7 +26,10 @@ from transpike.evaluation.report import Report
 from transpike.graph.onnx_import import load_onnx
 from transpike.graph.operators import MaxPooling
 from transpike.interop.nir_graph import to_nir
+from transpike.interop.onnx_export import to_onnx
 from transpike.interop.read_nir import from_nir
+from transpike.interop.spikingjelly_export import to_spikingjelly
+from transpike.interop.torch_export import to_torch
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import Conversion, PerChannel, PerLayer
 from transpike.runtime.encoding import FrameSequence, Poisson
@@ -79,5 +82,8 @@ __all__ = [
     "search_lags",
     "tailor",
     "to_nir",
+    "to_onnx",
+    "to_spikingjelly",
+    "to_torch",
     "zoo",
 ]

@@ -65,20 +65,24 @@ def check_state(state: State, owners: Sequence[str], batch: int) -> None:
 
 
 class Stepper(nn.Module):
-    """One time-step as a plain module, for ``torch.compile`` and ``torch.export``: ``(x, state) -> (y, state)``."""
+    """One time-step as a plain module, for ``torch.compile`` and ``torch.export``: ``(x, state) -> (y, state)``.
+
+    Attributes:
+        stateful: names of the nodes that own the memories, in order.
+    """
 
     def __init__(self, lowered: Lowered) -> None:
         super().__init__()
         self.prologue = lowered.prologue
         self.body = lowered.body
-        self.memories = len(lowered.stateful)
+        self.stateful = lowered.stateful
 
     def forward(self, x: Inputs, state: State | None = None) -> tuple[Any, State]:
         """See `SpikingNetwork.step`."""
         inputs = inputs_from(x)
         if state is None:
             start = torch.zeros((), dtype=torch.int64, device=inputs[0].device)
-            memory: tuple[Memory | None, ...] = (None,) * self.memories
+            memory: tuple[Memory | None, ...] = (None,) * len(self.stateful)
         else:
             start, memory = state
         statics = self.prologue(*inputs)

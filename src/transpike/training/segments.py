@@ -50,7 +50,7 @@ def run_in_segments(
         answer, memory = body(images.shape[0], now, start, *memory, *constants)
         return answer, memory, counted
 
-    memory: tuple[Memory | None, ...] = (None,) * stepper.memories
+    memory: tuple[Memory | None, ...] = (None,) * len(stepper.stateful)
     answers: list[Tensor] = []
     sums: Counts = {}
     for begin, end in pairwise((*range(0, total, segment), total)):
