@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,33 @@ def test_refusals(transpike, networks: Path) -> None:
     assert code == 1
     assert "nothing is written" in err
     assert not list(Path().glob("*.nir"))
+
+
+def test_a_python_file(transpike, networks: Path) -> None:
+    code, out, err = transpike("export", "snn.safetensors", "-o", "net.py", "--target", "pytorch")
+    assert code == 0, err
+    assert "net.weights.safetensors" in out
+    x = torch.rand(2, *tp.load("snn.safetensors").capture.input_shapes[0])
+    program = f"import torch, net; torch.save(net.load()(torch.tensor({x.tolist()}), steps=3), 'answer.pt')"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    torch.testing.assert_close(torch.load("answer.pt"), tp.load("snn.safetensors")(x, steps=3))
+    code, _, err = transpike("export", "snn.safetensors", "-o", "net.py", "--target", "pytorch", "--samples", "2")
+    assert code == 1
+    assert "--samples" in err
+
+
+def test_onnx_files(transpike, networks: Path) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    code, out, err = transpike("export", "snn.safetensors", "-o", "step.onnx", "--target", "onnx-step")
+    assert code == 0, err
+    assert "step.onnx" in out
+    transpike("convert", "relu.safetensors", "--method", "accumulate", "-T", "4", "-o", "acc.safetensors")
+    for form in ("quantised", "staircase"):
+        code, out, err = transpike("export", "acc.safetensors", "-o", f"{form}.onnx", "--target", f"onnx-{form}")
+        assert code == 0, err
+        assert Path(f"{form}.onnx").exists()
+    code, _, err = transpike("export", "snn.safetensors", "-o", "no.onnx", "--target", "onnx-quantised")
+    assert code == 1
+    assert "AccumulateThenFire" in err
+    assert not Path("no.onnx").exists()

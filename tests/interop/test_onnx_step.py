@@ -172,7 +172,7 @@ def test_what_has_no_form_is_named_with_all_reasons(tmp_path):
     with pytest.raises(ExportError) as caught:
         tp.to_onnx(snn, tmp_path / "step.onnx", example_inputs=x)
     message = str(caught.value)
-    assert "cannot be written as ONNX (step), for 2 reasons" in message
+    assert "cannot be exported to ONNX (step), for 2 reasons" in message
     assert "the schedule cos" in message
     assert "only Plain can be written" in message
     assert "a site (node '1')" in message

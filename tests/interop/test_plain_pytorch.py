@@ -129,7 +129,7 @@ def test_the_code_of_a_small_network(tmp_path):
     first.set_initial_potential(dyadic_batch((4, 8, 8), seed=3).abs() / 4)
     second.set_bias(torch.full((6,), 0.125))
     written = tp.to_torch(snn, tmp_path / "folder")
-    assert (written.code.name, written.weights.name) == ("network.py", "network.safetensors")
+    assert (written.code.name, written.weights.name) == ("network.py", "network.weights.safetensors")
     text = written.code.read_text()
     assert (
         """
@@ -215,7 +215,7 @@ def test_what_has_no_text_is_named_with_all_reasons(tmp_path):
     with pytest.raises(ExportError) as caught:
         tp.to_torch(snn, tmp_path / "net.py")
     message = str(caught.value)
-    assert "cannot be written as plain PyTorch, for 2 reasons" in message
+    assert "cannot be exported to plain PyTorch, for 2 reasons" in message
     assert "only Plain or AccumulateThenFire can be written" in message
     assert "the type torch.float16" in message
     assert not list(tmp_path.iterdir())

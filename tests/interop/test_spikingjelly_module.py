@@ -51,7 +51,7 @@ def test_what_spikingjelly_has_not_is_named_with_all_reasons():
     with pytest.raises(ExportError) as caught:
         tp.to_spikingjelly(snn)
     message = str(caught.value)
-    assert "cannot be written as modules of SpikingJelly, for 3 reasons" in message
+    assert "cannot be exported to modules of SpikingJelly, for 3 reasons" in message
     assert "the neuron burst" in message
     assert "integrate-and-fire with soft or hard reset" in message
     assert "its bias differs from step to step" in message

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +16,8 @@ from transpike.cli.output import note, out, say
 from transpike.interop.targets import NIR_TARGETS, NirTarget, Start
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from transpike.network.spiking import SpikingNetwork
 
 
@@ -39,6 +42,12 @@ class ExportJob:
     about: str
     samples: int
     source: bool
+
+    @property
+    def inputs(self) -> Tensor:
+        """The first batch, ``[N, *]``."""
+        batch: Tensor | list[Tensor] | tuple[Tensor, ...] = self.batches[0]
+        return batch[0] if isinstance(batch, list | tuple) else batch
 
 
 @dataclass(frozen=True)
@@ -79,11 +88,33 @@ def _write_nir(job: ExportJob, target: NirTarget) -> None:
     say(f"written: {job.output}" + (f", {samples_path(job.output)}" if samples is not None else ""))
 
 
+def _write_onnx(job: ExportJob, form: Literal["step", "quantised", "staircase"]) -> None:
+    from transpike.interop import to_onnx
+
+    say(f"written: {to_onnx(job.snn, job.output, form, example_inputs=job.inputs)}")
+
+
+def _write_pytorch(job: ExportJob) -> None:
+    from transpike.interop import to_torch
+
+    say(f"written: {to_torch(job.snn, job.output)}")
+
+
 def _nir_row(target: NirTarget) -> ExportTarget:
     return ExportTarget(".nir", f"NIR for {target.package or target.how}", lambda job: _write_nir(job, target))
 
 
-EXPORTS: Mapping[str, ExportTarget] = {name: _nir_row(target) for name, target in NIR_TARGETS.items()}
+EXPORTS: Mapping[str, ExportTarget] = {
+    **{name: _nir_row(target) for name, target in NIR_TARGETS.items()},
+    "onnx-step": ExportTarget(".onnx", "ONNX, one time-step with its state", partial(_write_onnx, form="step")),
+    "onnx-quantised": ExportTarget(
+        ".onnx", "ONNX, the quantised ANN of an accumulate network", partial(_write_onnx, form="quantised")
+    ),
+    "onnx-staircase": ExportTarget(
+        ".onnx", "the same with floors, as the neurons round", partial(_write_onnx, form="staircase")
+    ),
+    "pytorch": ExportTarget(".py", "a Python file that needs PyTorch alone, and its weights", _write_pytorch),
+}
 """What ``--target`` offers, by name."""
 
 _RANDOM = 16
@@ -108,15 +139,18 @@ def export(
     batch_size: BatchSize = 50,
     factory: Factory = None,
 ) -> None:
-    """Write a converted network for another simulator, and say what it will answer there.
+    """Write a converted network for another simulator, ONNX or plain PyTorch, and say what it will answer there.
 
-    Simulators differ: some reset to zero, send several spikes in one step, or keep potentials above -theta. What they
-    make of the network is simulated here, and printed beside the network itself: its accuracy on test images with
-    --dataset or --data, else how often random inputs get the same answer.
+    Simulators that read NIR differ: some reset to zero, send several spikes in one step, or keep potentials above
+    -theta. What they make of the network is simulated here, and printed beside the network itself: its accuracy on test
+    images with --dataset or --data, else how often random inputs get the same answer. ONNX files are compared in ONNX
+    Runtime where it is installed, Python files by running them.
 
     Examples:
     * `transpike export snn.safetensors -o net.nir --target sinabs --steps 8 --dataset digits`
     * `transpike export snn.safetensors -o net.nir --target plain --samples 10`
+    * `transpike export snn.safetensors -o step.onnx --target onnx-step`
+    * `transpike export snn.safetensors -o net.py --target pytorch`
     """
     from transpike.cli.find_model import find_converted
     from transpike.cli.work import check_output, check_run
@@ -130,6 +164,8 @@ def export(
         raise ConfigError(
             f"files for {target} end in {row.suffix}", where=f"-o {output}", fix=f"-o {output.stem}{row.suffix}"
         )
+    if samples and row.suffix != ".nir":
+        raise ConfigError(f"{target} has no event trains", where="--samples", fix="leave it out")
     check_output(output, file, factory)
     snn = find_converted(file, factory)
     batches, about = _inputs(snn, dataset, data, images, batch_size, samples)

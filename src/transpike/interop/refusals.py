@@ -21,7 +21,7 @@ _WHOLE = "(whole network)"
 
 
 class Refusals:
-    """Collects the reasons why a network cannot be written as something.
+    """Collects the reasons why a network cannot be exported to something.
 
     Args:
         snn: the network.

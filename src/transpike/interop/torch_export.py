@@ -27,6 +27,8 @@ from transpike.neurons import IF, Reset
 from transpike.schedules import AccumulateThenFire, Plain
 from transpike.serialization.json_records import check_output, write_atomically
 
+_WEIGHTS = ".weights.safetensors"
+"""What a file of weights ends in, which is not the ending of a network's own file."""
 _SAMPLES = 4
 _STEPS = 5
 
@@ -66,8 +68,8 @@ def to_torch(snn: SpikingNetwork, path: str | Path) -> TorchExport:
     Args:
         snn: a network under `transpike.schedules.Plain` or `transpike.schedules.AccumulateThenFire`, with
             integrate-and-fire neurons, in float32 or float64.
-        path: ``NAME.py``, with ``NAME.safetensors`` beside it; or a folder, for ``network.py`` and
-            ``network.safetensors`` in it. Existing files are replaced.
+        path: ``NAME.py``, with ``NAME.weights.safetensors`` beside it; or a folder, for ``network.py`` and
+            ``network.weights.safetensors`` in it. Existing files are replaced.
 
     Returns:
         What was written, and how it compares.
@@ -79,7 +81,7 @@ def to_torch(snn: SpikingNetwork, path: str | Path) -> TorchExport:
     """
     path = Path(path)
     code = check_output(path if path.suffix == ".py" else path / "network.py")
-    weights = check_output(code.with_suffix(".safetensors"))
+    weights = check_output(code.with_suffix(_WEIGHTS))
     refusals = Refusals(snn, "plain PyTorch")
     _refuse(refusals)
     refusals.raise_if_any()
@@ -89,7 +91,7 @@ def to_torch(snn: SpikingNetwork, path: str | Path) -> TorchExport:
     schedule = snn.schedule
     rho = schedule.probe_steps if isinstance(schedule, AccumulateThenFire) else None
     written = Code(snn, rho, {node.name: shape for node, shape in shapes.items()})
-    text = _source(snn, written, weights.name)
+    text = _source(snn, written)
     for node, reason in written.unsupported:
         refusals.add(
             operator_name(node, written.modules),
@@ -120,7 +122,7 @@ def _refuse(refusals: Refusals) -> None:
     refusals.precision((torch.float32, torch.float64))
 
 
-def _source(snn: SpikingNetwork, written: Code, weights: str) -> str:
+def _source(snn: SpikingNetwork, written: Code) -> str:
     """The whole file."""
     inputs = [written.names[node.name] for node in snn.network.graph.find_nodes(op="placeholder")]
     forward = written.forward(inputs[: len(snn.capture.input_shapes)])
@@ -167,7 +169,7 @@ class Network(nn.Module):
     load = f'''
 def load(path=None):
     """The network with its weights, by default those beside this file."""
-    path = path or Path(__file__).with_name("{weights}")
+    path = path or Path(__file__).with_suffix("{_WEIGHTS}")
     net = Network(){double}
     net.load_state_dict(load_file(path))
     return net.eval()
