@@ -17,6 +17,7 @@ from transpike import activations, data, errors, neurons, rules, schedules, zoo
 from transpike.conversion.convert import convert
 from transpike.conversion.inspect import Inspection, inspect
 from transpike.conversion.methods import METHODS as methods
+from transpike.conversion.quantise import quantise
 from transpike.conversion.tailor import tailor
 from transpike.evaluation.causes import error_causes
 from transpike.evaluation.delayed_readout import delayed_readout, readout_delay
@@ -26,7 +27,7 @@ from transpike.evaluation.report import Report
 from transpike.graph.onnx_import import load_onnx
 from transpike.graph.operators import MaxPooling
 from transpike.network.spiking import SpikingNetwork
-from transpike.rules import Conversion, PerChannel, PerLayer
+from transpike.rules import Conversion, PerChannel, PerLayer, Quantisation
 from transpike.runtime.encoding import FrameSequence, Poisson
 from transpike.runtime.step import State
 from transpike.selection.choose import choose
@@ -45,6 +46,7 @@ __all__ = [
     "PerChannel",
     "PerLayer",
     "Poisson",
+    "Quantisation",
     "Report",
     "SpikingNetwork",
     "State",
@@ -68,6 +70,7 @@ __all__ = [
     "load_onnx",
     "methods",
     "neurons",
+    "quantise",
     "readout_delay",
     "rules",
     "save",

@@ -25,6 +25,7 @@ from transpike.network.engine import NetworkEngine
 from transpike.network.summary import summary
 from transpike.neurons import Neuron
 from transpike.rules import Conversion, ThroughTime
+from transpike.rules.quantisation import unsupported_run
 from transpike.runtime.encoding import Encoding
 from transpike.runtime.interpreters import Count, Observer, refuse_overflow, run_clipped
 from transpike.runtime.step import State, Stepper, check_state
@@ -102,6 +103,7 @@ class SpikingNetwork(nn.Module):
         """
         schedule = self._chosen(schedule)
         steps = check_count("steps", steps, most=MOST_STEPS)
+        self._check_grid(schedule, steps)
         memory_mib = check_count("memory_mib", memory_mib, 0)
         kernel = fitted("kernel", kernel, KernelPreference)
         chunk = None if chunk is None else check_count("chunk", chunk)
@@ -167,6 +169,7 @@ class SpikingNetwork(nn.Module):
     def stepper(self, schedule: Schedule | None = None) -> Stepper:
         """The module behind `step`; it shares this network's parameters."""
         schedule = self._chosen(schedule)
+        self._check_grid(schedule, 1)
         if not schedule.streamable:
             raise ValueError(
                 f"{schedule} is not streamable: call the network with steps=... instead, or step it under another "
@@ -262,6 +265,15 @@ class SpikingNetwork(nn.Module):
 
     def _chosen(self, schedule: Schedule | None) -> Schedule:
         return self.schedule if schedule is None else check_schedule(schedule)
+
+    def _check_grid(self, schedule: Schedule, steps: int) -> None:
+        """Refuses what is not exact on a quantised network's grid."""
+        settings = self.conversion.quantise
+        if settings is not None:
+            lengths = self.timing(steps, schedule).pass_lengths if schedule is not self.schedule or steps > 1 else (1,)
+            reason = unsupported_run(settings, self.schedule, schedule, max(lengths))
+            if reason is not None:
+                raise ValueError(reason)
 
     def _backend_cache(self) -> Backends:
         """What runs this network; made anew for another graph in the place of ``network``."""
