@@ -224,7 +224,8 @@ class _Group:
             if bool((room >= 0).all()):
                 break
             widened = widened + (-room).clamp_min(0)
-            if float(widened.max()) > self.numbers.settings.bits / 2:
+            lost = (room < 0) & (widened > self.numbers.settings.bits / 2) & (step > self._scale(layers) / 64)
+            if bool(lost.any()):
                 self._refuse(bound / step)
         grid = step * torch.exp2(-room.clamp(0, self.numbers.settings.fraction))
         if self.site is not None:
@@ -327,6 +328,14 @@ class _Group:
         bound = bound + self._channels_of_site(self.site.bias) / self.unit + numbers.theta
         bound = numbers.steps * bound + self._channels_of_site(self.site.v_init) / self.unit
         return bound, step.clamp_max(numbers.event / 2)
+
+    def _scale(self, layers: Sequence[_Layer]) -> Tensor:
+        """A number beside which steps of a 64th are fine, however small the weights are."""
+        if self.site is not None:
+            return torch.as_tensor(self.numbers.event)
+        biases = [layer.bias.abs() for layer in layers if layer.bias is not None]
+        scale = torch.stack(biases).sum(0) if biases else torch.zeros(())
+        return scale.amax() if self.axis == -1 else scale
 
     def _refuse(self, sums: Tensor) -> None:
         where = self.root.name if self.site is None else _name(self.graph, self.site)

@@ -103,7 +103,7 @@ class GridGraph:
         padding: Any = getattr(module, "padding", 0)
         if module is None and _name(node).startswith("avg_pool"):
             names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-            given = {name: argument(node, index, name) for index, name in enumerate(names, 1)}
+            given = {name: self._number(argument(node, index, name)) for index, name in enumerate(names, 1)}
             if any(given[name] not in (None, False) for name in names[3:4] + names[5:]):
                 return -1
             kernel, padding = given["kernel_size"], given["padding"] or 0
@@ -120,6 +120,10 @@ class GridGraph:
         if len(before) == len(after) and any(a % b for a, b in zip(before, after, strict=True)):
             return -1
         return math.prod(before) // math.prod(after)
+
+    def _number(self, value: Any) -> Any:
+        """An argument, with the numbers that are computed from shapes."""
+        return fx.map_arg(value, lambda each: self.examples[each])
 
     def shape(self, node: fx.Node) -> tuple[int, ...]:
         """Of a value, batch included."""

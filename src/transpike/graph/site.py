@@ -153,6 +153,20 @@ class Site(nn.Module):
             )
         self.bias = nn.Parameter(self.on_grid(bias), requires_grad=False)
 
+    def set_grid(self, unit: Tensor, grid: Tensor) -> None:
+        """Sets the unit and the grid of a quantised network's site, each like its threshold.
+
+        Raises:
+            ValueError: a unit is not positive, a grid no power of two, or the shape is another.
+        """
+        unit, grid = unit.detach().to(self.theta), grid.detach().to(self.theta)
+        if unit.shape != self.theta.shape or grid.shape != self.theta.shape:
+            raise ValueError(f"units and grids need the shape {list(self.theta.shape)} of the thresholds")
+        powers = torch.frexp(grid).mantissa == 0.5
+        if not bool((torch.isfinite(unit) & (unit > 0) & torch.isfinite(grid) & powers).all()):
+            raise ValueError("units must be positive, grids powers of two")
+        self.unit, self.grid = unit, grid
+
     def on_grid(self, values: Tensor) -> Tensor:
         """The nearest multiples of the grid of a quantised network; elsewhere the values themselves."""
         return values if self.grid is None else torch.round(values / self.grid) * self.grid
