@@ -139,9 +139,7 @@ def main() -> None:
     if given.network is None:
         model = tp.load_ann(given.weights)
         like = model_info(model).inputs
-    data = tp.data.load_data(
-        given.dataset, given.data, preparation=tp.data.Preparation(given.preparation), like=like
-    )
+    data = tp.data.load_data(given.dataset, given.data, preparation=tp.data.Preparation(given.preparation), like=like)
     if given.network is not None:
         model = network_of_weights(given.weights, given.network, data, activation(given.activation))
     calibration = next(iter(DataLoader(Subset(data.calibration, range(512)), 512)))[0]
@@ -162,7 +160,9 @@ def main() -> None:
         rows.append(row)
         for t, top1 in row["quantised"]["top1"].items():
             change = top1 - row["float"]["top1"][t]
-            print(f"{name:<12} T = {t:<3} {row['float']['top1'][t]:6.2f} % -> {top1:6.2f} % ({change:+.2f})", flush=True)
+            print(
+                f"{name:<12} T = {t:<3} {row['float']['top1'][t]:6.2f} % -> {top1:6.2f} % ({change:+.2f})", flush=True
+            )
     print(f"ANN {rows[0]['float']['ann']:.2f} % -> {rows[0]['quantised']['ann']:.2f} %")
     print(f"bytes {rows[0]['float']['bytes']:,} -> {rows[0]['quantised']['bytes']:,}")
     for row in rows:

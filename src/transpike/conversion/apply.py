@@ -29,9 +29,7 @@ from transpike.schedules import AccumulateThenFire, Plain
 _PIECE = 100  # samples that are observed at once
 
 
-def apply_conversion(
-    snn: SpikingNetwork, data: CalibrationData | None, *, progress: bool = False
-) -> SpikingNetwork:
+def apply_conversion(snn: SpikingNetwork, data: CalibrationData | None, *, progress: bool = False) -> SpikingNetwork:
     """Sets the numbers of all sites as the network's conversion says; see `transpike.convert`.
 
     Returns:

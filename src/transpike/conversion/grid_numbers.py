@@ -169,6 +169,7 @@ class _Layer:
         bias: what it adds, else None.
         most: largest whole number of a weight.
         arriving: the step of what it multiplies.
+        most_arriving: the largest magnitude of what it multiplies.
         weight: the rounded weight.
         step: of what comes out of it, per output channel.
         area: over how many values its result is averaged inside of the group.
@@ -180,9 +181,16 @@ class _Layer:
     bias: Tensor | None
     most: int
     arriving: float
+    most_arriving: float
     weight: Tensor
     step: Tensor
     area: int = 1
+
+    @property
+    def rounding(self) -> Tensor:
+        """About what one step of all weights of an output channel makes of its sum, if they are rounded at random."""
+        inputs = self.exact[0].numel() if self.exact.dim() > 1 else 1
+        return self.most_arriving * self.step / self.arriving / self.area * math.sqrt(inputs)
 
     def per_output(self, values: Tensor) -> Tensor:
         """One number per output channel, to multiply the weight with."""
@@ -217,16 +225,22 @@ class _Group:
         """Sets the numbers of its layers and of the neurons that it drives."""
         layers = [self._layer(node) for node in self.nodes if self.graph.is_layer(node)]
         widened = torch.zeros((), dtype=torch.float64)
+        alone = all(isinstance(layer.module, ChannelScale) and layer.bias is None for layer in layers)
+        bits = self.numbers.settings.bits + (self.numbers.settings.fraction if alone else 0)
+        sums = None
         while True:
             found = self._rounded(layers, widened)
             bound, step = self._sums(found)
+            sums = bound / step if sums is None else sums
+            coarse = torch.stack([layer.rounding for layer in layers])
+            coarse = coarse.amax() if self.axis == -1 else coarse.amax(0)
+            lost = (widened > bits / 2) & (coarse > self._scale(layers) / 4)
+            if bool(lost.any()):
+                self._refuse(sums)
             room = torch.floor(torch.log2(EXACT * step / bound.clamp_min(1e-30)))
             if bool((room >= 0).all()):
                 break
             widened = widened + (-room).clamp_min(0)
-            lost = (room < 0) & (widened > self.numbers.settings.bits / 2) & (step > self._scale(layers) / 64)
-            if bool(lost.any()):
-                self._refuse(bound / step)
         grid = step * torch.exp2(-room.clamp(0, self.numbers.settings.fraction))
         if self.site is not None:
             self._set_site(self.site, grid)
@@ -271,7 +285,8 @@ class _Group:
         weight = weight / unit.reshape(-1, *[1] * (weight.dim() - 1))
         bias = None if module.bias is None else module.bias.detach().double().reshape(-1) / unit
         most, arriving = self.numbers.settings.most, _smallest(found.step)
-        layer = _Layer(module, node, weight, bias, most, arriving, weight, torch.ones(len(weight)).double())
+        largest = float(found.bound.max())
+        layer = _Layer(module, node, weight, bias, most, arriving, largest, weight, torch.ones(len(weight)).double())
         after = node
         while after is not self.root:
             (after,) = after.users
@@ -330,7 +345,7 @@ class _Group:
         return bound, step.clamp_max(numbers.event / 2)
 
     def _scale(self, layers: Sequence[_Layer]) -> Tensor:
-        """A number beside which steps of a 64th are fine, however small the weights are."""
+        """What sums are compared with: a threshold, or biases. A quarter of it may be lost to steps of weights."""
         if self.site is not None:
             return torch.as_tensor(self.numbers.event)
         biases = [layer.bias.abs() for layer in layers if layer.bias is not None]
@@ -340,8 +355,8 @@ class _Group:
     def _refuse(self, sums: Tensor) -> None:
         where = self.root.name if self.site is None else _name(self.graph, self.site)
         raise RangeError(
-            f"sums of {self.numbers.settings.steps} steps could reach {float(sums.max()):.3g} grid steps with half of "
-            f"the bits, and float32 holds {EXACT:,} exactly",
+            f"sums of {self.numbers.settings.steps} steps could reach {float(sums.max()):.3g} grid steps, "
+            f"float32 holds {EXACT:,} exactly, and with wider steps less than half of the bits would be left",
             where=f"{'layer' if self.site is None else 'site'} {where} at {source_of(self.root)}",
             fix="quantise for fewer steps, or inputs to fewer bits: Quantisation(steps=8, input_bits=6)",
             shell_fix="quantise for fewer steps, or inputs to fewer bits: --quantise 8:steps=8:input_bits=6",
@@ -370,7 +385,7 @@ class _Group:
         assert population is not None
         if values.dim() < len(population) or not population:
             return values.max()
-        rows = values.movedim(values.dim() - len(population), 0).flatten(1).amax(1)
+        rows = values.movedim(values.dim() - len(population), 0).reshape(values.shape[-len(population)], -1).amax(1)
         return rows if self.unit.dim() and rows.numel() > 1 else rows.max()
 
     def _channels(self, values: Tensor, *, largest: bool) -> Tensor:

@@ -117,9 +117,7 @@ def _examples(gm: fx.GraphModule, capture: Capture) -> tuple[Tensor, ...]:
 def _largest(spec: InputSpec | None, calibration: CalibrationData | None, count: int) -> list[float]:
     """The largest magnitude of each input: of what its normalisation makes of images, else of the data."""
     if spec is not None and spec.mean and count == 1:
-        ends = [
-            abs(value - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True) for value in (0.0, 1.0)
-        ]
+        ends = [abs(value - mean) / std for mean, std in zip(spec.mean, spec.std, strict=True) for value in (0.0, 1.0)]
         return [max(ends)]
     if calibration is None:
         raise CalibrationError(

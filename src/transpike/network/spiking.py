@@ -243,7 +243,9 @@ class SpikingNetwork(nn.Module):
         reason = self.engine.unsupported_reason()
         stages = self.engine.report() if reason is None else {}
         sites = {site.name: self.site(site.name) for site in self.sites}
-        about = f"neuron {self.neuron}" + ("" if self.trained is None else f", {self.trained}")
+        about = f"neuron {self.neuron}"
+        about += "" if self.conversion.quantise is None else f", quantised to {self.conversion.quantise}"
+        about += "" if self.trained is None else f", {self.trained}"
         return summary(self.plan, sites, about, stages, reason)
 
     def verify(self, *inputs: Tensor, ann: nn.Module | None = None, tolerance: float = 1e-3) -> Verification:
