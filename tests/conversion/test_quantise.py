@@ -338,7 +338,8 @@ def test_files_load_back_exactly_and_are_small(tmp_path: Path) -> None:
     before, after = q.state_dict(), loaded.state_dict()
     assert list(before) == list(after)
     for name, tensor in before.items():
-        assert tensor.dtype == after[name].dtype and torch.equal(tensor, after[name]), name
+        assert tensor.dtype == after[name].dtype, name
+        assert torch.equal(tensor, after[name]), name
     assert torch.equal(loaded(x, steps=3), q(x, steps=3))
     assert "int8" in str(tp.describe(tmp_path / "int8.safetensors").conversion)
     with safe_open(str(tmp_path / "int8.safetensors"), framework="pt") as file:
@@ -425,7 +426,7 @@ def test_other_refusals() -> None:
     snn = quantised_resnet()
     with pytest.raises(ValueError, match="quantised already"):
         tp.quantise(snn, 4)
-    with pytest.raises(ValueError, match="before tp.quantise"):
+    with pytest.raises(ValueError, match=r"before tp\.quantise"):
         snn.site(snn.sites[0].name).set_threshold(torch.ones(()))
     with pytest.raises(ValueError, match="bits must be"):
         tp.Quantisation(9)

@@ -41,7 +41,8 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
     ``schedule`` each are a name, or a table with ``name`` and settings, and ``corrections`` is a list of these.
     ``per`` in a table is ``"layer"``, ``"channel"`` or ``"neuron"``. A table can be one text,
     ``"NAME:setting=value:setting=value"``. ``quantise``, also beside a method, is the number of bits, ``"8:steps=32"``,
-    or a table of settings of `Quantisation`, whose ``steps`` are at least the conversion's. ``steps`` beside parts is the default of every part that takes ``steps``,
+    or a table of settings of `Quantisation`, whose ``steps`` are at least the conversion's. ``steps`` beside parts is
+    the default of every part that takes ``steps``,
     and of the schedule's ``probe_steps``::
 
         {"steps": 8, "threshold": "minimum-mse:per=channel", "corrections": ["bias"], "schedule": "accumulate"}

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
+from transpike.conversion.grid_values import Value, along, constant, same_in_space, smallest
 from transpike.errors import RangeError
 from transpike.graph.capture import source_of
 from transpike.graph.grid import ChannelScale, InputGrid, PoolSum
@@ -25,21 +25,6 @@ from transpike.graph.site import Site
 from transpike.neurons import Neuron
 from transpike.rules.quantisation import EXACT, Quantisation, smallest_event, threshold_on_grid
 from transpike.schedules import Schedule
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """What is known about a value, each a tensor of its shape (or several, of an operator with several results).
-
-    Attributes:
-        unit: what the number 1 means; 0 where it is always zero.
-        step: a power of two of which it is a multiple; 0 where it is always zero.
-        bound: its largest magnitude in one time-step; under digits, of the sum of all steps.
-    """
-
-    unit: Any
-    step: Any
-    bound: Any
 
 
 class GridNumbers:
@@ -77,10 +62,10 @@ class GridNumbers:
             root = roots[node]
             if root is not None:
                 self.groups.setdefault(root, []).append(node)
-            if root is node:
-                _Group(self, node).set()
-            elif root is None:
+            if root is None:
                 self.values[node] = self._value(node)
+            elif root is node:
+                _Group(self, root).set()
 
     def _value(self, node: fx.Node) -> Value:
         """Of everything but sums."""
@@ -99,8 +84,7 @@ class GridNumbers:
         if isinstance(module, PoolSum):
             found, ratio = self.values[source], module.divisor / module.area
             step = found.step / ratio
-            smallest = _smallest(step)
-            module.step.copy_(torch.as_tensor(smallest * module.divisor))
+            module.step.fill_(smallest(step) * module.divisor)
             return Value(found.unit * ratio, step, found.bound / ratio)
         return self.apply(node)
 
@@ -126,13 +110,13 @@ class GridNumbers:
         step, bound = self._run(node, "step"), self._run(node, "bound")
         if pooled:
             source = self.values[node.all_input_nodes[0]]
-            if not all(_same_in_space(part) for part in (source.unit, source.step)):
+            if not all(same_in_space(part) for part in (source.unit, source.step)):
                 raise RangeError(
                     "values of different units are pooled together",
                     where=f"{node.name} at {source_of(node)}",
                     fix="give the neurons in front of the pooling one threshold per channel, or do not quantise",
                 )
-            unit, step = _constant(source.unit, unit), _constant(source.step, step) / max(1, area)
+            unit, step = constant(source.unit, unit), constant(source.step, step) / max(1, area)
             bound = source.bound.max() * torch.ones_like(bound) if self.graph.is_max_pool(node) else bound
         elif self.graph.is_sum(node):
             parts = [self.values[source] for source in node.all_input_nodes]
@@ -249,7 +233,7 @@ class _Group:
                 fine = grid.expand(len(layer.weight)) * layer.area
                 layer.module.bias.copy_((torch.round(layer.bias / fine) * fine).reshape(layer.module.bias.shape))
         full = torch.ones_like(found.bound)
-        unit, grid = (_along(values, 1, found.bound) for values in (self.unit, grid))
+        unit, grid = (along(values, 1, found.bound) for values in (self.unit, grid))
         self.numbers.values[self.root] = Value(full * unit, full * grid, found.bound)
 
     def _rounded(self, layers: Sequence[_Layer], widened: Tensor) -> Value:
@@ -263,8 +247,8 @@ class _Group:
             self._round(layer, siblings, widened)
         by_node = {layer.node: layer for layer in layers}
         for node in self.nodes:
-            layer = by_node.get(node)
-            self.numbers.values[node] = self.numbers.apply(node) if layer is None else self._result(layer)
+            found = self._result(by_node[node]) if node in by_node else self.numbers.apply(node)
+            self.numbers.values[node] = found
         return self.numbers.values[self.root]
 
     def _layer(self, node: fx.Node) -> _Layer:
@@ -284,7 +268,7 @@ class _Group:
         unit = self.unit.expand(weight.shape[0])
         weight = weight / unit.reshape(-1, *[1] * (weight.dim() - 1))
         bias = None if module.bias is None else module.bias.detach().double().reshape(-1) / unit
-        most, arriving = self.numbers.settings.most, _smallest(found.step)
+        most, arriving = self.numbers.settings.most, smallest(found.step)
         largest = float(found.bound.max())
         layer = _Layer(module, node, weight, bias, most, arriving, largest, weight, torch.ones(len(weight)).double())
         after = node
@@ -332,7 +316,7 @@ class _Group:
         bound = positive(found.bound)
         full = torch.ones_like(bound)
         axis = -1 if isinstance(layer.module, nn.Linear) else 1
-        return Value(full * _along(self.unit, axis, bound), full * _along(layer.step, axis, bound), bound)
+        return Value(full * along(self.unit, axis, bound), full * along(layer.step, axis, bound), bound)
 
     def _sums(self, found: Value) -> tuple[Tensor, Tensor]:
         """The largest sum of every channel, and the step of what it adds up, biases aside."""
@@ -397,35 +381,6 @@ class _Group:
             rows = values.movedim(1, 0).flatten(1)
             found = rows.amax(1) if largest else rows.amin(1)
         return found if largest else torch.where(torch.isinf(found), 1.0, found)
-
-
-def _along(values: Tensor, axis: int, like: Tensor) -> Tensor:
-    """One number per channel, broadcastable to a value."""
-    if values.numel() == 1 or axis == -1:
-        return values.reshape(()) if values.numel() == 1 else values
-    return values.reshape(-1, *[1] * (like.dim() - 2))
-
-
-def _smallest(step: Any) -> float:
-    """The smallest step of a value; 1 where it is always zero."""
-    found = [part[part > 0].min().item() for part in pytree.tree_leaves(step) if bool((part > 0).any())]
-    return float(min(found, default=1.0))
-
-
-def _same_in_space(values: Tensor) -> bool:
-    """Whether a value's channels each have one number, zeros aside."""
-    if values.dim() < 3:
-        return bool((values.amax(-1) == values.amin(-1)).all())
-    rows = values.flatten(2)
-    return bool(((rows == rows.amax(2, keepdim=True)) | (rows == 0)).all())
-
-
-def _constant(before: Tensor, after: Tensor) -> Tensor:
-    """One number per channel of what was pooled, for the result."""
-    if before.dim() < 3:
-        return before.amax() * torch.ones_like(after)
-    channels = before.flatten(2).amax(2)
-    return torch.ones_like(after) * channels.reshape(*channels.shape, *[1] * (after.dim() - 2))
 
 
 def _name(graph: GridGraph, site: Site) -> str:

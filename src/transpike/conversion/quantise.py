@@ -19,8 +19,7 @@ from transpike.graph.normalize import ActivationCall
 from transpike.graph.plan import Plan, make_plan
 from transpike.graph.prepare import Capture
 from transpike.network.spiking import SpikingNetwork, converted
-from transpike.rules import Conversion
-from transpike.rules.quantisation import Quantisation, threshold_on_grid
+from transpike.rules.quantisation import Quantisation
 from transpike.serialization.model_info import InputSpec, model_info
 
 
@@ -42,7 +41,7 @@ def quantise(
             the network's info says how images are normalised.
 
     Returns:
-        A new network, whose conversion names the settings.
+        A new network, whose conversion names the settings; a copy of one that is quantised so already.
 
     Raises:
         ValueError: settings or a schedule that do not fit; the network is quantised already, with other settings.
@@ -54,9 +53,9 @@ def quantise(
     snn = converted(snn, "tp.quantise")
     settings = bits if isinstance(bits, Quantisation) else Quantisation(bits)
     before = snn.conversion.quantise
-    if before == settings and any(snn.site(site.name).grid is not None for site in snn.sites):
+    if before == settings:
         return copy.deepcopy(snn)
-    if before is not None and any(snn.site(site.name).grid is not None for site in snn.sites):
+    if before is not None:
         raise ValueError(f"the network is quantised already ({before}); quantise the one that it was made from")
     return quantised(snn, settings, calibration)
 
@@ -132,9 +131,3 @@ def _largest(spec: InputSpec | None, calibration: CalibrationData | None, count:
         for index, tensor in enumerate(inputs_of(batch, count)):
             found[index] = max(found[index], float(tensor.abs().max()))
     return found
-
-
-def settings_of(conversion: Conversion) -> tuple[Quantisation, float] | None:
-    """The settings and the threshold of a conversion that quantises."""
-    settings = conversion.quantise
-    return None if settings is None else (settings, threshold_on_grid(conversion.schedule))

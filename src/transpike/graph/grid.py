@@ -34,6 +34,9 @@ class ChannelScale(nn.Module):
         bias: whether there are summands.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
     def __init__(self, channels: int, dimensions: int, *, bias: bool = False) -> None:
         super().__init__()
         shape = (channels, *[1] * (dimensions - 2))
@@ -50,8 +53,8 @@ class ChannelScale(nn.Module):
         factor = torch.rsqrt(variance + norm.eps)
         factor = factor if norm.weight is None else factor * norm.weight.detach().double()
         summand = -mean * factor if norm.bias is None else norm.bias.detach().double() - mean * factor
-        made.weight.copy_(factor.reshape(made.weight.shape))
-        made.bias.copy_(summand.reshape(made.bias.shape))
+        made.weight.data.copy_(factor.reshape(made.weight.shape))
+        made.bias = nn.Parameter(summand.to(made.weight).reshape(made.weight.shape), requires_grad=False)
         return made
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,7 +76,7 @@ class PoolSum(nn.Module):
     def __init__(self, area: int) -> None:
         super().__init__()
         self.area = area
-        self.divisor = 2 ** (area.bit_length() - 1)
+        self.divisor = 1 << (area.bit_length() - 1)
         self.register_buffer("step", torch.ones(()))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -34,12 +34,15 @@ _SUMS = {operator.add, operator.sub, torch.add, torch.sub, torch.subtract, "add"
 _AVERAGES = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "mean"}
 _AVERAGES |= {f"adaptive_{name}" for name in _AVERAGES if name != "mean"}
 _MOVES = frozenset(
-    # what puts values elsewhere and computes nothing
-    "cat concat concatenate stack chunk split tensor_split unbind flatten unflatten view reshape permute transpose "
-    "movedim swapaxes squeeze unsqueeze contiguous clone getitem narrow select pad constant_pad_nd pixel_shuffle "
-    "pixel_unshuffle channel_shuffle native_channel_shuffle interpolate upsample upsample_nearest flip roll "
-    "repeat_interleave index_select max_pool1d max_pool2d max_pool3d".split()
+    [
+        *("cat", "concat", "concatenate", "stack", "chunk", "split", "tensor_split", "unbind", "flatten", "unflatten"),
+        *("view", "reshape", "permute", "transpose", "movedim", "swapaxes", "squeeze", "unsqueeze", "contiguous"),
+        *("clone", "getitem", "narrow", "select", "pad", "constant_pad_nd", "pixel_shuffle", "pixel_unshuffle"),
+        *("channel_shuffle", "native_channel_shuffle", "interpolate", "upsample", "upsample_nearest", "flip", "roll"),
+        *("repeat_interleave", "index_select"),
+    ]
 )
+"""Functions that put values elsewhere and compute nothing."""
 _MOVING_MODULES: tuple[type[nn.Module], ...] = (
     nn.Flatten,
     nn.Unflatten,

@@ -47,7 +47,7 @@ class Quantisation:
     @property
     def most(self) -> int:
         """The largest whole number of a weight."""
-        return 2 ** (self.bits - 1) - 1
+        return (1 << (self.bits - 1)) - 1
 
 
 def threshold_on_grid(schedule: Schedule) -> float:

@@ -25,8 +25,8 @@ from transpike.serialization.container import read_container, write_container
 from transpike.serialization.json_records import to_json
 from transpike.serialization.model_info import InputSpec, ModelInfo, model_info, set_model_info
 from transpike.storage.header import FORMAT, Contents, read_header, record_kinds, write_record
-from transpike.storage.packed import pack_tensors, unpack_tensors
 from transpike.storage.limits import check_input_shapes, limited_by
+from transpike.storage.packed import pack_tensors, unpack_tensors
 
 __all__ = ["Contents", "describe", "load", "load_ann", "load_network", "record_kinds", "save"]
 
