@@ -17,6 +17,7 @@ from transpike import activations, data, errors, interop, neurons, rules, schedu
 from transpike.conversion.convert import convert
 from transpike.conversion.inspect import Inspection, inspect
 from transpike.conversion.methods import METHODS as methods
+from transpike.conversion.quantise import quantise
 from transpike.conversion.tailor import tailor
 from transpike.evaluation.causes import error_causes
 from transpike.evaluation.delayed_readout import delayed_readout, readout_delay
@@ -31,7 +32,7 @@ from transpike.interop.read_nir import from_nir
 from transpike.interop.spikingjelly_export import to_spikingjelly
 from transpike.interop.torch_export import to_torch
 from transpike.network.spiking import SpikingNetwork
-from transpike.rules import Conversion, PerChannel, PerLayer
+from transpike.rules import Conversion, PerChannel, PerLayer, Quantisation
 from transpike.runtime.encoding import FrameSequence, Poisson
 from transpike.runtime.step import State
 from transpike.selection.choose import choose
@@ -50,6 +51,7 @@ __all__ = [
     "PerChannel",
     "PerLayer",
     "Poisson",
+    "Quantisation",
     "Report",
     "SpikingNetwork",
     "State",
@@ -75,6 +77,7 @@ __all__ = [
     "load_onnx",
     "methods",
     "neurons",
+    "quantise",
     "readout_delay",
     "rules",
     "save",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,13 @@ def convert(
         str | None, named("--schedule", TABLES["schedule"], "How the network will run (default: plain)")
     ] = None,
     probe_steps: ProbeSteps = None,
+    quantise: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BITS[:setting=value]",
+            help="Put all numbers on grids, weights to so many bits, so that events are equal on every machine.",
+        ),
+    ] = None,
     dataset: DataName = None,
     data: Root = None,
     calibration_images: CalibrationImages = 512,
@@ -92,6 +100,7 @@ def convert(
     corrections = ["bias"]
     neuron = "if"
     schedule = "accumulate"
+    quantise = 8  # bits of a weight
     ```
 
     Examples:
@@ -99,6 +108,7 @@ def convert(
     * `transpike convert relu.safetensors --method accumulate --steps 4 -o snn.safetensors`
     * `transpike convert relu.safetensors --method digits --budget 12 -o snn.safetensors`
     * `transpike convert relu.safetensors --threshold minimum-mse --correction bias --steps 8 -o snn.safetensors`
+    * `transpike convert relu.safetensors --method accumulate --steps 4 --quantise 8 -o snn.safetensors`
     * `transpike convert cifar-resnet20 --weights w.pt --dataset cifar10 --schedule cos -o snn.safetensors`
     * `transpike convert mymodel.py:Net --weights w.pt --dataset folder --data DIR -o snn.safetensors`
     """
@@ -130,6 +140,7 @@ def convert(
         schedule=schedule,
         probe_steps=probe_steps,
         seed=seed,
+        quantise=quantise,
     )
     check_output(output, model, config, weights, factory)
     found = find_model(model, option=option, factory=factory, weights=weights, input_shape=input_shape)
@@ -156,7 +167,7 @@ def convert(
                 progress=True,
             )
 
-    snn = made(conversion)
+    snn = made(conversion if budget is None else replace(conversion, quantise=None))
     if budget is not None:
         lags = search_schedule(snn, images, budget, "digits")
         if not isinstance(lags.schedule, SignedDigits):
@@ -164,10 +175,10 @@ def convert(
                 f"on training images no lags of digits answer better than plain neurons after {budget} pipeline steps",
                 fix="give a larger --budget, or convert by another method",
             )
-        steps, conversion = lags.steps, digit_conversion(lags.schedule)
+        steps, conversion = lags.steps, replace(digit_conversion(lags.schedule), quantise=conversion.quantise)
         snn = made(conversion)
     changed = any(isinstance(part, BlockCorrection) for part in conversion.corrections)
-    other = changed or max_pooling is MaxPooling.AVERAGE
+    other = changed or conversion.quantise is not None or max_pooling is MaxPooling.AVERAGE
     snn.verify(batches[0][0][:16], ann=None if other else found.network.eval())
     checkpoint.save(snn, output, inputs=images.inputs)
     say(snn.summary())

@@ -147,6 +147,7 @@ def read_conversion_words(
     schedule: str | None,
     probe_steps: int | None,
     seed: int,
+    quantise: str | None = None,
 ) -> Conversion:
     """A conversion from the options of ``transpike convert``: a method, a file, or parts.
 
@@ -164,13 +165,14 @@ def read_conversion_words(
         "--probe-steps": probe_steps,
     }
     ways = {"--config": config, "--method": method, **parts, "--steps": None if method else steps}
+    ways |= {"--quantise": None if method else quantise}
     given = [option for option, value in ways.items() if value is not None]
     if given[:1] in (["--config"], ["--method"]) and given[1:]:
         raise ConfigError(f"{given[0]} sets everything, but {given[1]} is there, too", fix=f"leave {given[1]} out")
     if config is not None:
         return read_conversion_file(config)
     if method is not None:
-        return read_conversion({"method": method, "steps": steps}, "--method")
+        return read_conversion({"method": method, "steps": steps, "quantise": quantise}, "--method")
     where = "the options of convert"
     words: dict[str, Any] = {} if steps is None else {"steps": steps}
     if threshold is not None:
@@ -183,6 +185,8 @@ def read_conversion_words(
         words["neuron"] = neuron
     if schedule is not None:
         words["schedule"] = part_words("schedule", schedule, where, probe_steps=probe_steps)
+    if quantise is not None:
+        words["quantise"] = quantise
     conversion = read_conversion(words, where)
     used = {*words.get("threshold", ()), *words.get("schedule", ())}
     idle = {"per": per, "percentile": percentile, "probe_steps": probe_steps}

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from transpike.calibration import CalibrationData, calibrate_thresholds, visit_blocks, visit_stages
 from transpike.calibration.sweep import batches_of, checked_inputs
+from transpike.conversion.quantise import quantised
 from transpike.errors import CalibrationError
 from transpike.graph.function_site import FunctionSite
 from transpike.network.spiking import SpikingNetwork
 from transpike.rules import (
     BlockCorrection,
+    Correction,
     HalfThreshold,
     Population,
     PotentialRule,
@@ -27,11 +29,16 @@ from transpike.schedules import AccumulateThenFire, Plain
 _PIECE = 100  # samples that are observed at once
 
 
-def apply_conversion(snn: SpikingNetwork, data: CalibrationData | None, *, progress: bool = False) -> None:
+def apply_conversion(snn: SpikingNetwork, data: CalibrationData | None, *, progress: bool = False) -> SpikingNetwork:
     """Sets the numbers of all sites as the network's conversion says; see `transpike.convert`.
+
+    Returns:
+        The network itself, or the quantised one that was made of it.
 
     Raises:
         CalibrationError: data is needed and there is none, or a rule fits no site.
+        ConversionError: the network is to be quantised, and operators lie on no grid.
+        RangeError: a quantised network's sums would be inexact.
     """
     plain = {site.name for site in snn.sites if not snn.site(site.name).trained}
     conversion = snn.conversion
@@ -47,28 +54,38 @@ def apply_conversion(snn: SpikingNetwork, data: CalibrationData | None, *, progr
         raise CalibrationError(
             f"{with_data[0]} needs data", where="convert", fix="pass calibration=batches of training inputs"
         )
-    repeated = [part for part in with_data if not isinstance(part, ThresholdRule)]
+    repeated = [part for part in with_data if not isinstance(part, ThresholdRule)] or conversion.quantise is not None
     if repeated and data is not None and not isinstance(data, Tensor | Sequence):
         data = list(data)  # gone through more than once
     _set_thresholds(snn, plain, threshold, conversion.potential, data, progress)
+    late = [part for part in corrections if part.keeps_grid and conversion.quantise is not None]
     for part in corrections:
-        assert data is not None
-        if isinstance(part, BlockCorrection):
-            visit_blocks(
-                *(snn.network, snn.plan, data, part.steps, part.update),
-                emitted=None
-                if conversion.schedule == AccumulateThenFire(part.steps)
-                else partial(_emitted, snn, part, data),
-                as_one=part.as_one,
-                progress=progress,
-            )
-        else:
-            for _ in range(part.rounds):
-                visit_stages(
-                    *(snn.network, snn.plan, snn.neuron, data),
-                    *(conversion.schedule, part.steps, part.update),
-                    progress=progress,
-                )
+        if part not in late:
+            _correct(snn, part, data, progress)
+    if conversion.quantise is not None:
+        snn = quantised(snn, conversion.quantise, data)
+        for part in late:
+            _correct(snn, part, data, progress)
+    return snn
+
+
+def _correct(
+    snn: SpikingNetwork, part: Correction | BlockCorrection, data: CalibrationData | None, progress: bool
+) -> None:
+    assert data is not None
+    schedule = snn.schedule
+    if isinstance(part, BlockCorrection):
+        visit_blocks(
+            *(snn.network, snn.plan, data, part.steps, part.update),
+            emitted=None if schedule == AccumulateThenFire(part.steps) else partial(_emitted, snn, part, data),
+            as_one=part.as_one,
+            progress=progress,
+        )
+        return
+    for _ in range(part.rounds):
+        visit_stages(
+            *(snn.network, snn.plan, snn.neuron, data), *(schedule, part.steps, part.update), progress=progress
+        )
 
 
 def _set_thresholds(

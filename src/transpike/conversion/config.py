@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ from typing import Any
 from transpike.conversion.methods import METHODS
 from transpike.errors import ConfigError, known_words
 from transpike.neurons import NEURONS
-from transpike.rules import CORRECTIONS, POTENTIAL_RULES, THRESHOLD_RULES, Conversion, PerChannel, PerLayer, PerNeuron
+from transpike.rules import (
+    CORRECTIONS,
+    POTENTIAL_RULES,
+    THRESHOLD_RULES,
+    Conversion,
+    PerChannel,
+    PerLayer,
+    PerNeuron,
+    Quantisation,
+)
 from transpike.schedules import SCHEDULES
 
 GRANULARITIES = {"layer": PerLayer, "channel": PerChannel, "neuron": PerNeuron}
@@ -30,7 +40,9 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
     Either ``method`` and ``steps`` name a row of `transpike.methods`; or ``threshold``, ``potential``, ``neuron`` and
     ``schedule`` each are a name, or a table with ``name`` and settings, and ``corrections`` is a list of these.
     ``per`` in a table is ``"layer"``, ``"channel"`` or ``"neuron"``. A table can be one text,
-    ``"NAME:setting=value:setting=value"``. ``steps`` beside parts is the default of every part that takes ``steps``,
+    ``"NAME:setting=value:setting=value"``. ``quantise``, also beside a method, is the number of bits, ``"8:steps=32"``,
+    or a table of settings of `Quantisation`, whose ``steps`` are at least the conversion's. ``steps`` beside parts is
+    the default of every part that takes ``steps``,
     and of the schedule's ``probe_steps``::
 
         {"steps": 8, "threshold": "minimum-mse:per=channel", "corrections": ["bias"], "schedule": "accumulate"}
@@ -46,16 +58,15 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
         raise ConfigError(f"a table is expected, not {words!r}", where=where, fix="write [conversion] with its entries")
     if "method" in words:
         return _by_method(words, where)
-    unknown = [key for key in words if key not in TABLES and key != "steps"]
+    unknown = [key for key in words if key not in TABLES and key not in ("steps", "quantise")]
     if unknown:
-        raise ConfigError(
-            f"there is no {unknown[0]!r}", where=where, fix=known_words(unknown[0], ["method", "steps", *TABLES])
-        )
+        known = ["method", "steps", "quantise", *TABLES]
+        raise ConfigError(f"there is no {unknown[0]!r}", where=where, fix=known_words(unknown[0], known))
     steps = words.get("steps")
     made: dict[str, Any] = {}
     tables: list[dict[str, Any]] = []
     for kind, value in words.items():
-        if kind == "steps":
+        if kind in ("steps", "quantise"):
             continue
         entries = value if kind == "corrections" and isinstance(value, list | tuple) else [value]
         own = [part_words(kind, entry, where, steps=steps, probe_steps=steps) for entry in entries]
@@ -70,9 +81,38 @@ def read_conversion(words: Mapping[str, Any], where: str = "conversion") -> Conv
             fix="leave steps out, or name a threshold, correction or schedule that takes it",
         )
     try:
-        return Conversion(**made)
+        return Conversion(**made, quantise=read_quantisation(words.get("quantise"), steps, where))
     except ValueError as error:
         raise ConfigError(str(error), where=where) from error
+
+
+def read_quantisation(words: Any, steps: Any = None, where: str = "conversion") -> Quantisation | None:
+    """How to quantise: None, the bits, ``"BITS:setting=value"``, or a table; by default for at least ``steps`` steps.
+
+    Raises:
+        ConfigError: a setting that is not taken or is refused.
+    """
+    if words is None:
+        return None
+    settings: dict[str, Any] = dict(words) if isinstance(words, Mapping) else {}
+    if not isinstance(words, Mapping):
+        bits, *pairs = str(words).split(":")
+        settings = {"bits": read_value(bits)}
+        for pair in pairs:
+            key, _, value = pair.partition("=")
+            settings[key.replace("-", "_")] = read_value(value)
+    known = signature(Quantisation).parameters
+    strange = [key for key in settings if key not in known]
+    if strange:
+        fix = f"it takes: {', '.join(known)}"
+        raise ConfigError(f"quantise has no {strange[0]!r}", where=where, fix=fix)
+    if isinstance(steps, int) and steps > known["steps"].default:
+        settings = {"steps": steps, **settings}
+    try:
+        return Quantisation(**settings)
+    except ValueError as error:
+        fix = 'quantise = 8, or "8:steps=32"'
+        raise ConfigError(f"quantise: {error}", where=where, fix=fix, shell_fix="--quantise 8:steps=32") from error
 
 
 def read_part(kind: str, words: str | Mapping[str, Any], where: str = "conversion") -> Any:
@@ -170,7 +210,7 @@ def read_conversion_file(path: Path) -> Conversion:
 
 
 def _by_method(words: Mapping[str, Any], where: str) -> Conversion:
-    strange = sorted(set(words) - {"method", "steps"})
+    strange = sorted(set(words) - {"method", "steps", "quantise"})
     if strange:
         raise ConfigError(
             f"a method sets everything, but {strange[0]!r} is there, too", where=where, fix="leave it out"
@@ -178,8 +218,9 @@ def _by_method(words: Mapping[str, Any], where: str) -> Conversion:
     if not isinstance(words["method"], str) or words["method"] not in METHODS:
         name = str(words["method"])
         raise ConfigError(f"method names {name!r}", where=where, fix=known_words(name, METHODS))
+    quantise = read_quantisation(words.get("quantise"), words.get("steps"), where)
     try:
-        return METHODS[words["method"]](words.get("steps"))
+        return replace(METHODS[words["method"]](words.get("steps")), quantise=quantise)
     except (TypeError, ValueError) as error:
         fix = "give steps, the T to convert for"
         raise ConfigError(str(error), where=where, fix=fix, shell_fix="pass --steps") from error

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from transpike.calibration import CalibrationData
 from transpike.conversion.apply import apply_conversion
+from transpike.conversion.quantise import restructure
 from transpike.errors import ConversionError, UnsupportedOperator
 from transpike.graph.capture import LeafModules
 from transpike.graph.example_run import Inputs
@@ -66,6 +67,7 @@ def convert(
         TraceError: the model cannot be traced.
         ConversionError: operators do not convert, or activations that the neuron would exceed; all are listed.
         CalibrationError: data is needed and there is none, or a rule fits no site.
+        RangeError: the network is to be quantised, and the sums of a site would be inexact.
         VerificationError: the graph computes something else than the model.
     """
     model = unwrapped(model, "convert", exported=True)
@@ -82,8 +84,7 @@ def convert(
     conversion = _with_default(network, plan, conversion)
     _refuse_ceilings(network, plan, conversion.neuron)
     snn = SpikingNetwork(network, plan, conversion, prepared.capture).requires_grad_(False).eval()
-    apply_conversion(snn, calibration, progress=progress)
-    return snn
+    return apply_conversion(snn, calibration, progress=progress)
 
 
 def _refuse_functions(plan: Plan, conversion: Conversion) -> None:
@@ -135,6 +136,9 @@ def restore(model: nn.Module, example_inputs: Inputs, conversion: Conversion, ca
     prepared = prepare(model, example_inputs, capture)
     if prepared.planning.unsupported:
         raise ConversionError(prepared.planning.unsupported)
-    _refuse_functions(prepared.planning.plan, conversion)
-    snn = SpikingNetwork(prepared.network, prepared.planning.plan, conversion, prepared.capture)
+    network, plan = prepared.network, prepared.planning.plan
+    _refuse_functions(plan, conversion)
+    if conversion.quantise is not None:
+        plan = restructure(network, plan, prepared.capture)
+    snn = SpikingNetwork(network, plan, conversion, prepared.capture)
     return snn.requires_grad_(False).eval()

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from transpike.engine.spike_map import Source, Tap
+from transpike.graph.grid import ChannelScale
 from transpike.graph.normalize import modules_of
 from transpike.graph.operators import argument, is_a, operator_name
 from transpike.graph.plan import Kind, Plan
@@ -145,6 +146,8 @@ class DriveBuilder:
         whole = is_a(module, nn.AdaptiveAvgPool2d) and self._out(node)[1:] == (1, 1)
         if whole and self._is_image(node.all_input_nodes[0]):
             return _pool(before.pure("pooling"), before.shape[1:], (1, 1), self._out(node))
+        if isinstance(module, ChannelScale):
+            return self._scaled(before, module)
         if is_a(module, (nn.Flatten, nn.Identity, nn.modules.dropout._DropoutNd)):
             return self._reshape(node)
         raise NotEventDrivenError(f"{type(module).__name__} has no event-driven form")
@@ -231,6 +234,20 @@ class DriveBuilder:
         kernel = pair(pool.kernel_size)
         stride = kernel if not pool.stride else pair(pool.stride)  # as torch does for an empty stride
         return _pool(before.pure("pooling"), kernel, stride, self._out(node))
+
+    def _scaled(self, before: LinearDrive, module: ChannelScale) -> LinearDrive:
+        """A factor of every channel, and a bias."""
+        if before.others or any(term.shift for term in before.terms):
+            raise NotEventDrivenError("a factor acts on a value that does not spike, or whose channels are moved")
+        factor = module.weight.detach().reshape(-1)
+        if before.flat and before.shape[1:] != (1, 1):
+            raise NotEventDrivenError("a factor of every value of a flattened image")
+        terms = tuple(replace(term, weights=tuple(each * factor for each in term.weights)) for term in before.terms)
+        bias = None if before.bias is None else before.bias * factor
+        if module.bias is not None:
+            own = module.bias.detach().reshape(-1)
+            bias = own if bias is None else bias + own
+        return replace(before, terms=terms, bias=bias)
 
     def _linear(self, before: LinearDrive, module: nn.Linear) -> LinearDrive:
         value = before.pure("a linear layer")

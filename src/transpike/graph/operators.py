@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from transpike.graph.grid import GRID_MODULES, InputGrid
 from transpike.graph.linear_operators import BILINEAR, INPUT, LINEAR_MODULES, Change, Form, form_of
 
 
@@ -122,6 +123,7 @@ DROPOUT_FUNCTIONS: Mapping[Any, type[nn.Module]] = {
 }
 
 _COMPUTING_METHODS = ("forward", "_conv_forward")
+_HOMES = (__name__, InputGrid.__module__)
 
 
 def is_a(module: nn.Module | None, classes: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
@@ -133,7 +135,7 @@ def is_a(module: nn.Module | None, classes: type[nn.Module] | tuple[type[nn.Modu
         return False
     methods = [getattr(type(module), name, None) for name in _COMPUTING_METHODS]
     homes = [str(method.__module__) for method in methods if method is not None]
-    return all(home == __name__ or home.startswith("torch.nn.modules.") for home in homes)
+    return all(home in _HOMES or home.startswith("torch.nn.modules.") for home in homes)
 
 
 _ADVICE: Mapping[str, str] = {
@@ -269,7 +271,7 @@ def _form(node: fx.Node, modules: Mapping[str, nn.Module]) -> Form | None:
         return None  # statistics of the sample; `modularize_batchnorm` replaces those with stored ones
     if is_a(module, nn.Bilinear):
         return BILINEAR
-    return INPUT if is_a(module, (*LINEAR_MODULES, GlobalAveragePool)) else None
+    return INPUT if is_a(module, (*LINEAR_MODULES, *GRID_MODULES, GlobalAveragePool)) else None
 
 
 _RELU_FUNCTIONS = {F.relu, F.relu_, torch.relu, torch.relu_}

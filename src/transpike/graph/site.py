@@ -23,11 +23,15 @@ class Site(nn.Module):
             ``[B, C or 1, ...]`` whose row t-1 is added in step t, the last row in all steps after B.
         population: shape of one sample's neurons, for checking what is set; None until it is known.
         layout: which dimension holds the batch, and how many rows of it each sample has.
+        unit: what the number 1 is in the source network, where the network is quantised, like theta; else None.
+        grid: the power of two of which potentials and biases are multiples, where it is quantised, like theta.
     """
 
     theta: nn.Parameter
     v_init: nn.Parameter
     bias: nn.Parameter
+    unit: Tensor | None
+    grid: Tensor | None
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -40,6 +44,8 @@ class Site(nn.Module):
         self.register_parameter("theta", nn.Parameter(theta, requires_grad=False))
         self.register_parameter("v_init", nn.Parameter(shift * theta, requires_grad=False))
         self.register_parameter("bias", nn.Parameter(torch.zeros_like(theta), requires_grad=False))
+        self.register_buffer("unit", None)
+        self.register_buffer("grid", None)
 
     @property
     def trained(self) -> bool:
@@ -48,7 +54,7 @@ class Site(nn.Module):
 
     @property
     def ceiling(self) -> float | None:
-        """The value that a clipped ReLU never exceeds, else None."""
+        """The value that a clipped ReLU of the source never exceeds, else None."""
         return float(self.activation.max_val) if isinstance(self.activation, nn.Hardtanh) else None
 
     @property
@@ -60,8 +66,11 @@ class Site(nn.Module):
         """Sets the threshold: a scalar, or one value per channel as ``[C]`` or ``[C, 1, ...]``.
 
         Raises:
-            ValueError: a threshold is not a positive finite number in the network's precision, or the shape is another.
+            ValueError: a threshold is not a positive finite number in the network's precision, or the shape is another;
+                or the network is quantised.
         """
+        if self.grid is not None:
+            raise ValueError("a quantised network's thresholds are powers of two: set others before tp.quantise")
         theta = theta.detach().to(self.theta)
         if not bool((torch.isfinite(theta) & (theta > 0)).all()):
             raise ValueError(
@@ -114,7 +123,7 @@ class Site(nn.Module):
                     f"a population of shape {shape} takes one initial potential, [{shape[0]}] (one per channel), "
                     f"{list(shape)} (per neuron) or [N, {', '.join(map(str, shape))}]; got shape {list(v_init.shape)}"
                 )
-        self.v_init = nn.Parameter(v_init, requires_grad=False)
+        self.v_init = nn.Parameter(self.on_grid(v_init), requires_grad=False)
 
     def set_bias(self, bias: Tensor) -> None:
         """Sets the current that is added to the drive, in its units.
@@ -142,7 +151,25 @@ class Site(nn.Module):
                 f"a population of shape {shape} takes one bias, [{shape[0]}] (one per channel), {list(shape)} (per "
                 f"neuron), or those with the steps in front; got shape {list(bias.shape)}"
             )
-        self.bias = nn.Parameter(bias, requires_grad=False)
+        self.bias = nn.Parameter(self.on_grid(bias), requires_grad=False)
+
+    def set_grid(self, unit: Tensor, grid: Tensor) -> None:
+        """Sets the unit and the grid of a quantised network's site, each like its threshold.
+
+        Raises:
+            ValueError: a unit is not positive, a grid no power of two, or the shape is another.
+        """
+        unit, grid = unit.detach().to(self.theta), grid.detach().to(self.theta)
+        if unit.shape != self.theta.shape or grid.shape != self.theta.shape:
+            raise ValueError(f"units and grids need the shape {list(self.theta.shape)} of the thresholds")
+        powers = torch.frexp(grid).mantissa == 0.5
+        if not bool((torch.isfinite(unit) & (unit > 0) & torch.isfinite(grid) & powers).all()):
+            raise ValueError("units must be positive, grids powers of two")
+        self.unit, self.grid = unit, grid
+
+    def on_grid(self, values: Tensor) -> Tensor:
+        """The nearest multiples of the grid of a quantised network; elsewhere the values themselves."""
+        return values if self.grid is None else torch.round(values / self.grid) * self.grid
 
     @property
     def steady(self) -> bool:
@@ -201,7 +228,9 @@ class Site(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """The source network's activation."""
-        return self.activation(z)  # type: ignore[no-any-return]
+        if self.unit is None:
+            return self.activation(z)  # type: ignore[no-any-return]
+        return self.activation(z * self.unit) / self.unit  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         """The thresholds, for printing."""

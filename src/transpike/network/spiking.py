@@ -26,6 +26,7 @@ from transpike.network.engine import NetworkEngine
 from transpike.network.summary import summary
 from transpike.neurons import Neuron
 from transpike.rules import Conversion, ThroughTime
+from transpike.rules.quantisation import unsupported_run
 from transpike.runtime.encoding import Encoding
 from transpike.runtime.execute import MEMORY, MEMORY_ON_GPU
 from transpike.runtime.interpreters import Count, Observer, refuse_overflow, run_clipped
@@ -104,6 +105,7 @@ class SpikingNetwork(nn.Module):
         """
         schedule = self._chosen(schedule)
         steps = check_count("steps", steps, most=MOST_STEPS)
+        self._check_grid(schedule, steps)
         memory = None if memory_mib is None else check_count("memory_mib", memory_mib, 0) * 2**20
         kernel = fitted("kernel", kernel, KernelPreference)
         chunk = None if chunk is None else check_count("chunk", chunk)
@@ -183,6 +185,7 @@ class SpikingNetwork(nn.Module):
     def stepper(self, schedule: Schedule | None = None) -> Stepper:
         """The module behind `step`; it shares this network's parameters."""
         schedule = self._chosen(schedule)
+        self._check_grid(schedule, 1)
         if not schedule.streamable:
             raise ValueError(
                 f"{schedule} is not streamable: call the network with steps=... instead, or step it under another "
@@ -256,7 +259,9 @@ class SpikingNetwork(nn.Module):
         reason = self.engine.unsupported_reason()
         stages = self.engine.report() if reason is None else {}
         sites = {site.name: self.site(site.name) for site in self.sites}
-        about = f"neuron {self.neuron}" + ("" if self.trained is None else f", {self.trained}")
+        about = f"neuron {self.neuron}"
+        about += "" if self.conversion.quantise is None else f", quantised to {self.conversion.quantise}"
+        about += "" if self.trained is None else f", {self.trained}"
         return summary(self.plan, sites, about, stages, reason)
 
     def verify(self, *inputs: Tensor, ann: nn.Module | None = None, tolerance: float = 1e-3) -> Verification:
@@ -278,6 +283,15 @@ class SpikingNetwork(nn.Module):
 
     def _chosen(self, schedule: Schedule | None) -> Schedule:
         return self.schedule if schedule is None else check_schedule(schedule)
+
+    def _check_grid(self, schedule: Schedule, steps: int) -> None:
+        """Refuses what is not exact on a quantised network's grid."""
+        settings = self.conversion.quantise
+        if settings is not None:
+            lengths = self.timing(steps, schedule).pass_lengths if schedule is not self.schedule or steps > 1 else (1,)
+            reason = unsupported_run(settings, self.schedule, schedule, max(lengths))
+            if reason is not None:
+                raise ValueError(reason)
 
     def _backend_cache(self) -> Backends:
         """What runs this network; made anew for another graph in the place of ``network``."""

@@ -26,6 +26,7 @@ from transpike.rules.corrections.potential import PotentialCorrection
 from transpike.rules.corrections.reconstruction import BlockReconstruction
 from transpike.rules.corrections.temporal_bias import Replay, TemporalBiasCorrection
 from transpike.rules.potentials.fixed import HalfThreshold, RandomPotential, ShiftedPotential, ZeroPotential
+from transpike.rules.quantisation import Quantisation
 from transpike.rules.thresholds.answer_thresholds import AnswerThresholds
 from transpike.rules.thresholds.gaussian import GaussianMSE
 from transpike.rules.thresholds.local_balancing import LocalThresholdBalancing
@@ -84,6 +85,7 @@ __all__ = [
     "Population",
     "PotentialCorrection",
     "PotentialRule",
+    "Quantisation",
     "RandomPotential",
     "Replay",
     "ShiftedPotential",

@@ -81,7 +81,14 @@ class Statistic(ABC):
 
 
 class Part:
-    """Anything that `convert` composes into a conversion. Parts are frozen records."""
+    """Anything that `convert` composes into a conversion. Parts are frozen records.
+
+    Attributes:
+        keeps_grid: whether what it sets may be rounded afterwards: potentials and biases may, thresholds and weights
+            may not, so a part that sets those is made before a network is quantised.
+    """
+
+    keeps_grid: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -190,6 +197,7 @@ class Correction(Part, ABC):
 
     steps: int
     only_moves_potentials: ClassVar[bool] = False
+    keeps_grid: ClassVar[bool] = True
 
     @property
     def rounds(self) -> int:

@@ -15,7 +15,9 @@ from transpike.rules.contract import (
     SpikingThresholdRule,
     ThresholdRule,
 )
+from transpike.rules.quantisation import Quantisation, threshold_on_grid
 from transpike.schedules import Plain, Schedule
+from transpike.serialization.fields import ADDED
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,12 @@ class Conversion:
         corrections: run one after the other, under ``schedule``, on calibration data; one that changes weights is last.
         neuron: the model of all neurons.
         schedule: how the sites run in time.
+        quantise: how the numbers are put on grids, so that sums are exact; None leaves them as they are. It is done
+            before the corrections, but behind those that set thresholds or weights; what later ones set is rounded.
 
     Raises:
-        ValueError: something is no part of its kind, or a correction fits neither the neuron nor the schedule.
+        ValueError: something is no part of its kind; a correction fits neither the neuron nor the schedule; or the
+            schedule's events have no place on a grid.
     """
 
     threshold: ThresholdRule | SpikingThresholdRule | None = None
@@ -42,6 +47,7 @@ class Conversion:
     corrections: tuple[Correction | BlockCorrection, ...] = ()
     neuron: Neuron = field(default_factory=IF)
     schedule: Schedule = field(default_factory=Plain)
+    quantise: Quantisation | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "corrections", tuple(self.corrections))
@@ -58,11 +64,20 @@ class Conversion:
                 raise ValueError(f"{part} cannot be made for {self.schedule}: {reason}")
             if isinstance(part, BlockCorrection) and self.neuron.events is not EventKind.BINARY:
                 raise ValueError(f"{part} counts spikes of 0 and 1, which {self.neuron} does not send; use IF()")
+        _check("quantise", self.quantise, (Quantisation, type(None)), "Quantisation(...)")
+        if self.quantise is not None:
+            threshold_on_grid(self.schedule)
         if any(isinstance(part, BlockCorrection) and part.changes_weights for part in self.corrections[:-1]):
             raise ValueError("a part that changes weights must come last: the others compare with the source network")
 
     @classmethod
-    def of(cls, *parts: Part, neuron: Neuron | None = None, schedule: Schedule | None = None) -> Conversion:
+    def of(
+        cls,
+        *parts: Part,
+        neuron: Neuron | None = None,
+        schedule: Schedule | None = None,
+        quantise: Quantisation | None = None,
+    ) -> Conversion:
         """A conversion from rules and corrections in any order; corrections keep theirs.
 
         Raises:
@@ -71,7 +86,7 @@ class Conversion:
         threshold = _only(parts, (ThresholdRule, SpikingThresholdRule), "threshold rule")
         potential = _only(parts, (PotentialRule,), "rule for initial potentials")
         rest = tuple(part for part in parts if part is not threshold and part is not potential)
-        return cls(threshold, potential, rest, neuron or IF(), schedule or Plain())  # type: ignore[arg-type]
+        return cls(threshold, potential, rest, neuron or IF(), schedule or Plain(), quantise)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         corrections = ", ".join(str(part) for part in self.corrections)
@@ -79,6 +94,7 @@ class Conversion:
             f"threshold {self.threshold or 'as trained'}; potential {self.potential or 'as trained, else half'}; "
             + (f"corrections {corrections}; " if corrections else "")
             + f"neuron {self.neuron}; schedule {self.schedule}"
+            + (f"; quantised to {self.quantise}" if self.quantise is not None else "")
         )
 
     @property

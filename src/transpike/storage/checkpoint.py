@@ -26,6 +26,7 @@ from transpike.serialization.json_records import to_json
 from transpike.serialization.model_info import InputSpec, ModelInfo, model_info, set_model_info
 from transpike.storage.header import FORMAT, Contents, read_header, record_kinds, write_record
 from transpike.storage.limits import check_input_shapes, limited_by
+from transpike.storage.packed import pack_tensors, unpack_tensors
 
 __all__ = ["Contents", "describe", "load", "load_ann", "load_network", "record_kinds", "save"]
 
@@ -71,7 +72,11 @@ def save(network: SpikingNetwork | nn.Module, path: Path | str, *, inputs: Input
         header["capture"] = write_record(network.capture)
         header["sites"] = [site.name for site in network.sites]
         header["through_time"] = None if network.trained is None else write_record(network.trained)
-    write_container(Path(path), network.state_dict(), header)
+    tensors = network.state_dict()
+    if isinstance(network, SpikingNetwork) and network.conversion.quantise is not None:
+        header["packed"] = str(network.site(network.sites[0].name).theta.dtype).removeprefix("torch.")
+        tensors = pack_tensors(tensors)
+    write_container(Path(path), tensors, header)
 
 
 def describe(path: Path | str) -> Contents:
@@ -126,6 +131,8 @@ def load_network(path: Path | str, *, model: ModelFactory | None = None) -> Spik
     path = Path(path)
     tensors, header = read_container(path)
     contents = read_header(header, path)
+    if contents.packed is not None:
+        tensors = unpack_tensors(tensors, getattr(torch, contents.packed), path)
     base = _base_model(contents, tensors, model, path)
     dtype = next((tensor.dtype for tensor in tensors.values() if tensor.dtype.is_floating_point), torch.float32)
     if dtype not in _PRECISIONS:
@@ -235,10 +242,11 @@ def _check_sites(network: SpikingNetwork, contents: Contents, path: Path) -> Non
 
 
 def _of_sites(network: nn.Module) -> list[str]:
-    """Names of thresholds, potentials and biases; a fresh network has scalars there."""
+    """Names of thresholds, potentials and biases, and of units and grids; a fresh network has scalars there."""
     if not isinstance(network, SpikingNetwork):
         return []
-    return [f"network.{site.name}.{part}" for site in network.sites for part in ("theta", "v_init", "bias")]
+    parts = ("theta", "v_init", "bias") + (() if network.conversion.quantise is None else ("unit", "grid"))
+    return [f"network.{site.name}.{part}" for site in network.sites for part in parts]
 
 
 def _check_tensors(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -281,10 +289,13 @@ def _set_sites(network: SpikingNetwork, tensors: Mapping[str, Tensor], path: Pat
         site = network.site(planned.name)
         theta, v_init, bias = (tensors[f"network.{planned.name}.{part}"] for part in ("theta", "v_init", "bias"))
         try:
+            site.unit, site.grid = None, None
             site.set_threshold(theta)
             site.set_initial_potential(v_init)
             if bias.dim() or bias.item():  # a scalar zero stands for none
                 site.set_bias(bias)
+            if network.conversion.quantise is not None:
+                site.set_grid(*(tensors[f"network.{planned.name}.{part}"] for part in ("unit", "grid")))
         except (ValueError, IndexError, RuntimeError) as error:
             raise CheckpointError(
                 f"the file gives a site numbers that it cannot have: {error}",

@@ -22,6 +22,7 @@ from transpike.rules import (
     PerChannel,
     PerLayer,
     PerNeuron,
+    Quantisation,
     ThroughTime,
 )
 from transpike.schedules import SCHEDULES
@@ -35,9 +36,10 @@ FORMAT = 2
 def record_kinds() -> dict[str, type]:
     """Records that files may hold, by name: what the tables hold now."""
     tables = (NEURONS, THRESHOLD_RULES, POTENTIAL_RULES, CORRECTIONS, SCHEDULES)
-    facts = (ModelInfo, InputSpec, ModelSource, Capture, Conversion, PerLayer, PerChannel, PerNeuron, ThroughTime)
+    facts = (ModelInfo, InputSpec, ModelSource, Capture, Conversion, ThroughTime, Quantisation)
+    granularities = (PerLayer, PerChannel, PerNeuron)
     activations = (SlipReLU, LearnedSlipReLU, RateNorm, ThetaPercentile)
-    classes = (*facts, *activations, *(cls for table in tables for cls in table.values()))
+    classes = (*facts, *granularities, *activations, *(cls for table in tables for cls in table.values()))
     return {cls.__name__: cls for cls in classes}
 
 
@@ -79,6 +81,7 @@ class Contents:
         capture: how its source became a graph.
         graph: what the captured graph computes; None in files that older versions wrote.
         through_time: how a spiking network was trained after its conversion, if it was.
+        packed: the type of numbers that the file holds as whole numbers and exponents; None if it holds floats.
     """
 
     kind: str
@@ -94,6 +97,7 @@ class Contents:
     capture: Capture | None = None
     graph: Fingerprint | None = field(default=None, repr=False)
     through_time: ThroughTime | None = None
+    packed: str | None = None
 
 
 def read_header(header: Mapping[str, Any], path: Path) -> Contents:
@@ -126,6 +130,9 @@ def read_header(header: Mapping[str, Any], path: Path) -> Contents:
 def _contents(header: Mapping[str, Any]) -> Contents:
     spiking = header["kind"] == "spiking"
     graph, trained = header.get("graph"), header.get("through_time")
+    packed = fitted("packed", header.get("packed"), str | None)
+    if packed not in (None, "float32", "float64"):
+        raise ValueError(f"packed must be float32 or float64, got {packed!r}")
     return Contents(
         kind=header["kind"],
         info=_record("info", header["info"], ModelInfo),
@@ -140,6 +147,7 @@ def _contents(header: Mapping[str, Any]) -> Contents:
         capture=_record("capture", header["capture"], Capture) if spiking else None,
         graph=None if graph is None else read_fingerprint(graph),
         through_time=None if trained is None else _record("through_time", trained, ThroughTime),
+        packed=packed,
     )
 
 

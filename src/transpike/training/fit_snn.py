@@ -165,6 +165,13 @@ def _check_trainable(snn: SpikingNetwork) -> None:
             fix="convert with schedule=tp.schedules.Plain() to train through time",
             shell_fix="convert with --schedule plain to train through time",
         )
+    if snn.conversion.quantise is not None:
+        raise TrainingError(
+            "the network is quantised, and training would move its weights off their grid",
+            where="fit_snn",
+            fix="train first, then call tp.quantise",
+            shell_fix="convert without --quantise to train through time",
+        )
     for planned in snn.sites:
         if snn.site(planned.name).v_init.dim() > max(1, len(planned.shape)):
             raise TrainingError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class AnswerThresholds(Correction):
 
     steps: int
     iterations: int = 2
+    keeps_grid: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
