@@ -189,7 +189,7 @@ class DriveBuilder:
             (value.shape[1 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
         )
         depthwise = groups == weight.shape[0] and weight.shape[1] == 1 and groups == value.shape[0]
-        full = weight if depthwise or groups == 1 else _ungroup(weight, groups)
+        full = weight if depthwise or groups == 1 else ungrouped(weight, groups)
         windows = [
             (ky * dilation[0] - padding[0], kx * dilation[1] - padding[1], full[:, :, ky, kx])
             for ky in range(kernel[0])
@@ -333,7 +333,7 @@ def pair(value: Any) -> tuple[int, int]:
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[-1]))
 
 
-def _ungroup(weight: Tensor, groups: int) -> Tensor:
+def ungrouped(weight: Tensor, groups: int) -> Tensor:
     """A grouped kernel as one for all channels, with zeros between the groups."""
     out, inside = weight.shape[:2]
     full = weight.new_zeros(out, inside * groups, *weight.shape[2:])

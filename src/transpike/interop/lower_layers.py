@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from transpike.engine.drive import ungrouped
 from transpike.errors import ExportError, UnsupportedOperator
 from transpike.interop.layers import Layer, Op
 from transpike.interop.targets import NirTarget, Start
@@ -389,13 +390,3 @@ def _windows(size: Sequence[int], kernel: Sequence[int], numbers: Mapping[str, A
         (size[i] + 2 * numbers["padding"][i] - numbers["dilation"][i] * (kernel[i] - 1) - 1) // numbers["stride"][i] + 1
         for i in (0, 1)
     )
-
-
-def ungrouped(weight: Tensor, groups: int) -> Tensor:
-    """A grouped kernel as one for all channels, with zeros between the groups."""
-    out, inside = weight.shape[:2]
-    full = weight.new_zeros(out, inside * groups, *weight.shape[2:])
-    for group in range(groups):
-        rows = slice(group * out // groups, (group + 1) * out // groups)
-        full[rows, group * inside : (group + 1) * inside] = weight[rows]
-    return full
