@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transpike.kernels import KernelPreference, Surrogate, native
+from transpike.kernels import KernelPreference, Surrogate, native, triton
 from transpike.neurons import IF, EventKind, Reset, SiteParameters
 
 ONE = torch.tensor(1.0)
@@ -34,8 +34,16 @@ def test_start_refuses_potentials_that_do_not_fit_and_shows_both_shapes(shape):
     assert "(2, 3, 4, 5)" in str(caught.value)
 
 
+NEEDING = {
+    KernelPreference.NATIVE: native.load()[0] is not None,
+    KernelPreference.TRITON: triton.interpreted(),
+}
+"""Whether kernels that do not run everywhere run here, on a CPU."""
+
+
 @pytest.mark.parametrize(
-    "kernel", [k for k in KernelPreference if k is not KernelPreference.NATIVE or native.load()[0]]
+    "kernel",
+    [kernel for kernel in KernelPreference if kernel not in NEEDING or NEEDING[kernel]],
 )
 def test_soft_and_hard_reset_by_hand(kernel):
     drive = torch.tensor([1.5, 0.25, 0.25, 1.0]).unsqueeze(1)
