@@ -17,6 +17,7 @@ from transpike.graph.plan import Kind
 from transpike.graph.site import Site
 from transpike.graph.walk import NodeVisitor, reference_tensor
 from transpike.interop.layers import Layer, Op
+from transpike.interop.refusals import quantised
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import IF
 from transpike.schedules import Plain
@@ -46,6 +47,8 @@ def read_network(snn: SpikingNetwork, where: str) -> list[Layer]:
     Raises:
         ExportError: something cannot be expressed; all reasons are listed.
     """
+    if snn.conversion.quantise is not None:
+        raise ExportError([quantised("NIR")], where)
     reasons = _of_the_whole(snn)
     reader = _Reader(snn)
     layers = reader.run()
@@ -63,7 +66,7 @@ def _of_the_whole(snn: SpikingNetwork) -> list[UnsupportedOperator]:
 
     if not isinstance(snn.schedule, Plain):
         reason = "simulators step all layers together; there is no node that looks ahead, waits or sends digits"
-        fix = "convert for the schedule plain, for example with methods['qcfs'] or corrections at T steps"
+        fix = "convert with schedule=tp.schedules.Plain(), for example by methods['snnc-light-bias']"
         refuse(f"schedule {snn.schedule}", "(the conversion)", reason, fix)
     if not isinstance(snn.neuron, IF):
         reason = "NIR has one integrate-and-fire neuron, whose spikes are 0 and 1"

@@ -20,6 +20,14 @@ from transpike.schedules import Schedule
 _WHOLE = "(whole network)"
 
 
+def quantised(target: str) -> UnsupportedOperator:
+    """Why a quantised network has no place in a target."""
+    reason = f"{target} has no form for the grids of its inputs and shortcuts"
+    return UnsupportedOperator(
+        "", "a quantised network", _WHOLE, reason, "export the network that it was made from, or to ONNX"
+    )
+
+
 class Refusals:
     """Collects the reasons why a network cannot be exported to something.
 

@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from transpike.errors import VerificationError
+from transpike.errors import ExportError, VerificationError
 from transpike.graph.capture import source_of
 from transpike.graph.example_run import shapes_of
 from transpike.graph.operators import leave_name, operator_name
 from transpike.graph.walk import reference_tensor
 from transpike.interop import torch_parts
 from transpike.interop.python_text import text_block
-from transpike.interop.refusals import Refusals
+from transpike.interop.refusals import Refusals, quantised
 from transpike.interop.torch_code import Code
 from transpike.network.spiking import SpikingNetwork
 from transpike.neurons import IF, Reset
@@ -83,6 +83,8 @@ def to_torch(snn: SpikingNetwork, path: str | Path) -> TorchExport:
     code = check_output(path if path.suffix == ".py" else path / "network.py")
     weights = check_output(code.with_suffix(_WEIGHTS))
     refusals = Refusals(snn, "plain PyTorch")
+    if snn.conversion.quantise is not None:
+        raise ExportError([quantised("plain PyTorch")], refusals.target)
     _refuse(refusals)
     refusals.raise_if_any()
     example = [torch.zeros(2, *shape) for shape in snn.capture.input_shapes]
