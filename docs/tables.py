@@ -41,6 +41,7 @@ from coverage_tables import (
     text_networks,
 )
 from interop_tables import nir_accuracy, nir_targets
+from quantised_tables import quantised
 from records import SHORT, found, instructions, percent, raw, table
 from result_tables import (
     ACCURACY,
@@ -169,7 +170,7 @@ FRAGMENTS: tuple[Callable[[], str], ...] = (
     *(methods, thresholds, potentials, corrections, schedules, neurons, activations, networks, data_sets, recipes),
     *(zoo_accuracy, zoo_training),
     *(coverage_summary, coverage_rows, coverage_refused, function_networks, text_networks),
-    *(nir_targets, nir_accuracy),
+    *(nir_targets, nir_accuracy, quantised),
     *(pretrained, spikingjelly, method_results, schedule_results, digits, relu_resnet20),
     *(
         budgets,
