@@ -136,10 +136,10 @@ def about(file: Mapping[str, Any]) -> str:
     parts = [f"seed {file['seed']}"] if "seed" in file else []
     parts += [here["cpu"]] if "cpu" in here else []
     threads, torch = file.get("threads", here.get("threads")), file.get("torch", here.get("torch"))
-    parts += [f"{threads} threads"] if threads else []
+    parts += [f"{threads} thread" + "s" * (threads != 1)] if threads else []
     parts += [instructions(file)] if "instruction_set" in file else []
     versions = {"torch": torch} if torch else file.get("versions", {})
     parts += [f"{name} {version}" for name, version in sorted(versions.items())]
-    parts += [f"recorded in commit {here['commit']}, {here['date'][:10]}"]
+    parts += [f"recorded in commit {_commit(here['commit'])}, {here['date'][:10]}"]
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
