@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from transpike.cli.main import app
-from transpike.cli.options import DataName, Device, DeviceName, Factory, File, Output, Root
+from transpike.cli.options import Compile, DataName, Device, DeviceName, Factory, File, Output, Root
 from transpike.cli.output import out, say
 from transpike.data import Preparation
 
 _LOSSES = ("mean", "tet")
+_BATCH_NORMS = ("folded", "tdbn")
 
 
 @app.command("train-snn")
@@ -41,6 +42,9 @@ def train_snn(
     spike_penalty: Annotated[
         float, typer.Option(help="Train for fewer spikes: weight of the share of synaptic operations in the loss.")
     ] = 0.0,
+    batch_norm: Annotated[
+        str, typer.Option(metavar="NAME", help="folded: into the weights that learn; tdbn: over steps and batch.")
+    ] = "folded",
     batch_size: Annotated[int, typer.Option(help="Images per step of Adam.")] = 128,
     micro_batch: Annotated[
         int | None, typer.Option(help="Images that run at once, a divisor of --batch-size: less takes less memory.")
@@ -50,6 +54,7 @@ def train_snn(
         typer.Option(help="Time-steps to hold for the backward pass, which computes the others again: less memory."),
     ] = None,
     precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed: products in bfloat16.")] = "32-true",
+    compile_: Compile = False,
     seed: Annotated[int, typer.Option(help="Of splits and order.")] = 0,
     preparation: Annotated[
         Preparation, typer.Option(help="Augmentation of the CIFAR sets, as a paper did it.")
@@ -66,6 +71,7 @@ def train_snn(
     Examples:
     * `transpike train-snn snn.safetensors --steps 2 -o tuned.safetensors`
     * `transpike train-snn snn.safetensors -T 1 --epochs 20 --teacher relu.safetensors -o tuned.safetensors`
+    * `transpike train-snn snn.safetensors -T 2 --batch-norm tdbn -o tuned.safetensors`
     * `transpike train-snn snn.safetensors -T 4 --loss tet --spike-penalty 1 -o tuned.safetensors`
     * `transpike train-snn snn.safetensors -T 8 --checkpoint-steps 2 --precision bf16-mixed -o tuned.safetensors`
     """
@@ -81,8 +87,9 @@ def train_snn(
 
     torch.manual_seed(seed)
     check_run(steps, "all", dataset)
-    if loss not in _LOSSES:
-        raise ConfigError(f"there is no loss {loss!r}", where="--loss", fix=known_words(loss, _LOSSES))
+    for option, word, known in (("--loss", loss, _LOSSES), ("--batch-norm", batch_norm, _BATCH_NORMS)):
+        if word not in known:
+            raise ConfigError(f"there is no {word!r}", where=option, fix=known_words(word, known))
     if loss != "tet" and tet_regulariser:
         raise ConfigError("--tet-regulariser belongs to --loss tet", fix="pass --loss tet, or leave it out")
     where = device_of(device)
@@ -104,10 +111,12 @@ def train_snn(
         distillation=distillation,
         loss=TETLoss(tet_regulariser) if loss == "tet" else MeanLoss(),
         spike_penalty=spike_penalty,
+        batch_norm="tdbn" if batch_norm == "tdbn" else "folded",
         batch_size=batch_size,
         micro_batch=micro_batch,
         checkpoint_steps=checkpoint_steps,
         precision=precision,
+        compile=compile_,
         seed=seed,
         checkpoint=output.with_suffix(".ckpt"),
         workers=workers,

@@ -47,7 +47,7 @@ def fold_batchnorm(gm: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ...] 
         layer = modules[str(layer_node.target)]
         if isinstance(layer, nn.Linear) and len(shapes[layer_node] or ()) != 2:
             continue
-        fused = _fuse(layer, norm)
+        fused = fuse(layer, norm)
         if fused is None:
             continue
         name = str(layer_node.target)
@@ -61,7 +61,8 @@ def fold_batchnorm(gm: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ...] 
     return folded
 
 
-def _fuse(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module | None:
+def fuse(layer: nn.Module, norm: nn.modules.batchnorm._BatchNorm) -> nn.Module | None:
+    """A copy of a layer that a BatchNorm with statistics follows, with both in its weights; None for other layers."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     if not is_a(layer, (nn.Linear, nn.modules.conv._ConvNd)):

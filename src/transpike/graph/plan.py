@@ -187,7 +187,7 @@ class _Planner:
         self.sizes = SymbolicSizes(
             gm, self.examples, lambda node: self.layouts.get(node, FIRST) if self.kinds.get(node) in _BATCHED else None
         )
-        self.before_site = _ancestors_of_sites(gm, self.modules)
+        self.before_site = ancestors_of_sites(gm, self.modules)
 
     def run(self) -> Planning:
         for node in self.gm.graph.nodes:
@@ -367,7 +367,7 @@ class _Planner:
         return SitePlan(name, node.name, population, constant, call.operator, call.source, kind)
 
 
-def _ancestors_of_sites(gm: fx.GraphModule, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
+def ancestors_of_sites(gm: fx.GraphModule, modules: Mapping[str, nn.Module]) -> set[fx.Node]:
     """Every node from which a site can be reached."""
     found: set[fx.Node] = set()
     for node in reversed(gm.graph.nodes):

@@ -96,7 +96,7 @@ class Backends:
         self._forms: dict[_Key, _Form] = {}
         self._dense: frozenset[str] = frozenset()
         self._snapshot: WeightSnapshot | None = None
-        self._options: Mapping[str, Any] | None = None  # of torch.compile, where dense runs are compiled
+        self.options: Mapping[str, Any] | None = None  # of torch.compile, where dense runs are compiled
         self._usable = False  # whether type and place of the tensors were found right
         self.renew()
 
@@ -164,20 +164,20 @@ class Backends:
                 size = max(1, budget // min(chunk, max(lengths)))
         forms = [self._form(schedule, call.kernel, number, time_varying) for number in range(schedule.passes)]
         passes = [form.lowered for form in forms]
-        bodies = [form.lowered.body if self._options is None else self._compiled(form) for form in forms]
+        bodies = [form.lowered.body if self.options is None else self._compiled(form) for form in forms]
         sites = {site.node for site in self.plan.sites}
         narrow = reference.dtype == torch.float16
         return DenseRun(passes, bodies, lengths, sites, reference.device, size, chunk, call.observe, narrow)
 
     def compile(self, options: Mapping[str, Any] | None) -> None:
         """Dense runs go through ``torch.compile`` with these options from now on; None stops it."""
-        self._options = options
+        self.options = options
         for form in self._forms.values():
             form.compiled = None
 
     def _compiled(self, form: _Form) -> Callable[..., Any]:
         if form.compiled is None:
-            form.compiled = torch.compile(form.lowered.body, **self._options)  # type: ignore[arg-type]
+            form.compiled = torch.compile(form.lowered.body, **self.options)  # type: ignore[arg-type]
         return form.compiled
 
     def _potentials_of_samples(self) -> bool:

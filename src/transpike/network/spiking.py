@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Self
 
@@ -347,6 +347,19 @@ def converted(network: Any, what: str) -> SpikingNetwork:
             f"the network, a {type(network).__name__}, is not converted", where=what, fix="pass what tp.convert returns"
         )
     return network
+
+
+@contextmanager
+def compiled(network: SpikingNetwork) -> Iterator[None]:
+    """Compiles dense runs for a while, where they are not compiled already."""
+    backends = network._backend_cache()
+    before = backends.options
+    if before is None:
+        network.compile()
+    try:
+        yield
+    finally:
+        backends.compile(before)
 
 
 def need_relu_sites(network: SpikingNetwork, what: str) -> None:

@@ -118,6 +118,7 @@ class ThroughTime:
         loss: name of the loss on the outputs.
         distilled: whether it learnt a teacher's logits.
         spike_penalty: weight of the share of synaptic operations in the loss.
+        tdbn: whether threshold-dependent BatchNorm stood behind the layers.
     """
 
     steps: int
@@ -125,12 +126,14 @@ class ThroughTime:
     loss: str
     distilled: bool
     spike_penalty: float
+    tdbn: bool = False
 
     def __str__(self) -> str:
         return (
             f"trained through time at T = {self.steps} ({self.epochs} epochs, {self.loss}"
             + (", distilled" if self.distilled else "")
             + (f", spike penalty {self.spike_penalty:g}" if self.spike_penalty else "")
+            + (", tdBN" if self.tdbn else "")
             + ")"
         )
 

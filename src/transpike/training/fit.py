@@ -125,7 +125,7 @@ def fit(
             a resumed run gives the same weights as an uninterrupted one.
         workers: processes that load data.
         device: a Lightning accelerator, ``"auto"``, ``"cpu"`` or ``"gpu"``.
-        precision: a Lightning precision; ``"bf16-mixed"`` keeps weights in fp32 and is twice as fast on CPUs and GPUs
+        precision: a Lightning precision; ``"bf16-mixed"`` keeps weights in fp32 and is faster on GPUs and CPUs
             that multiply bfloat16.
         compile: train under ``torch.compile``, which needs a C++ compiler and a minute to prepare; rounds otherwise.
         progress: show a progress bar.

@@ -44,6 +44,7 @@ def fit_snn(
     distillation: float = 0.5,
     loss: OutputLoss | None = None,
     spike_penalty: float = 0.0,
+    batch_norm: Literal["folded", "tdbn"] = "folded",
     batch_size: int = 128,
     micro_batch: int | None = None,
     checkpoint_steps: int | None = None,
@@ -52,16 +53,16 @@ def fit_snn(
     workers: int = 0,
     device: str = "auto",
     precision: str = "32-true",
+    compile: bool = False,
     progress: bool = False,
     on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
 ) -> list[Epoch]:
     """Trains ``snn`` in place at T = ``steps``, all layers stepping together.
 
     Weights, biases, thresholds and initial potentials learn, by Adam whose learning rate falls to zero along a cosine,
-    epoch by epoch. Where a neuron fires, the backward pass takes the derivative ``surrogate`` of its `IF`. BatchNorm
-    that the conversion folded is part of the weights; where it stayed, its statistics are frozen. Thresholds stay above
-    a hundredth of what they were. The epoch with the best validation accuracy at T is kept, the last of equal ones; the
-    test set is not touched. Processes that ``torchrun`` started share every batch; each must call this.
+    epoch by epoch. Where a neuron fires, the backward pass takes the derivative ``surrogate`` of its `IF`. Thresholds
+    stay above a hundredth of what they were. The epoch with the best validation accuracy at T is kept, the last of
+    equal ones; the test set is not touched. Processes that ``torchrun`` started share every batch; each must call this.
 
     Args:
         snn: a converted network of `IF` neurons whose schedule is `Plain`, best from a QCFS or SlipReLU network.
@@ -77,6 +78,9 @@ def fit_snn(
         loss: `MeanLoss` of the mean output of the T steps (None), or `TETLoss` of every step's.
         spike_penalty: how much the share of synaptic operations in the T steps adds to the loss; the spikes of the
             same run are counted. 1 if every neuron fires at every step.
+        batch_norm: ``"folded"`` trains the weights that BatchNorm was folded into; where it stayed, its statistics are
+            frozen. ``"tdbn"`` puts threshold-dependent BatchNorm behind the layers, with the statistics of all steps
+            and samples of a batch, and folds it when they are trained; see `transpike.training.batch_norms`.
         batch_size: samples per step of Adam; a last, smaller batch is used too.
         micro_batch: samples that go through the network at once, a divisor of ``batch_size``, whose gradients add up:
             memory is T times that of so many samples. None takes whole batches.
@@ -88,6 +92,8 @@ def fit_snn(
         device: a Lightning accelerator, ``"auto"``, ``"cpu"`` or ``"gpu"``.
         precision: a Lightning precision; ``"bf16-mixed"`` multiplies in bfloat16 and keeps weights, thresholds and
             membrane potentials in float32.
+        compile: train under ``torch.compile``: all layers and steps become one graph, which needs a C++ compiler and a
+            minute or more to prepare. It does not work with ``spike_penalty`` and ``checkpoint_steps``.
         progress: show a progress bar.
         on_epoch: called after every epoch with what it brought and the network, which must not be changed.
 
@@ -96,7 +102,7 @@ def fit_snn(
 
     Raises:
         ModelError: ``snn`` is no converted network.
-        ValueError: a setting out of range.
+        ValueError: a setting out of range, or two that do not go together.
         TrainingError: neurons or schedule have no derivative here; initial potentials per sample; the teacher gives
             other logits; the loss is not finite; or the checkpoint belongs to another training.
         OutputError: the checkpoint cannot be written.
@@ -113,12 +119,19 @@ def fit_snn(
         "precision": precision,
         "steps": check_count("steps", steps, most=MOST_STEPS),
         "loss": str(loss),
+        "batch_norm": batch_norm,
         "checkpoint_steps": None if checkpoint_steps is None else check_count("checkpoint_steps", checkpoint_steps),
         "micro_batch": check_count("micro_batch", batch_size if micro_batch is None else micro_batch),
     }
     check_settings(settings, workers, checkpoint)
     if batch_size % settings["micro_batch"]:
         raise ValueError(f"micro_batch must divide batch_size, got {micro_batch} and {batch_size}")
+    if batch_norm not in ("folded", "tdbn"):
+        raise ValueError(f"batch_norm takes 'folded' or 'tdbn', not {batch_norm!r}")
+    if batch_norm == "tdbn" and checkpoint_steps is not None:
+        raise ValueError("tdBN needs all steps at once: leave checkpoint_steps out, or take a smaller micro_batch")
+    if compile and (checkpoint_steps is not None or spike_penalty):
+        raise ValueError("compile does not work with spike_penalty or checkpoint_steps; leave one out")
     if not isinstance(loss, OutputLoss):
         raise ValueError(f"loss takes MeanLoss() or TETLoss(), not {loss!r}")
     fitted("temperature", temperature, float)
@@ -139,9 +152,11 @@ def fit_snn(
         train, validation = make_loaders(data, settings["micro_batch"], seed, workers)
         with quiet_lightning():
             history = train_spiking(
-                snn, settings, loss, guide, train, validation, checkpoint, device, progress, on_epoch
+                snn, settings, loss, guide, train, validation, checkpoint, device, compile, progress, on_epoch
             )
-    snn.trained = ThroughTime(steps, epochs, type(loss).__name__, guide is not None, float(spike_penalty))
+    snn.trained = ThroughTime(
+        steps, epochs, type(loss).__name__, guide is not None, float(spike_penalty), batch_norm == "tdbn"
+    )
     return history
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch.utils.data import DataLoader
 from transpike.errors import RangeError, TrainingError
 from transpike.functional import summing_type
 from transpike.graph.site import Site
-from transpike.network.spiking import SpikingNetwork, converted
+from transpike.graph.walk import reference_tensor
+from transpike.network.spiking import SpikingNetwork, compiled, converted
 from transpike.schedules import Plain
+from transpike.training.batch_norms import ThresholdNorms
 from transpike.training.fit import Epoch
 from transpike.training.lightning import Step, Task, run
 from transpike.training.output_losses import OutputLoss, distilled
@@ -39,6 +42,7 @@ class _ThroughTime(Task):
         loss: OutputLoss,
         teacher: nn.Module | None,
         shares: dict[str, float],
+        norms: ThresholdNorms | None,
         on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
         super().__init__(snn, settings, classes, on_epoch)
@@ -47,16 +51,31 @@ class _ThroughTime(Task):
         self.shares = shares
         self.sites = [snn.site(planned.name) for planned in snn.sites]
         self.floors = [_FLOOR * site.theta.detach().clone() for site in self.sites]
+        self.norms = norms
         self.best: dict[str, Any] = {"accuracy": -1.0, "state": {}}
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.Adam(groups_by_size(self.network, self.settings["learning_rate"]))
+        rate = self.settings["learning_rate"]
+        groups = groups_by_size(self.network, rate)
+        for norm in [] if self.norms is None else self.norms.norms():
+            groups.append({"params": list(norm.parameters()), "lr": rate * _size(norm.weight)})
+        optimizer = torch.optim.Adam(groups)
         return self.with_cosine(optimizer)
 
     def on_fit_start(self) -> None:
         reference = next(self.network.parameters())
         for teacher in self.teacher:
             teacher.to(reference.device, reference.dtype)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        if self.norms is not None:
+            self.norms.attach()
+
+    def on_validation_epoch_start(self) -> None:
+        """What is validated, stored and handed out is the network as a user gets it."""
+        if self.norms is not None:
+            self.norms.fold()
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """The loss of one part of a batch."""
@@ -119,6 +138,8 @@ class _ThroughTime(Task):
         if accuracy >= self.best["accuracy"]:
             state = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
             self.best = {"accuracy": accuracy, "state": state}
+        if self.norms is not None:
+            self.norms.attach()  # the training state holds what training goes on from
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -130,6 +151,8 @@ class _ThroughTime(Task):
 
     def finish(self) -> None:
         """Takes the best epoch."""
+        if self.norms is not None:
+            self.norms.fold()
         self.network.load_state_dict(self.best["state"])
 
 
@@ -163,6 +186,7 @@ def train_spiking(
     validation: DataLoader[Any],
     checkpoint: Path | None,
     device: str,
+    compile: bool,
     progress: bool,
     on_epoch: Callable[[Epoch, nn.Module], None] | None,
 ) -> list[Epoch]:
@@ -184,7 +208,23 @@ def train_spiking(
                 )
         operations = fan_out(snn.network, example) if settings["spike_penalty"] else {}
         shares = {site: number / sum(operations.values()) for site, number in operations.items()}
-        return _ThroughTime(snn, settings, logits.shape[1], loss, teacher, shares, on_epoch)
+        return _ThroughTime(snn, settings, logits.shape[1], loss, teacher, shares, norms, on_epoch)
 
+    norms = None
+    if settings.get("batch_norm") == "tdbn":
+        norms = ThresholdNorms(snn, _images(train, settings).to(reference_tensor(snn.network)), settings["steps"])
     parts = settings["batch_size"] // settings["micro_batch"]
-    return run(snn, settings, train, validation, checkpoint, device, progress, make, parts)
+    try:
+        with compiled(snn) if compile else nullcontext():
+            return run(snn, settings, train, validation, checkpoint, device, progress, make, parts)
+    finally:
+        if norms is not None:
+            norms.fold()  # where an error or Ctrl-C came in between
+
+
+def _images(loader: DataLoader[Any], settings: dict[str, Any]) -> Tensor:
+    """A batch of training images ``[N, *]``, the same in every process, without a step of the loader's own order."""
+    images: Any = loader.dataset
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings["seed"]))
+    with torch.random.fork_rng():
+        return torch.stack([images[index][0] for index in order[: settings["micro_batch"]].tolist()])
