@@ -216,6 +216,7 @@ def zoo_training() -> str:
         numbers = (made.epochs, f"{made.learning_rate:g}", f"{made.weight_decay:g}", made.batch_size, made.seed)
         activation = str(card.activation or "ReLU")
         about = f"{made.about}; from {made.start}" if made.start else made.about
+        about = about if card.through_time is None else f"converted, {card.through_time}: {about}"
         words = (f"`{name}`", f"`{card.network}`", activation, about, card.licence, f"`{card.sha256[:12]}`")
         rows.append((*words, f"{made.training_images:,}", *numbers))
     head = ("name", "network", "activation", "training", "licence", "SHA-256 begins")

@@ -97,6 +97,35 @@ def test_from_a_state_dict_to_a_card(script: ModuleType, monkeypatch: pytest.Mon
         assert torch.equal(tp.zoo.load("digits-qcfs-4", folder=folder)(x), source(x))
 
 
+def test_a_network_trained_through_time(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    state_dict(tmp_path / "state.pt")
+    data, made, tuned = tp.data.digits(), tmp_path / "net.safetensors", tmp_path / "tuned.safetensors"
+    network = network_of_weights(str(tmp_path / "state.pt"), "digits-resnet", data, QCFS)
+    tp.save(network, made)
+    snn = tp.convert(network, example_inputs=torch.rand(2, 1, 8, 8))
+    part = torch.utils.data.Subset(data.train, range(128))
+    tp.fit_snn(snn, replace(data, train=part), steps=2, epochs=1, batch_norm="tdbn", device="cpu")
+    tp.save(snn, tuned)
+    (tmp_path / "training.json").write_text(json.dumps(FACTS))
+    folder, record = tmp_path / "weights", tmp_path / "time.json"
+    words = ("--ann", made, "--training", tmp_path / "training.json", "--record", record, "--folder", folder)
+    call(script, monkeypatch, "spiking", tuned, "--name", "digits-time-2", *words, "--images", "40")
+    card, loaded = tp.zoo.card("digits-time-2", folder), tp.zoo.load("digits-time-2", folder=folder)
+    assert card.through_time == snn.trained == tp.rules.ThroughTime(2, 1, "MeanLoss", True, 0.0, tdbn=True)
+    test = tp.data.loader(data.test, limit=40)
+    report = tp.evaluate(snn, test, steps=8)
+    assert [(each.schedule, each.top1) for each in card.schedules] == [
+        ("plain", {t: report.row(t).top1 for t in (1, 2, 4, 8)})
+    ]
+    images, labels = next(iter(test))
+    with torch.no_grad():
+        assert card.ann_top1 == 100 * float((network(images).argmax(1) == labels).double().mean())
+        assert torch.equal(loaded(images, steps=2), snn(images, steps=2))
+    kept = json.loads(record.read_text())
+    assert (card.test_images, card.record) == (kept["report"]["images"], "time.json") == (40, "time.json")
+    assert kept["report"]["rows"][1]["top1"] == report.row(2).top1
+
+
 def test_what_a_record_cannot_tell(tmp_path: Path) -> None:
     state_dict(tmp_path / "state.pt")
     data = tp.data.digits()

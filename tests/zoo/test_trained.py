@@ -13,6 +13,7 @@ from torch import nn
 
 import transpike as tp
 from transpike import zoo
+from transpike.cli.find_model import find_converted, find_model
 from transpike.errors import CheckpointError, ModelError
 from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
 from transpike.zoo.trained import FOLDER
@@ -124,9 +125,45 @@ def test_a_card_that_says_otherwise_than_the_network_is_refused(tmp_path: Path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_converted_network_is_refused(tmp_path: Path) -> None:
+def test_a_converted_network_that_was_not_trained_since_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is converted"):
         zoo.add(tp.convert(network(), example_inputs=torch.randn(2, 1, 8, 8)), CARD, tmp_path)
+
+
+def tuned() -> tp.SpikingNetwork:
+    snn = tp.convert(network(), example_inputs=torch.randn(2, 1, 8, 8))
+    data = tp.data.digits()
+    few = tp.data.Data(data.inputs, *[torch.utils.data.Subset(data.validation, range(20))] * 4)
+    tp.fit_snn(snn, few, steps=2, epochs=1, device="cpu")
+    return snn
+
+
+def test_a_network_trained_through_time_comes_back_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snn = tuned()
+    card = replace(CARD, name="time-2", through_time=snn.trained)
+    zoo.add(snn, card, tmp_path)
+    loaded, x = zoo.load("time-2", folder=tmp_path), torch.rand(3, 1, 8, 8)
+    assert isinstance(loaded, tp.SpikingNetwork)
+    with torch.no_grad():
+        assert torch.equal(loaded(x, steps=2), snn(x, steps=2))
+    assert zoo.card("time-2", tmp_path).through_time == snn.trained
+    monkeypatch.setattr("transpike.zoo.trained.FOLDER", tmp_path)
+    found = find_model("time-2")
+    assert (found.inputs, found.fresh) == (INPUTS, False)
+    assert isinstance(find_converted("time-2"), tp.SpikingNetwork)
+    for wrong in (None, replace(snn.trained, steps=4)):
+        with pytest.raises(ModelError, match="the card says through_time"):
+            zoo.add(snn, replace(card, name="other", through_time=wrong), tmp_path)
+    with pytest.raises(ModelError, match="the card says through_time"):
+        zoo.add(network(), replace(card, name="other"), tmp_path)
+
+
+def test_cards_of_older_versions_are_read(filled: Path) -> None:
+    path = filled / f"{CARD.name}.json"
+    stored = json.loads(path.read_text())
+    del stored["through_time"]
+    path.write_text(json.dumps(stored))
+    assert zoo.card(CARD.name, filled).through_time is None
 
 
 @pytest.mark.parametrize(

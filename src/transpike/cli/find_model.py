@@ -139,8 +139,7 @@ def _find(name: str, options: Mapping[str, Any], factory: str | None) -> Resolve
     if name in zoo.cards():
         if options:
             raise ModelError("a trained network takes no options", where=name, fix="leave --option out")
-        trained = zoo.load(name)
-        return ResolvedModel(name, trained, model_info(trained).inputs, False)
+        return _stored(name, zoo.load(name))
     if name.endswith(_STATES):
         raise ModelError(
             f"a {Path(name).suffix} file does not say what network it is of",
@@ -160,9 +159,7 @@ def _find(name: str, options: Mapping[str, Any], factory: str | None) -> Resolve
         if options:
             raise ModelError("a checkpoint takes no options", where=name, fix="leave --option out")
         base = None if factory is None else lambda: _find(factory, {}, None).network
-        loaded = checkpoint.load_network(name, model=base)
-        graph = loaded.network if isinstance(loaded, SpikingNetwork) else loaded
-        return ResolvedModel(name, loaded, model_info(graph).inputs, False)
+        return _stored(name, checkpoint.load_network(name, model=base))
     if ":" not in name:
         raise _unknown(name)
     home, _, attribute = name.rpartition(":")
@@ -171,6 +168,11 @@ def _find(name: str, options: Mapping[str, Any], factory: str | None) -> Resolve
         network = zoo.build(f"{library}:{attribute}", **options)
         return ResolvedModel(name, network, model_info(network).inputs, True)
     return _from_factory(name, _import(home, attribute), attribute, options)
+
+
+def _stored(name: str, network: nn.Module) -> ResolvedModel:
+    graph = network.network if isinstance(network, SpikingNetwork) else network
+    return ResolvedModel(name, network, model_info(graph).inputs, False)
 
 
 def _unknown(name: str) -> ModelError:

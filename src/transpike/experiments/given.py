@@ -74,7 +74,7 @@ def _read(source: str) -> nn.Module:
     if source.endswith(".safetensors") or Path(source).is_file():
         return checkpoint.load_ann(source)
     if source in zoo.cards():
-        return zoo.load(source)
+        return checkpoint.load_ann(zoo.weights_file(source))
     raise ModelError(
         f"{source!r} is neither a checkpoint (*.safetensors) nor a trained network",
         fix=known_words(source, zoo.cards()) if zoo.cards() else "name a file that transpike train wrote",

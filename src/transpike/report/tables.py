@@ -189,6 +189,8 @@ def card_table(card: ModelCard) -> Table:
         "seed": str(training.seed),
         f"ANN, {card.test_images:,} test images": f"{card.ann_top1:.2f} %",
     }
+    if card.through_time is not None:
+        lines["converted"] = str(card.through_time)
     for found in card.schedules:
         lines[found.schedule] = ", ".join(
             f"T = {t}: {value:.2f} % [{found.pipeline_steps[t]}]" for t, value in found.top1.items()

@@ -126,7 +126,7 @@ class ThroughTime:
     loss: str
     distilled: bool
     spike_penalty: float
-    tdbn: bool = False
+    tdbn: bool = field(default=False, metadata=ADDED)
 
     def __str__(self) -> str:
         return (

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transpike.activations import ActivationSettings
-from transpike.serialization.fields import check_count, check_fields
+from transpike.rules import ThroughTime
+from transpike.serialization.fields import ADDED, check_count, check_fields
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}|")
@@ -85,11 +86,12 @@ class ModelCard:
         std: per channel, divided by.
         training: how it was trained.
         test_images: how many images the accuracies are of.
-        ann_top1: accuracy of the ANN, in percent.
-        schedules: accuracies of converted networks.
+        ann_top1: accuracy of the ANN, in percent; where the network is converted, of the ANN that it came from.
+        schedules: accuracies of converted networks; where the network is converted, of itself.
         record: file in ``results/`` that the accuracies were read from.
         licence: of the weights.
         sha256: of the file of weights.
+        through_time: how it was trained after its conversion; None for an ANN.
     """
 
     name: str
@@ -105,6 +107,7 @@ class ModelCard:
     record: str
     licence: str = "MIT"
     sha256: str = ""
+    through_time: ThroughTime | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -12,7 +12,6 @@ from torch import nn
 from transpike.errors import CheckpointError, ModelError, known_words
 from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.json_records import from_json, to_json, write_json
-from transpike.serialization.model_info import model_info
 from transpike.storage import checkpoint
 from transpike.zoo.cards import ModelCard, ScheduleAccuracy, TrainingFacts
 
@@ -69,7 +68,9 @@ def weights_file(name: str, folder: Path | None = None) -> Path:
 
 
 def load(name: str, *, folder: Path | None = None) -> nn.Module:
-    """Loads a trained network, ready for `transpike.convert`, in evaluation mode.
+    """Loads a trained network in evaluation mode: an ANN, ready for `transpike.convert`, or a `SpikingNetwork`.
+
+    Those whose card says ``through_time`` are converted already, and run with ``steps``.
 
     Args:
         name: a key of `cards`.
@@ -79,15 +80,15 @@ def load(name: str, *, folder: Path | None = None) -> nn.Module:
         ModelError: there is none of that name; the message lists those that there are.
         CheckpointError: the weights are missing or damaged, or not those that the card describes.
     """
-    return checkpoint.load_ann(weights_file(name, folder))
+    return checkpoint.load_network(weights_file(name, folder))
 
 
 def add(network: nn.Module, facts: ModelCard, folder: Path | None = None) -> ModelCard:
     """Writes the weights of a trained network and their card.
 
     Args:
-        network: built by `build` and, where it has trained activations, tailored; its info gives architecture and
-            preparation, which must be those of the card.
+        network: built by `build` and, where it has trained activations, tailored; or what `transpike.fit_snn` made of
+            one. Its info gives architecture and preparation, which must be those of the card.
         facts: the card; its ``sha256`` is filled in.
         folder: where to write; None is the library's own.
 
@@ -95,21 +96,22 @@ def add(network: nn.Module, facts: ModelCard, folder: Path | None = None) -> Mod
         The card as it was written.
 
     Raises:
-        ModelError: the network is converted, or another one than the card says.
+        ModelError: the network is converted and not trained since, or another one than the card says.
         CheckpointError, OutputError: see `transpike.save`.
     """
-    if isinstance(network, SpikingNetwork):
+    if isinstance(network, SpikingNetwork) and network.trained is None:
         raise ModelError("the network is converted", where=facts.name, fix="add the network it was converted from")
     path = _weights(facts.name, folder)
     checkpoint.save(network, path)
     saved = checkpoint.describe(path)
-    source, inputs = model_info(network).source, saved.info.inputs
+    source, inputs = saved.info.source, saved.info.inputs
     there = {
         "network": None if source is None else source.name,
         "activation": saved.activation,
         "dataset": None if inputs is None else inputs.dataset,
         "mean": None if inputs is None else inputs.mean,
         "std": None if inputs is None else inputs.std,
+        "through_time": saved.through_time,
     }
     for field, value in there.items():
         if value != getattr(facts, field):
