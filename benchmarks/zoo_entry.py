@@ -5,7 +5,7 @@
     transpike run cos-cifar10 --only resnet20-qcfs --network resnet20-qcfs=net.safetensors -o runs/zoo
     python benchmarks/zoo_entry.py card net.safetensors --name cifar10-resnet20-qcfs-4 \\
         --record runs/zoo/result.json --row-network resnet20-qcfs --training training.json
-    python benchmarks/zoo_entry.py spiking tuned.safetensors --name cifar10-resnet20-time-2 --ann net.safetensors \
+    python benchmarks/zoo_entry.py spiking tuned.safetensors --name cifar10-resnet20-time-2 --ann net.safetensors \\
         --training training.json --record results/through-time/cifar10-resnet20-time-2.json
 
 `network` makes a checkpoint of a plain state_dict; what `transpike train` or `transpike run` wrote is one. `card`
@@ -58,7 +58,10 @@ def make_card(given: argparse.Namespace) -> None:
 
 def make_spiking_card(given: argparse.Namespace) -> None:
     snn, ann = tp.load(given.checkpoint), tp.load_ann(given.ann)
-    inputs = tp.describe(given.checkpoint).info.inputs
+    own, its = tp.describe(given.checkpoint), tp.describe(given.ann)
+    if (own.info, own.activation) != (its.info, its.activation):
+        raise SystemExit(f"{given.checkpoint} was not converted from {given.ann}: {own.info}, {its.info}")
+    inputs = own.info.inputs
     assert inputs is not None
     test = tp.data.loader(load_data(inputs.dataset, given.data, like=inputs).test, limit=given.images)
     report = tp.evaluate(snn, test, steps=max(STEPS), at=STEPS, progress=True)
@@ -68,7 +71,7 @@ def make_spiking_card(given: argparse.Namespace) -> None:
         "checkpoint": given.checkpoint.name,
         "digest": digest(snn),
         "trained": str(snn.trained),
-        "ann": str(given.ann),
+        "ann": digest(ann),
         "ann_top1": 100 * right / report.images,
         "report": to_json(report),
         "environment": to_json(environment()),

@@ -194,7 +194,8 @@ def zoo_accuracy() -> str:
     steps = sorted({t for card in found.values() for each in card.schedules for t in each.top1})
     rows: list[tuple[str, ...]] = []
     for name, card in found.items():
-        first = (f"`{name}`", f"{card.test_images:,} of {card.dataset}", percent(card.ann_top1))
+        ann = percent(card.ann_top1) if card.through_time is None else f"from {percent(card.ann_top1)}"
+        first = (f"`{name}`", f"{card.test_images:,} of {card.dataset}", ann)
         for each in card.schedules:
             latency = {pipeline - t for t, pipeline in each.pipeline_steps.items()}
             extra = "T" if latency == {0} else f"{latency.pop()} + T" if len(latency) == 1 else "see card"

@@ -54,7 +54,7 @@ def test_batch_norm_is_that_of_python(transpike, networks: Path) -> None:
     code, _, error = transpike("train-snn", "snn.safetensors", *words, "-o", "tuned.safetensors")
     assert code == 0, error
     snn, found = tp.load("snn.safetensors"), tp.load("tuned.safetensors")
-    assert found.trained == tp.rules.ThroughTime(1, 1, "MeanLoss", True, 0.0, tdbn=True)
+    assert found.trained == tp.rules.ThroughTime(1, 1, "MeanLoss", True, 0.0, tp.rules.BatchNormMode.TDBN)
     tp.fit_snn(snn, tp.data.digits(), steps=1, epochs=1, batch_norm="tdbn", device="cpu")
     for name, value in snn.state_dict().items():
         assert torch.equal(value, found.state_dict()[name]), name
@@ -90,8 +90,10 @@ def test_an_interrupted_training_goes_on(transpike, networks: Path, monkeypatch:
         (("qcfs.safetensors", "-T", "2"), "is not converted yet"),
         (("snn.safetensors", "-T", "0"), "--steps must be at least 1"),
         (("snn.safetensors", "-T", "2", "--loss", "ted"), "did you mean tet"),
-        (("snn.safetensors", "-T", "2", "--batch-norm", "tbn"), "did you mean tdbn"),
-        (("snn.safetensors", "-T", "2", "--batch-norm", "tdbn", "--checkpoint-steps", "1"), "tdBN needs all steps"),
+        (
+            ("snn.safetensors", "-T", "2", "--batch-norm", "tdbn", "--checkpoint-steps", "1"),
+            "does not work with checkpoint_steps",
+        ),
         (("snn.safetensors", "-T", "2", "--tet-regulariser", ".1"), "belongs to --loss tet"),
         (("snn.safetensors", "-T", "2", "--micro-batch", "100"), "micro_batch must divide batch_size"),
         (("snn.safetensors", "-T", "2", "--teacher", "absent.safetensors"), "no such file"),

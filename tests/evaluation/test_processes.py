@@ -67,6 +67,14 @@ def test_what_is_dealt_out_already_is_refused(found: dict[str, dict[str, Any]]) 
     assert found["alone"]["refused"] == ""
 
 
+def test_batch_norm_over_time_ends_in_the_same_network_everywhere(found: dict[str, dict[str, Any]]) -> None:
+    """Each process takes statistics of its own samples, so that one process alone learns something else."""
+    first, second = (found[who]["tdbn"] for who in ("first", "second"))
+    assert first["weights"] == second["weights"]
+    assert first["history"] == second["history"]
+    assert first["moved"] > 1e-4
+
+
 @pytest.mark.parametrize("what", ["fit", "fit, a process without a sample", "fit_snn", "fit_snn, parts"])
 def test_two_processes_learn_what_one_does(found: dict[str, dict[str, Any]], what: str) -> None:
     """Two epochs in float64, BatchNorm frozen; of the last batch, of three or one, the processes have unequal parts."""

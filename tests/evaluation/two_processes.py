@@ -101,6 +101,8 @@ def main(folder: Path) -> None:
             snn,
             lambda net, parts=parts: tp.fit_snn(net, data(15), steps=2, micro_batch=parts, spike_penalty=0.5, **how),
         )
+    snn = tp.convert(model().eval(), calibration=[data(4).test.tensors[0]], example_inputs=data(4).test.tensors[0])
+    found["tdbn"] = trained(snn, lambda net: tp.fit_snn(net, data(15), steps=2, batch_norm="tdbn", **how))
     (folder / "found.json").write_text(json.dumps(found))
     if shared:
         distributed.destroy_process_group()

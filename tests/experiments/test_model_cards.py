@@ -111,7 +111,11 @@ def test_a_network_trained_through_time(script: ModuleType, monkeypatch: pytest.
     words = ("--ann", made, "--training", tmp_path / "training.json", "--record", record, "--folder", folder)
     call(script, monkeypatch, "spiking", tuned, "--name", "digits-time-2", *words, "--images", "40")
     card, loaded = tp.zoo.card("digits-time-2", folder), tp.zoo.load("digits-time-2", folder=folder)
-    assert card.through_time == snn.trained == tp.rules.ThroughTime(2, 1, "MeanLoss", True, 0.0, tdbn=True)
+    assert (
+        card.through_time
+        == snn.trained
+        == tp.rules.ThroughTime(2, 1, "MeanLoss", True, 0.0, tp.rules.BatchNormMode.TDBN)
+    )
     test = tp.data.loader(data.test, limit=40)
     report = tp.evaluate(snn, test, steps=8)
     assert [(each.schedule, each.top1) for each in card.schedules] == [

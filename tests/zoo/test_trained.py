@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.table import Table
 from torch import nn
 
 import transpike as tp
 from transpike import zoo
 from transpike.cli.find_model import find_converted, find_model
 from transpike.errors import CheckpointError, ModelError
+from transpike.experiments.given import take_given
+from transpike.experiments.recipe import find_recipe
+from transpike.report import card_table, trained_table
 from transpike.serialization.model_info import ModelInfo, model_info, set_model_info
 from transpike.zoo.trained import FOLDER
 
@@ -130,6 +134,10 @@ def test_a_converted_network_that_was_not_trained_since_is_refused(tmp_path: Pat
         zoo.add(tp.convert(network(), example_inputs=torch.randn(2, 1, 8, 8)), CARD, tmp_path)
 
 
+def cells(table: Table) -> list[object]:
+    return [cell for column in table.columns for cell in column.cells]
+
+
 def tuned() -> tp.SpikingNetwork:
     snn = tp.convert(network(), example_inputs=torch.randn(2, 1, 8, 8))
     data = tp.data.digits()
@@ -148,9 +156,14 @@ def test_a_network_trained_through_time_comes_back_converted(tmp_path: Path, mon
         assert torch.equal(loaded(x, steps=2), snn(x, steps=2))
     assert zoo.card("time-2", tmp_path).through_time == snn.trained
     monkeypatch.setattr("transpike.zoo.trained.FOLDER", tmp_path)
-    found = find_model("time-2")
-    assert (found.inputs, found.fresh) == (INPUTS, False)
     assert isinstance(find_converted("time-2"), tp.SpikingNetwork)
+    with pytest.raises(ModelError, match=r"converted already(.|\n)*transpike evaluate time-2"):
+        find_model("time-2")
+    with pytest.raises(ModelError, match="nor a trained network that is not converted"):
+        take_given(find_recipe("cos-cifar10"), {"resnet20-qcfs": "time-2"})
+    text = "".join(str(cell) for table in (card_table(card), trained_table({"time-2": card})) for cell in cells(table))
+    assert "trained through time at T = 2" in text
+    assert "from 97.50" in text
     for wrong in (None, replace(snn.trained, steps=4)):
         with pytest.raises(ModelError, match="the card says through_time"):
             zoo.add(snn, replace(card, name="other", through_time=wrong), tmp_path)
@@ -186,9 +199,10 @@ def test_every_shipped_network_is_whole() -> None:
     """Weights without a card, cards without weights and wrong digests do not get into the library."""
     assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(zoo.cards())
     for name, card in zoo.cards().items():
-        loaded = zoo.load(name)
-        info = model_info(loaded)
+        info = tp.describe(zoo.weights_file(name)).info
         assert info.inputs is not None
         assert (info.source.name, info.inputs.mean, info.inputs.std) == (card.network, card.mean, card.std)
-        assert loaded(torch.zeros(1, *info.inputs.shape)).shape == (1, len(info.inputs.classes))
+        loaded, x = zoo.load(name), torch.zeros(1, *info.inputs.shape)
+        answer = loaded(x) if card.through_time is None else loaded(x, steps=1)[-1]
+        assert answer.shape == (1, len(info.inputs.classes))
         assert zoo.weights_file(name).stat().st_size < 2_000_000

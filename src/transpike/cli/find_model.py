@@ -105,11 +105,17 @@ def find_model(
         input_shape: of one sample, as text.
 
     Raises:
-        ModelError: nothing of that name, no shape, or a factory that fails or returns something else.
+        ModelError: nothing of that name, or a converted network, no shape, or a factory that fails or returns something
+            else.
         CheckpointError: see `transpike.load` and `transpike.zoo.load_weights`.
     """
     options = parse_options(option)
     found = _find(name, options, factory)
+    if isinstance(found.network, SpikingNetwork):
+        raise ModelError(
+            f"{name} is converted already",
+            fix=f"run it with transpike evaluate {name} --steps 4, or name the network that it was converted from",
+        )
     if weights is not None:
         zoo.load_weights(found.network, weights)
     trained = weights is not None or options.get("weights") is not None or options.get("pretrained")

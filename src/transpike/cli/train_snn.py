@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from transpike.cli.main import app
-from transpike.cli.options import Compile, DataName, Device, DeviceName, Factory, File, Output, Root
+from transpike.cli.options import DataName, Device, DeviceName, Factory, File, Output, Root
 from transpike.cli.output import out, say
 from transpike.data import Preparation
+from transpike.rules import BatchNormMode
 
 _LOSSES = ("mean", "tet")
-_BATCH_NORMS = ("folded", "tdbn")
 
 
 @app.command("train-snn")
@@ -43,8 +43,8 @@ def train_snn(
         float, typer.Option(help="Train for fewer spikes: weight of the share of synaptic operations in the loss.")
     ] = 0.0,
     batch_norm: Annotated[
-        str, typer.Option(metavar="NAME", help="folded: into the weights that learn; tdbn: over steps and batch.")
-    ] = "folded",
+        BatchNormMode, typer.Option(help="folded: into the weights that learn; tdbn: over steps and batch.")
+    ] = BatchNormMode.FOLDED,
     batch_size: Annotated[int, typer.Option(help="Images per step of Adam.")] = 128,
     micro_batch: Annotated[
         int | None, typer.Option(help="Images that run at once, a divisor of --batch-size: less takes less memory.")
@@ -54,7 +54,9 @@ def train_snn(
         typer.Option(help="Time-steps to hold for the backward pass, which computes the others again: less memory."),
     ] = None,
     precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed: products in bfloat16.")] = "32-true",
-    compile_: Compile = False,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Make one graph of all layers and steps, which takes a minute or more.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of splits and order.")] = 0,
     preparation: Annotated[
         Preparation, typer.Option(help="Augmentation of the CIFAR sets, as a paper did it.")
@@ -87,9 +89,8 @@ def train_snn(
 
     torch.manual_seed(seed)
     check_run(steps, "all", dataset)
-    for option, word, known in (("--loss", loss, _LOSSES), ("--batch-norm", batch_norm, _BATCH_NORMS)):
-        if word not in known:
-            raise ConfigError(f"there is no {word!r}", where=option, fix=known_words(word, known))
+    if loss not in _LOSSES:
+        raise ConfigError(f"there is no loss {loss!r}", where="--loss", fix=known_words(loss, _LOSSES))
     if loss != "tet" and tet_regulariser:
         raise ConfigError("--tet-regulariser belongs to --loss tet", fix="pass --loss tet, or leave it out")
     where = device_of(device)
@@ -111,7 +112,7 @@ def train_snn(
         distillation=distillation,
         loss=TETLoss(tet_regulariser) if loss == "tet" else MeanLoss(),
         spike_penalty=spike_penalty,
-        batch_norm="tdbn" if batch_norm == "tdbn" else "folded",
+        batch_norm=batch_norm,
         batch_size=batch_size,
         micro_batch=micro_batch,
         checkpoint_steps=checkpoint_steps,

@@ -73,9 +73,10 @@ def _read(source: str) -> nn.Module:
     """A checkpoint, or a trained network by name."""
     if source.endswith(".safetensors") or Path(source).is_file():
         return checkpoint.load_ann(source)
-    if source in zoo.cards():
-        return checkpoint.load_ann(zoo.weights_file(source))
+    known = [name for name, card in zoo.cards().items() if card.through_time is None]
+    if source in known:
+        return zoo.load(source)
     raise ModelError(
-        f"{source!r} is neither a checkpoint (*.safetensors) nor a trained network",
-        fix=known_words(source, zoo.cards()) if zoo.cards() else "name a file that transpike train wrote",
+        f"{source!r} is neither a checkpoint (*.safetensors) nor a trained network that is not converted",
+        fix=known_words(source, known) if known else "name a file that transpike train wrote",
     )

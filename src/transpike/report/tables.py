@@ -165,7 +165,10 @@ def trained_table(cards: Mapping[str, ModelCard]) -> Table:
     for name, card in cards.items():
         top1 = card.schedules[0].top1 if card.schedules else {}
         cells = [f"{top1[t]:.2f}" if t in top1 else "-" for t in steps]
-        table.add_row(name, card.dataset, f"{card.ann_top1:.2f}", *cells)
+        ann = f"{card.ann_top1:.2f}" if card.through_time is None else f"from {card.ann_top1:.2f}"
+        table.add_row(name, card.dataset, ann, *cells)
+    if any(card.through_time is not None for card in cards.values()):
+        table.caption = "from: converted already, and trained through time; the accuracy of the ANN that it came from"
     return table
 
 
@@ -190,7 +193,7 @@ def card_table(card: ModelCard) -> Table:
         f"ANN, {card.test_images:,} test images": f"{card.ann_top1:.2f} %",
     }
     if card.through_time is not None:
-        lines["converted"] = str(card.through_time)
+        lines["converted, then"] = str(card.through_time)
     for found in card.schedules:
         lines[found.schedule] = ", ".join(
             f"T = {t}: {value:.2f} % [{found.pipeline_steps[t]}]" for t, value in found.top1.items()

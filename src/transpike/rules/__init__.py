@@ -19,7 +19,7 @@ from transpike.rules.contract import (
     ThresholdRule,
     average,
 )
-from transpike.rules.conversion import Conversion, ThroughTime
+from transpike.rules.conversion import BatchNormMode, Conversion, ThroughTime
 from transpike.rules.corrections.bias import BiasCorrection, Compare
 from transpike.rules.corrections.optimal_potential import OptimalPotential
 from transpike.rules.corrections.potential import PotentialCorrection
@@ -63,6 +63,7 @@ __all__ = [
     "POTENTIAL_RULES",
     "THRESHOLD_RULES",
     "AnswerThresholds",
+    "BatchNormMode",
     "BiasCorrection",
     "BlockCorrection",
     "BlockReconstruction",

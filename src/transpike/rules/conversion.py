@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 from transpike.neurons import IF, EventKind, Neuron
 from transpike.rules.contract import (
@@ -108,6 +109,17 @@ class Conversion:
         return tuple(part for part in (self.threshold, self.potential, *self.corrections) if part is not None)
 
 
+class BatchNormMode(Enum):
+    """What BatchNorm is while a converted network is trained through time.
+
+    ``FOLDED``: part of the weights, as the conversion left it; where it stayed, its statistics are frozen.
+    ``TDBN``: threshold-dependent BatchNorm behind the layers, see `transpike.training.batch_norms`.
+    """
+
+    FOLDED = "folded"
+    TDBN = "tdbn"
+
+
 @dataclass(frozen=True)
 class ThroughTime:
     """How a converted network was trained through time; it goes into the network's file.
@@ -118,7 +130,7 @@ class ThroughTime:
         loss: name of the loss on the outputs.
         distilled: whether it learnt a teacher's logits.
         spike_penalty: weight of the share of synaptic operations in the loss.
-        tdbn: whether threshold-dependent BatchNorm stood behind the layers.
+        batch_norm: what BatchNorm was meanwhile.
     """
 
     steps: int
@@ -126,14 +138,14 @@ class ThroughTime:
     loss: str
     distilled: bool
     spike_penalty: float
-    tdbn: bool = field(default=False, metadata=ADDED)
+    batch_norm: BatchNormMode = field(default=BatchNormMode.FOLDED, metadata=ADDED)
 
     def __str__(self) -> str:
         return (
             f"trained through time at T = {self.steps} ({self.epochs} epochs, {self.loss}"
             + (", distilled" if self.distilled else "")
             + (f", spike penalty {self.spike_penalty:g}" if self.spike_penalty else "")
-            + (", tdBN" if self.tdbn else "")
+            + (", tdBN" if self.batch_norm is BatchNormMode.TDBN else "")
             + ")"
         )
 

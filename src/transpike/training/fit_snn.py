@@ -16,7 +16,7 @@ from transpike.errors import TrainingError, needs_extra
 from transpike.graph.unwrap import unwrapped
 from transpike.network.spiking import SpikingNetwork, converted
 from transpike.neurons import IF
-from transpike.rules import ThroughTime
+from transpike.rules import BatchNormMode, ThroughTime
 from transpike.schedules import Plain
 from transpike.schedules.contract import MOST_STEPS
 from transpike.serialization.fields import check_count, fitted
@@ -44,7 +44,7 @@ def fit_snn(
     distillation: float = 0.5,
     loss: OutputLoss | None = None,
     spike_penalty: float = 0.0,
-    batch_norm: Literal["folded", "tdbn"] = "folded",
+    batch_norm: BatchNormMode = BatchNormMode.FOLDED,
     batch_size: int = 128,
     micro_batch: int | None = None,
     checkpoint_steps: int | None = None,
@@ -78,9 +78,9 @@ def fit_snn(
         loss: `MeanLoss` of the mean output of the T steps (None), or `TETLoss` of every step's.
         spike_penalty: how much the share of synaptic operations in the T steps adds to the loss; the spikes of the
             same run are counted. 1 if every neuron fires at every step.
-        batch_norm: ``"folded"`` trains the weights that BatchNorm was folded into; where it stayed, its statistics are
-            frozen. ``"tdbn"`` puts threshold-dependent BatchNorm behind the layers, with the statistics of all steps
-            and samples of a batch, and folds it when they are trained; see `transpike.training.batch_norms`.
+        batch_norm: ``FOLDED`` trains the weights that BatchNorm was folded into. ``TDBN`` puts threshold-dependent
+            BatchNorm behind the layers, with the statistics of all steps and samples of a ``micro_batch``, of which
+            each process has its own, and folds it when they are trained.
         batch_size: samples per step of Adam; a last, smaller batch is used too.
         micro_batch: samples that go through the network at once, a divisor of ``batch_size``, whose gradients add up:
             memory is T times that of so many samples. None takes whole batches.
@@ -119,17 +119,16 @@ def fit_snn(
         "precision": precision,
         "steps": check_count("steps", steps, most=MOST_STEPS),
         "loss": str(loss),
-        "batch_norm": batch_norm,
+        "batch_norm": fitted("batch_norm", batch_norm, BatchNormMode).value,
         "checkpoint_steps": None if checkpoint_steps is None else check_count("checkpoint_steps", checkpoint_steps),
         "micro_batch": check_count("micro_batch", batch_size if micro_batch is None else micro_batch),
     }
     check_settings(settings, workers, checkpoint)
     if batch_size % settings["micro_batch"]:
         raise ValueError(f"micro_batch must divide batch_size, got {micro_batch} and {batch_size}")
-    if batch_norm not in ("folded", "tdbn"):
-        raise ValueError(f"batch_norm takes 'folded' or 'tdbn', not {batch_norm!r}")
-    if batch_norm == "tdbn" and checkpoint_steps is not None:
-        raise ValueError("tdBN needs all steps at once: leave checkpoint_steps out, or take a smaller micro_batch")
+    mode = BatchNormMode(settings["batch_norm"])
+    if mode is BatchNormMode.TDBN and checkpoint_steps is not None:
+        raise ValueError("tdBN takes the statistics of all steps at once, so it does not work with checkpoint_steps")
     if compile and (checkpoint_steps is not None or spike_penalty):
         raise ValueError("compile does not work with spike_penalty or checkpoint_steps; leave one out")
     if not isinstance(loss, OutputLoss):
@@ -154,9 +153,7 @@ def fit_snn(
             history = train_spiking(
                 snn, settings, loss, guide, train, validation, checkpoint, device, compile, progress, on_epoch
             )
-    snn.trained = ThroughTime(
-        steps, epochs, type(loss).__name__, guide is not None, float(spike_penalty), batch_norm == "tdbn"
-    )
+    snn.trained = ThroughTime(steps, epochs, type(loss).__name__, guide is not None, float(spike_penalty), mode)
     return history
 
 

@@ -245,6 +245,10 @@ _STORED = (
 )
 
 
+_ADDED = {"batch_norm": "folded"}
+"""Settings that older training states lack, with what they meant."""
+
+
 def _check_resumed(path: Path, settings: dict[str, Any]) -> None:
     """Checks that a training state belongs to a training with these settings, weights and data.
 
@@ -265,7 +269,7 @@ def _check_resumed(path: Path, settings: dict[str, Any]) -> None:
     other = [
         words.get(key) or f"{key} {old.get(key)} instead of {settings.get(key)}"
         for key in settings
-        if old.get(key) != settings[key]
+        if old.get(key, _ADDED.get(key)) != settings[key]
     ]
     if other:
         raise TrainingError(

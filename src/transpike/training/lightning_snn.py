@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from transpike.errors import RangeError, TrainingError
 from transpike.functional import summing_type
 from transpike.graph.site import Site
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork, compiled, converted
+from transpike.rules import BatchNormMode
 from transpike.schedules import Plain
 from transpike.training.batch_norms import ThresholdNorms
 from transpike.training.fit import Epoch
@@ -75,6 +76,7 @@ class _ThroughTime(Task):
     def on_validation_epoch_start(self) -> None:
         """What is validated, stored and handed out is the network as a user gets it."""
         if self.norms is not None:
+            self.norms.share()
             self.norms.fold()
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
@@ -211,7 +213,7 @@ def train_spiking(
         return _ThroughTime(snn, settings, logits.shape[1], loss, teacher, shares, norms, on_epoch)
 
     norms = None
-    if settings.get("batch_norm") == "tdbn":
+    if settings["batch_norm"] == BatchNormMode.TDBN.value:
         norms = ThresholdNorms(snn, _images(train, settings).to(reference_tensor(snn.network)), settings["steps"])
     parts = settings["batch_size"] // settings["micro_batch"]
     try:
@@ -223,8 +225,10 @@ def train_spiking(
 
 
 def _images(loader: DataLoader[Any], settings: dict[str, Any]) -> Tensor:
-    """A batch of training images ``[N, *]``, the same in every process, without a step of the loader's own order."""
-    images: Any = loader.dataset
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings["seed"]))
-    with torch.random.fork_rng():
-        return torch.stack([images[index][0] for index in order[: settings["micro_batch"]].tolist()])
+    """A batch of training images ``[N, *]``, the same in every process, that leaves the order of training as it is."""
+    samples: Any = loader.dataset
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings["seed"])
+        order = torch.randperm(len(samples))[: settings["micro_batch"]]
+        images: Tensor = default_collate([samples[index] for index in order.tolist()])[0]
+    return images
