@@ -10,6 +10,8 @@ from typing import Any
 
 import old_records
 
+from transpike import zoo
+from transpike.experiments.recipe import find_recipe
 from transpike.experiments.record import Record, RowResult, read_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +58,8 @@ class Line:
     def latency(self) -> str:
         """Pipeline latency as a formula in T."""
         extra = {pipeline - t for t, pipeline in self.pipeline.items()}
+        if not extra:
+            return ""
         if extra == {0}:
             return "T"
         return f"{extra.pop()} + T" if len(extra) == 1 else ", ".join(str(value) for value in self.pipeline.values())
@@ -94,6 +98,19 @@ def found(name: str) -> Found:
         return Found({key: Line(*line) for key, line in lines.items()}, about)
     record = read_record(RESULTS / name)
     return Found({(row.label, row.images): _line(row) for row in record.rows if row.runs}, _about(record))
+
+
+def card_line(name: str, schedule: str) -> Line:
+    """A trained network of the zoo under one of its card's schedules."""
+    card = zoo.card(name)
+    (shown,) = (each for each in card.schedules if each.schedule == schedule)
+    return Line(schedule, card.test_images, card.ann_top1, shown.top1, {}, shown.pipeline_steps)
+
+
+def published_line(family: str, label: str) -> Line:
+    """What a paper published in a row of a recipe."""
+    (row,) = (each for each in find_recipe(family).rows if each.label == label)
+    return Line(label, 0, row.published_ann or 0.0, row.published, {}, {})
 
 
 def _line(row: RowResult) -> Line:

@@ -42,15 +42,12 @@ from coverage_tables import (
 )
 from interop_tables import nir_accuracy, nir_targets
 from quantised_tables import quantised
-from records import SHORT, found, instructions, percent, raw, table
+from records import SHORT, Line, card_line, found, instructions, percent, published_line, raw, table
 from result_tables import (
     ACCURACY,
     CODES,
     CONVERSIONS,
-    DIGITS,
     PRETRAINED,
-    SCHEDULE_NAMES,
-    SCHEDULES,
     SPEED,
     TORCH,
     budgets,
@@ -79,34 +76,44 @@ _README_PRETRAINED = (
     "99.9 percentile per channel",
     "least squares, biases corrected",
     "digits, 10 pipeline steps",
-    "accumulate, rho = 8",
     "accumulate, rho = 8, thresholds and biases trained",
 )
-_README_SCHEDULES = ("plain", "staggered:budget=4", "cos", "accumulate")
+_README_CARDS = (
+    (
+        "cifar10-resnet20-qcfs-4",
+        "ResNet-20, QCFS, L = 4",
+        (
+            ("plain", "`plain`", "cos-cifar10", "ResNet-20, QCFS"),
+            ("cos (probe steps 4)", "`cos`, ρ = 4", "cos-cifar10", "ResNet-20, COS (rho=4)"),
+        ),
+    ),
+)
+"""Trained networks: name, words, and schedules of the card with their words, recipe and row that published them."""
 
 
 def readme_accuracy() -> str:
-    """Accuracy in one table."""
+    """Accuracy in one table: the public ReLU network, and trained networks of the zoo with what the papers published."""
     unretrained = found(PRETRAINED).of("all") | found(CODES).of("all")
-    groups = [
-        ("ResNet-20, CIFAR-10, pretrained ReLU", unretrained, _README_PRETRAINED, CONVERSIONS),
-        ("ResNet-20, CIFAR-10, trained with QCFS", found(SCHEDULES).of("0"), _README_SCHEDULES, SCHEDULE_NAMES),
-    ]
-    rows: list[tuple[str, ...]] = []
-    for network, lines, labels, names in groups:
-        for number, label in enumerate(labels):
-            line = lines[label]
-            first = (network, percent(line.ann)) if number == 0 else ("", "")
-            rows.append((first[0], names[label], line.latency, first[1], *line.cells(SHORT)))
-    for line in found(DIGITS).lines.values():
-        if "max/layer" in line.label:
-            continue
-        slip = line.label.startswith("Slip")
-        network = f"ResNet, digits, {'trained with SlipReLU' if slip else 'ReLU'}"
-        label = "`plain`" if slip else "99.9 percentile per channel, v(0) = θ/2"
-        rows.append((network, label, line.latency, percent(line.ann), *line.cells(SHORT)))
+    rows = _group(
+        "ResNet-20, public ReLU weights", [(CONVERSIONS[label], unretrained[label]) for label in _README_PRETRAINED]
+    )
+    for name, network, shown in _README_CARDS:
+        lines: list[tuple[str, Line]] = []
+        for schedule, label, family, published in shown:
+            lines += [(label, card_line(name, schedule)), (f"*{label}, published*", published_line(family, published))]
+        rows += _group(network, lines)
     head = ("network", "conversion", "pipeline latency", "ANN", *(f"T = {t}" for t in SHORT))
     return table(head, rows, left=3)
+
+
+def _group(network: str, lines: list[tuple[str, Line]]) -> list[tuple[str, ...]]:
+    """Rows of one network, which names it in the first."""
+    rows, ann = [], ""
+    for label, line in lines:
+        shown = percent(line.ann)
+        rows.append((network, label, line.latency, "" if shown == ann else shown, *line.cells(SHORT)))
+        network, ann = "", shown if line.latency else ann
+    return rows
 
 
 def _speed_caption() -> str:

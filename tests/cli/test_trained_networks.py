@@ -67,3 +67,20 @@ def test_it_is_converted_by_name(transpike, card: zoo.ModelCard) -> None:
     code, _, error = transpike("convert", card.name, "--option", "width=4", "-o", "other.safetensors")
     assert code == 1
     assert "takes no options" in error
+
+
+def test_a_shipped_network_is_converted_without_its_images(
+    transpike, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRANSPIKE_DATA", raising=False)
+    name, output = "cifar10-resnet20-qcfs-4", tmp_path / "snn.safetensors"
+    code, _, err = transpike("convert", name, "-o", output)
+    assert (code, "converted without images, and checked on random numbers" in err) == (0, True)
+    x = torch.rand(2, 3, 32, 32)
+    snn, found = tp.convert(zoo.load(name), example_inputs=x), tp.load(output)
+    assert tp.describe(output).info.inputs == model_info(zoo.load(name)).inputs
+    with torch.no_grad():
+        assert torch.equal(found(x, steps=2), snn(x, steps=2))
+    for words in ((name, "--quantise", "8"), (name, "--dataset", "cifar10"), ("cifar10-resnet20-relu",)):
+        code, _, err = transpike("convert", *words, "-o", output)
+        assert (code, "the folder with cifar10 is not known" in err) == (1, True)

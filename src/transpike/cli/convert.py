@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -117,7 +117,7 @@ def convert(
     from transpike.cli.work import calibration_batches, check_classes, check_output, open_data, search_schedule
     from transpike.conversion.convert import convert as convert_model
     from transpike.conversion.methods import digit_conversion
-    from transpike.errors import ConfigError, DataError
+    from transpike.errors import CalibrationError, ConfigError, DataError
     from transpike.rules import BlockCorrection
     from transpike.schedules import SignedDigits
     from transpike.serialization.model_info import model_info
@@ -144,22 +144,31 @@ def convert(
     )
     check_output(output, model, config, weights, factory)
     found = find_model(model, option=option, factory=factory, weights=weights, input_shape=input_shape)
-    name, images = open_data(found.inputs, dataset, data, seed=seed)
-    batches = calibration_batches(images, calibration_images, seed)
+    batches: list[Any] | None = None
+    absent: DataError | None = None
+    try:
+        name, images = open_data(found.inputs, dataset, data, seed=seed)
+    except DataError as error:
+        asked = dataset is not None or data is not None
+        if asked or budget is not None or conversion.quantise is not None or found.inputs is None:
+            raise
+        absent, inputs, checked = error, found.inputs, found.example()
+    else:
+        batches = calibration_batches(images, calibration_images, seed)
+        inputs, checked = images.inputs, found.try_on(batches[0][0][:16])
+        try:
+            check_classes(found.network, images, name)
+        except DataError as problem:  # calibration needs no labels
+            note(f"{problem.what}: enough to calibrate, but not to evaluate")
     if found.fresh:
         note(f"{model} has random weights; trained ones come by --weights FILE")
-    example = found.try_on(batches[0][0][:4])
-    try:
-        check_classes(found.network, images, name)
-    except DataError as problem:  # calibration needs no labels
-        note(f"{problem.what}: enough to calibrate, but not to evaluate")
 
     def made(conversion: Conversion) -> SpikingNetwork:
         with noting_warnings():
             return convert_model(
                 found.network,
                 conversion,
-                example_inputs=example,
+                example_inputs=checked[:4],
                 calibration=batches,
                 leave=leave or (),
                 leaf_modules=leaf or (),
@@ -167,7 +176,14 @@ def convert(
                 progress=True,
             )
 
-    snn = made(conversion if budget is None else replace(conversion, quantise=None))
+    try:
+        snn = made(conversion if budget is None else replace(conversion, quantise=None))
+    except CalibrationError:
+        if absent is None:
+            raise
+        raise absent from None  # the images are needed
+    if absent is not None:
+        note(f"{absent.what}: converted without images, and checked on random numbers")
     if budget is not None:
         lags = search_schedule(snn, images, budget, "digits")
         if not isinstance(lags.schedule, SignedDigits):
@@ -179,8 +195,8 @@ def convert(
         snn = made(conversion)
     changed = any(isinstance(part, BlockCorrection) for part in conversion.corrections)
     other = changed or conversion.quantise is not None or max_pooling is MaxPooling.AVERAGE
-    snn.verify(batches[0][0][:16], ann=None if other else found.network.eval())
-    checkpoint.save(snn, output, inputs=images.inputs)
+    snn.verify(checked, ann=None if other else found.network.eval())
+    checkpoint.save(snn, output, inputs=inputs)
     say(snn.summary())
     say(f"conversion: {snn.conversion}")
     say(f"written: {output}")
