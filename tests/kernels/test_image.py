@@ -173,6 +173,23 @@ def test_whole_networks(stem: nn.Module, inside: bool, batch: int, branch: str) 
         assert engine.execution.constants != inside
 
 
+@pytest.mark.parametrize(
+    "model",
+    [Stem(nn.Conv2d(3, 6, 3, padding=1), "input"), nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 6))],
+    ids=["branches", "chain"],
+)
+def test_quantised_networks(model: nn.Module) -> None:
+    """The image is rounded in front of the stage; another branch reads the same rounded image."""
+    image = torch.rand(3, 3, 8, 8)
+    conversion = tp.Conversion(tp.rules.Maximum(), quantise=tp.Quantisation(6, input_bits=5))
+    snn = tp.convert(model.eval(), conversion, calibration=[image], example_inputs=image)
+    reference = snn(image, steps=4, kernel=KernelPreference.REFERENCE)
+    for form in (image, image.mT.contiguous().mT):
+        assert torch.equal(snn(form, steps=4), reference)
+    engine = Backends(snn.network, snn.plan, snn.neuron, snn.schedule, snn.capture).engine(Plain())
+    assert engine.images[snn.sites[0].name].grid is not None
+
+
 def test_images_of_every_kind() -> None:
     """Views, subclasses, and tensors that want gradients which nobody records."""
     image = torch.randint(-16, 17, (2, 3, 8, 8)) / 16

@@ -178,7 +178,8 @@ class ExecutionPlan:
             given = inputs[image.argument]
             if given.shape[1:] != image.source.shape:
                 raise RuntimeError(f"images of shape {list(image.source.shape)} are expected")
-            return given.detach().as_subclass(Tensor).resolve_neg().contiguous()
+            plain = given.detach().as_subclass(Tensor).resolve_neg()
+            return (plain if image.grid is None else image.grid(plain)).contiguous()
         value = layout.values.get(name)
         if value is not None and not value.others:
             return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from transpike.engine.drive import LinearDrive, pair
+from transpike.graph.grid import InputGrid
 
 _MOST_TAPS = 64
 """Values of a window, up to which the kernel is as fast as a convolution of torch, which needs a call of its own."""
@@ -45,10 +46,12 @@ class Image:
     Attributes:
         argument: its place among the arguments.
         source: the convolution.
+        grid: what the argument is rounded by in a quantised network.
     """
 
     argument: int
     source: ImageSource
+    grid: InputGrid | None
 
 
 def split_image(
@@ -61,10 +64,15 @@ def split_image(
         network: the ANN graph.
         shapes: shape of every node's tensor in a batch, by name.
     """
-    nodes = [node for node in value.others if [each.op for each in node.all_input_nodes] == ["placeholder"]]
-    if len(value.others) != 1 or not nodes or nodes[0].op != "call_module":
+    if len(value.others) != 1 or value.others[0].op != "call_module" or len(value.others[0].all_input_nodes) != 1:
         return value, None
-    layer, argument = network.get_submodule(str(nodes[0].target)), nodes[0].all_input_nodes[0]
+    (node,) = value.others
+    layer, (argument,) = network.get_submodule(str(node.target)), node.all_input_nodes
+    grid = network.get_submodule(str(argument.target)) if argument.op == "call_module" else None
+    if isinstance(grid, InputGrid):
+        (argument,) = argument.all_input_nodes
+    if argument.op != "placeholder":
+        return value, None
     source = image_source(layer, shapes[argument.name][1:])
     if source is None:
         return value, None
@@ -72,7 +80,8 @@ def split_image(
     if bias is not None and value.bias is not None:
         bias = value.bias + bias
     index = list(network.graph.find_nodes(op="placeholder")).index(argument)
-    return replace(value, others=(), bias=value.bias if bias is None else bias), Image(index, source)
+    image = Image(index, source, grid if isinstance(grid, InputGrid) else None)
+    return replace(value, others=(), bias=value.bias if bias is None else bias), image
 
 
 def image_source(layer: nn.Module, shape: tuple[int, ...]) -> ImageSource | None:
