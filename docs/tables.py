@@ -87,6 +87,11 @@ _README_CARDS = (
             ("cos (probe steps 4)", "`cos`, ρ = 4", "cos-cifar10", "ResNet-20, COS (rho=4)"),
         ),
     ),
+    (
+        "cifar10-resnet20-sliprelu-1-0.2",
+        "ResNet-20, SlipReLU, N = 1, c = 0.2",
+        (("plain", "`plain`", "sliprelu-cifar10", "ResNet-20, SlipReLU (N=1, c=0.2)"),),
+    ),
 )
 """Trained networks: name, words, and schedules of the card with their words, recipe and row that published them."""
 
