@@ -211,17 +211,16 @@ def zoo_training() -> str:
     """Trained networks: how they were trained, from their cards."""
     from transpike.zoo import cards
 
-    rows = []
+    rows, words = [], []
     for name, card in cards().items():
         made = card.training
         numbers = (made.epochs, f"{made.learning_rate:g}", f"{made.weight_decay:g}", made.batch_size, made.seed)
-        activation = str(card.activation or "ReLU")
         about = f"{made.about}; from {made.start}" if made.start else made.about
         about = about if card.through_time is None else f"converted, {card.through_time}: {about}"
-        words = (f"`{name}`", f"`{card.network}`", activation, about, card.licence, f"`{card.sha256[:12]}`")
-        rows.append((*words, f"{made.training_images:,}", *numbers))
-    head = ("name", "network", "activation", "training", "licence", "SHA-256 begins")
-    return table((*head, "images", "epochs", "rate", "decay", "batch", "seed"), rows, left=6)
+        words.append(f"* `{name}`: `{card.network}`, {card.activation or 'ReLU'}. {about}.")
+        rows.append((f"`{name}`", card.licence, f"`{card.sha256[:12]}`", f"{made.training_images:,}", *numbers))
+    head = ("name", "licence", "SHA-256 begins", "images", "epochs", "rate", "decay", "batch", "seed")
+    return "\n".join(words) + "\n\n" + table(head, rows, left=3)
 
 
 def data_sets() -> str:

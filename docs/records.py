@@ -110,7 +110,8 @@ def card_line(name: str, schedule: str) -> Line:
 def published_line(family: str, label: str) -> Line:
     """What a paper published in a row of a recipe."""
     (row,) = (each for each in find_recipe(family).rows if each.label == label)
-    return Line(label, 0, row.published_ann or 0.0, row.published, {}, {})
+    assert row.published_ann is not None
+    return Line(label, 0, row.published_ann, row.published, {}, {})
 
 
 def _line(row: RowResult) -> Line:

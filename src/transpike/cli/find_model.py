@@ -105,7 +105,7 @@ def find_model(
         input_shape: of one sample, as text.
 
     Raises:
-        ModelError: nothing of that name, or a converted network, no shape, or a factory that fails or returns something
+        ModelError: nothing of that name, no shape, a converted network, or a factory that fails or returns something
             else.
         CheckpointError: see `transpike.load` and `transpike.zoo.load_weights`.
     """

@@ -96,10 +96,7 @@ CalibrationImages = Annotated[int, typer.Option(help="Training images to calibra
 Seed = Annotated[int, typer.Option(help="Of the choice of training images, and of random potentials.")]
 
 # Running.
-File = Annotated[
-    str,
-    typer.Argument(metavar="FILE", help="A converted network, by file or name."),
-]
+File = Annotated[str, typer.Argument(metavar="FILE", help="A converted network, by file or name.")]
 Steps = Annotated[int, typer.Option("--steps", "-T", help="The largest T; smaller ones come with it.")]
 InputCoding = Annotated[Coding, typer.Option("--coding", help="Constant current, or Poisson spikes.")]
 BatchSize = Annotated[int, typer.Option(help="Images that run at once.")]

@@ -275,9 +275,7 @@ class ValueTracer(PlainTracer, ChangesInPlace):
             if len(first) != len(second):
                 raise RefusedError("the number of results depends on the batch size")
             entries = [self._entry(node, sources, *pair) for pair in zip(first, second, range(len(first)), strict=True)]
-            if hasattr(first, "_fields"):
-                return type(first)(*entries)
-            return type(first)(entries)
+            return type(first)(*entries) if hasattr(first, "_fields") else type(first)(entries)
         if first is None:
             return None
         raise RefusedError("a Python number is read from a tensor, so that the code depends on the data")
@@ -298,7 +296,7 @@ class ValueTracer(PlainTracer, ChangesInPlace):
         if isinstance(values[0], Tensor):
             first, second = values if traced.batched else (values[0], values[0])
             return self._wrap(first, second, self.record(getattr, (tensor, name)), traced.sources)
-        if name in ("nbytes",) and values[0] != values[1]:
+        if name == "nbytes" and values[0] != values[1]:
             raise UnfollowedError("the number of bytes in a batch is read")
         return values[0]
 
@@ -338,8 +336,7 @@ class ValueTracer(PlainTracer, ChangesInPlace):
         return made
 
     def _known_of(self, tensor: Any) -> Traced:
-        found: Traced = tensor.traced if isinstance(tensor, TracedTensor) else self._known[id(tensor)][1]
-        return self._usable(found)
+        return self._usable(tensor.traced if isinstance(tensor, TracedTensor) else self._known[id(tensor)][1])
 
     def _traced_in(self, value: Any) -> list[Any]:
         """All traced tensors and numbers in an argument; parameters of the model are traced."""

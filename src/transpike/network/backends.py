@@ -164,7 +164,7 @@ class Backends:
                 size = max(1, budget // min(chunk, max(lengths)))
         forms = [self._form(schedule, call.kernel, number, time_varying) for number in range(schedule.passes)]
         passes = [form.lowered for form in forms]
-        bodies = [form.lowered.body if self.options is None else self._compiled(form) for form in forms]
+        bodies = [form.lowered.body if self.options is None else _compiled(form, self.options) for form in forms]
         sites = {site.node for site in self.plan.sites}
         narrow = reference.dtype == torch.float16
         return DenseRun(passes, bodies, lengths, sites, reference.device, size, chunk, call.observe, narrow)
@@ -174,11 +174,6 @@ class Backends:
         self.options = options
         for form in self._forms.values():
             form.compiled = None
-
-    def _compiled(self, form: _Form) -> Callable[..., Any]:
-        if form.compiled is None:
-            form.compiled = torch.compile(form.lowered.body, **self.options)  # type: ignore[arg-type]
-        return form.compiled
 
     def _potentials_of_samples(self) -> bool:
         starts = ((self.network.get_parameter(f"{site.name}.v_init"), site.shape) for site in self.plan.sites)
@@ -264,3 +259,9 @@ class Backends:
             self.repack()  # before the snapshot is there for other threads, which would run the old weights
             self._snapshot, self._usable = snapshot, False
         return self._snapshot
+
+
+def _compiled(form: _Form, options: Mapping[str, Any]) -> Callable[..., Any]:
+    if form.compiled is None:
+        form.compiled = torch.compile(form.lowered.body, **options)
+    return form.compiled

@@ -98,7 +98,7 @@ class ThresholdNorms(nn.ModuleDict):
 
     def norms(self) -> list[FixedBatchNorm]:
         """One for each layer, in execution order."""
-        return list(self.values())  # type: ignore[arg-type]
+        return [norm for norm in self.values() if isinstance(norm, FixedBatchNorm)]
 
 
 def _normalise(norm: FixedBatchNorm, rows: float, _: nn.Module, __: Any, value: Tensor) -> Tensor:

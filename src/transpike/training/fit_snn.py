@@ -44,7 +44,7 @@ def fit_snn(
     distillation: float = 0.5,
     loss: OutputLoss | None = None,
     spike_penalty: float = 0.0,
-    batch_norm: BatchNormMode = BatchNormMode.FOLDED,
+    batch_norm: BatchNormMode | Literal["folded", "tdbn"] = BatchNormMode.FOLDED,
     batch_size: int = 128,
     micro_batch: int | None = None,
     checkpoint_steps: int | None = None,
@@ -78,7 +78,7 @@ def fit_snn(
         loss: `MeanLoss` of the mean output of the T steps (None), or `TETLoss` of every step's.
         spike_penalty: how much the share of synaptic operations in the T steps adds to the loss; the spikes of the
             same run are counted. 1 if every neuron fires at every step.
-        batch_norm: ``FOLDED`` trains the weights that BatchNorm was folded into. ``TDBN`` puts threshold-dependent
+        batch_norm: ``"folded"`` trains the weights that BatchNorm was folded into. ``"tdbn"`` puts threshold-dependent
             BatchNorm behind the layers, with the statistics of all steps and samples of a ``micro_batch``, of which
             each process has its own, and folds it when they are trained.
         batch_size: samples per step of Adam; a last, smaller batch is used too.
