@@ -69,17 +69,17 @@ def test_a_killed_second_try_goes_on_with_its_rate(tmp_path: Path, monkeypatch: 
     class Killed(Exception):
         pass
 
-    lightning = importlib.import_module("transpike.training.lightning")
-    save = lightning._SafeCheckpoints.save_checkpoint
+    states = importlib.import_module("transpike.training.states")
+    save = states.SafeStates.save_checkpoint
 
     def save_and_die(*args: Any, **kwargs: Any) -> None:
         save(*args, **kwargs)
         raise Killed
 
-    monkeypatch.setattr(lightning._SafeCheckpoints, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(states.SafeStates, "save_checkpoint", save_and_die)
     with pytest.raises(Killed):
         run(TRAINING, tmp_path)
-    monkeypatch.setattr(lightning._SafeCheckpoints, "save_checkpoint", save)
+    monkeypatch.setattr(states.SafeStates, "save_checkpoint", save)
     assert json.loads((tmp_path / "cache" / "relu.json").read_text())["content"]["learning_rate"] == GOOD
     said: list[str] = []
     record = run(TRAINING, tmp_path, said)

@@ -117,17 +117,17 @@ def test_the_record_says_everything(straight: tuple[Record, Path]) -> None:
 
 
 def test_killed_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, straight: tuple[Record, Path]) -> None:
-    lightning = importlib.import_module("transpike.training.lightning")
-    save = lightning._SafeCheckpoints.save_checkpoint
+    states = importlib.import_module("transpike.training.states")
+    save = states.SafeStates.save_checkpoint
 
     def save_and_die(*args: Any, **kwargs: Any) -> None:
         save(*args, **kwargs)
         raise Killed
 
-    monkeypatch.setattr(lightning._SafeCheckpoints, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(states.SafeStates, "save_checkpoint", save_and_die)
     with pytest.raises(Killed):
         run(TINY, tmp_path)
-    monkeypatch.setattr(lightning._SafeCheckpoints, "save_checkpoint", save)
+    monkeypatch.setattr(states.SafeStates, "save_checkpoint", save)
     assert (tmp_path / "relu.ckpt").is_file()
     with pytest.raises(RecipeError, match="another version of the recipe"):  # its first epoch is not this one's
         run(replace(TINY, trainings=(replace(TINY.trainings[0], learning_rate=0.01),)), tmp_path)

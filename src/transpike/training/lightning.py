@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
@@ -22,11 +21,11 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from transpike.activations import TrainedActivation
 from transpike.calibration.progress import ProgressBar
-from transpike.errors import CheckpointError, DivergedError, TrainingError
-from transpike.serialization.container import pack, read_container, unpack, write_container
+from transpike.errors import DivergedError, TrainingError
 from transpike.training.fit import Epoch, parameter_groups
 from transpike.training.sharing import own_share, trainer_processes
 from transpike.training.spike_cost import SpikeCost
+from transpike.training.states import SafeStates, check_resumed
 
 
 class Step(NamedTuple):
@@ -206,81 +205,6 @@ class _Lines(Callback):  # type: ignore[misc]
         self.bar.advance()
 
 
-class _SafeCheckpoints(CheckpointIO):  # type: ignore[misc]
-    """Lightning's training state as safetensors with a JSON header."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        kept = {key: checkpoint[key] for key in _STORED if key in checkpoint}
-        tensors: dict[str, Tensor] = {}
-        state = pack(kept, tensors)
-        write_container(Path(path), tensors, {"kind": "training", "state": state})
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        tensors, header = read_container(Path(path))
-        if header.get("kind") != "training":
-            raise CheckpointError(
-                "the file does not hold a training state", where=str(path), fix="pass the file that fit wrote"
-            )
-        try:
-            state: dict[str, Any] = dict(unpack(header["state"], tensors))
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise CheckpointError(
-                f"the training state is malformed: {error}", where=str(path), fix="remove this file to start afresh"
-            ) from error
-        return state
-
-    def remove_checkpoint(self, path: Any) -> None:
-        Path(path).unlink(missing_ok=True)
-
-
-_STORED = (
-    "epoch",
-    "global_step",
-    "pytorch-lightning_version",
-    "state_dict",
-    "loops",
-    "optimizer_states",
-    "lr_schedulers",
-    "transpike",
-)
-
-
-_ADDED = {"batch_norm": "folded"}
-"""Settings that older training states lack, with what they meant."""
-
-
-def _check_resumed(path: Path, settings: dict[str, Any]) -> None:
-    """Checks that a training state belongs to a training with these settings, weights and data.
-
-    Raises:
-        CheckpointError: the file is no training state.
-        TrainingError: it belongs to another training.
-    """
-    stored = _SafeCheckpoints().load_checkpoint(path)
-    try:
-        old = dict(stored["transpike"]["settings"])
-        rows = [[float(value) for value in row] for row in stored["transpike"]["history"]]
-        epochs = int(stored["epoch"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the training state is malformed: {error}", where=str(path), fix="remove this file to start afresh"
-        ) from error
-    words = {"start": "another network or other weights at the start", "data": "other data, or prepared otherwise"}
-    other = [
-        words.get(key) or f"{key} {old.get(key)} instead of {settings.get(key)}"
-        for key in settings
-        if old.get(key, _ADDED.get(key)) != settings[key]
-    ]
-    if other:
-        raise TrainingError(
-            f"there is the state of another training: {', '.join(other)}",
-            where=str(path),
-            fix="remove this file to start afresh, or choose another output",
-        )
-    if not 0 <= epochs <= settings["epochs"] or len(rows) > settings["epochs"]:
-        raise CheckpointError("the training state is malformed", where=str(path), fix="remove this file")
-
-
 def train_classifier(
     network: nn.Module,
     settings: dict[str, Any],
@@ -339,7 +263,7 @@ def run(
     """
     resume = str(checkpoint) if checkpoint is not None and checkpoint.is_file() else None
     if resume is not None:
-        _check_resumed(Path(resume), settings)
+        check_resumed(Path(resume), settings)
     images, _ = next(iter(validation))
     example = images[:1].to(next(network.parameters()).device)
     callbacks: list[Callback] = []
@@ -357,7 +281,7 @@ def run(
         **trainer_processes(),
         precision=settings["precision"],
         callbacks=callbacks,
-        plugins=[_SafeCheckpoints()],
+        plugins=[SafeStates()],
         enable_progress_bar=terminal,
         enable_model_summary=False,
         enable_checkpointing=checkpoint is not None,
