@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import transpike as tp
 from transpike.conversion.config import TABLES
@@ -105,6 +106,17 @@ def test_train(transpike, tmp_path: Path) -> None:
         code, _, err = transpike(*train, *words, "-o", "x.safetensors")
         assert code == 1
         assert message in err
+    taught = ("--teacher", "relu.safetensors", "--temperature", "3", "--distillation", "1")
+    code, out, _ = transpike(*train, "slip", *slip, *taught, "-o", "taught.safetensors")
+    assert code == 0
+    weights = [
+        tp.load_ann(tmp_path / name).state_dict()["stem.0.weight"]
+        for name in ("slip.safetensors", "taught.safetensors")
+    ]
+    assert not torch.equal(*weights)
+    code, _, err = transpike(*train, "slip", "--temperature", "3", "-o", "x.safetensors")
+    assert code == 1
+    assert "--temperature belongs to --teacher" in err
     code, _, err = transpike("train", "relu.safetensors", "--slope", "0.5", "-o", "x.safetensors")
     assert code == 1
     assert "--slope belongs to --activation" in err

@@ -73,6 +73,43 @@ def test_the_arithmetic_is_sgd_with_cosine(warmup: int, rates: tuple[float, floa
         assert torch.allclose(ours, theirs, atol=1e-6)
 
 
+def test_a_teacher_is_learnt_besides_the_labels() -> None:
+    """One step written out; the teacher is a copy in evaluation mode, and stays as it is."""
+    torch.manual_seed(1)
+    model, teacher = nn.Sequential(nn.Linear(4, 3)), nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5)).train()
+    by_hand, before = copy.deepcopy(model), copy.deepcopy(teacher.state_dict())
+    data = blobs()
+    settings = {"learning_rate": 0.2, "weight_decay": 0.0, "batch_size": 96}
+    fit(model, data, epochs=1, **settings, teacher=teacher, temperature=3.0, distillation=0.7)
+    images, labels = data.train.tensors
+    answers = by_hand(images)
+    soft = (teacher[0](images) / 3).softmax(1).detach()
+    divergence = (soft * (soft.log() - (answers / 3).log_softmax(1))).sum(1).mean()
+    hard = -answers.log_softmax(1)[torch.arange(96), labels].mean()
+    (0.3 * hard + 0.7 * 9 * divergence).backward()
+    for ours, start in zip(model.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(ours, start - 0.2 * start.grad, atol=1e-6)
+    assert teacher.training
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_unfit_teachers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"the teacher answers \[1, 5\], the network \[1, 3\]"):
+        fit(network(), blobs(), epochs=1, teacher=nn.Linear(4, 5))
+    for wrong in ({"temperature": 0.0}, {"distillation": 1.5}):
+        with pytest.raises(ValueError):
+            fit(network(), blobs(), epochs=1, teacher=network(1), **wrong)
+    file = tmp_path / "state.ckpt"
+    fit(network(), blobs(), epochs=1, teacher=network(1), checkpoint=file)
+    for other in (network(2), None):
+        with pytest.raises(TrainingError, match="another teacher"):
+            fit(network(), blobs(), epochs=1, teacher=other, checkpoint=file)
+    with pytest.raises(TrainingError, match=r"temperature 2\.0 instead of 4\.0"):
+        fit(network(), blobs(), epochs=1, teacher=network(1), temperature=4.0, checkpoint=file)
+    assert len(fit(network(), blobs(), epochs=1, teacher=network(1), checkpoint=file)) == 1
+
+
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     straight, killed, resumed = network(), network(), network()
     settings = {"epochs": 4, "warmup_steps": 20, "batch_size": 16}  # of six steps per epoch

@@ -25,6 +25,7 @@ from transpike.cli.output import out, say
 from transpike.data import Preparation
 
 _LEVELS, _SLOPE = 4, 0.3
+_TEMPERATURE, _DISTILLATION = 2.0, 0.5
 
 
 @app.command()
@@ -67,6 +68,13 @@ def train(
     spike_penalty: Annotated[
         float, typer.Option(help="Train for fewer spikes: weight of the share of synaptic operations in the loss.")
     ] = 0.0,
+    teacher: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Trained network whose logits are learnt besides the labels.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help=f"Of the distillation (default: {_TEMPERATURE}).")] = None,
+    distillation: Annotated[
+        float | None, typer.Option(help=f"Share of the distillation in the loss, 0 to 1 (default: {_DISTILLATION}).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
     seed: Annotated[int, typer.Option(help="Of weights, splits and order.")] = 0,
     weights: Weights = None,
@@ -85,6 +93,7 @@ def train(
     * `transpike train digits-resnet -o relu.safetensors`
     * `transpike train relu.safetensors --activation slip --theta-percentile 99 --learning-rate .05 -o slip.safetensors`
     * `transpike train relu.safetensors --activation learned-slip --steps 1,2 -o learned.safetensors`
+    * `transpike train relu.safetensors --activation qcfs --teacher relu.safetensors -o qcfs.safetensors`
     """
     import torch
 
@@ -116,9 +125,12 @@ def train(
     if activation is None and own:
         first = f"--{next(iter(own)).replace('theta_init', 'theta_percentile').replace('_', '-')}"
         raise ConfigError(f"{first} belongs to --activation", fix="name an --activation, or leave it out")
+    if teacher is None and (temperature is not None or distillation is not None):
+        word = "--distillation" if temperature is None else "--temperature"
+        raise ConfigError(f"{word} belongs to --teacher", fix="name a --teacher, or leave it out")
     defaults = {"levels": _LEVELS, "slope": _SLOPE}
     chosen = None if activation is None else read_activation(activation, own, defaults)
-    check_output(output, model, weights, factory)
+    check_output(output, model, weights, factory, teacher)
     model_found = find_model(model, option=option, factory=factory, weights=weights)
     network = model_found.network
     _, found = open_data(model_found.inputs, dataset, data, seed=seed, preparation=preparation)
@@ -136,6 +148,9 @@ def train(
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,
         spike_penalty=spike_penalty,
+        teacher=None if teacher is None else find_model(teacher).network,
+        temperature=_TEMPERATURE if temperature is None else temperature,
+        distillation=_DISTILLATION if distillation is None else distillation,
         batch_size=batch_size,
         seed=seed,
         checkpoint=output.with_suffix(".ckpt"),

@@ -29,7 +29,10 @@ def train_snn(
     warmup_steps: Annotated[int, typer.Option(help="Steps in which the learning rate rises from 0.")] = 0,
     teacher: Annotated[
         str | None,
-        typer.Option(help="ANN whose logits are learnt too: a checkpoint, or none (default: the ANN that FILE is of)."),
+        typer.Option(
+            metavar="MODEL",
+            help="ANN whose logits are learnt too, or none (default: the ANN that FILE is of).",
+        ),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of the distillation.")] = 2.0,
     distillation: Annotated[float, typer.Option(help="Share of the distillation in the loss, 0 to 1.")] = 0.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import warnings
@@ -19,6 +20,7 @@ from transpike.activations import TrainedActivation
 from transpike.data import Data
 from transpike.errors import needs_extra
 from transpike.graph.unwrap import unwrapped
+from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.digest import digest, digest_batches
 from transpike.serialization.fields import check_count, fitted
 from transpike.serialization.json_records import check_writable
@@ -90,6 +92,9 @@ def fit(
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
     spike_penalty: float = 0.0,
+    teacher: nn.Module | None = None,
+    temperature: float = 2.0,
+    distillation: float = 0.5,
     batch_size: int = 128,
     seed: int = 0,
     checkpoint: Path | None = None,
@@ -100,7 +105,7 @@ def fit(
     progress: bool = False,
     on_epoch: Callable[[Epoch, nn.Module], None] | None = None,
 ) -> list[Epoch]:
-    """Trains ``network`` in place with cross-entropy; the defaults are the papers' settings.
+    """Trains ``network`` in place; the defaults are the papers' settings.
 
     The learning rate falls to zero along a cosine, epoch by epoch. The weights of the last epoch are kept: no epoch is
     selected, and the test set is not touched. Processes that ``torchrun`` started share every batch, with gradients as
@@ -118,6 +123,10 @@ def fit(
         spike_penalty: how much the expected share of synaptic operations adds to the loss
             (`transpike.training.spike_cost`): fewer spikes make the spiking network faster. Start with 3; more may cost
             accuracy, first at T = 1 and 2.
+        teacher: a trained network with the same classes, whose logits are learnt besides the labels. It is copied, and
+            runs in evaluation mode.
+        temperature: tau of the distillation.
+        distillation: its share of the loss, in [0, 1]; see `transpike.training.output_losses.distilled`.
         batch_size: samples per step, of all processes together; a last, smaller batch is used too.
         seed: of order and augmentation.
         checkpoint: a file written after every epoch, without pickle; if it is there, training goes on from it, or
@@ -134,8 +143,8 @@ def fit(
 
     Raises:
         ValueError: a setting out of range.
-        TrainingError: the loss is not finite, the checkpoint belongs to another training, or spikes are penalised in a
-            network that `transpike.tailor` did not make.
+        TrainingError: the loss is not finite, the checkpoint belongs to another training, the teacher gives other
+            logits, or spikes are penalised in a network that `transpike.tailor` did not make.
         OutputError: the checkpoint cannot be written.
     """
     network = unwrapped(network, "fit", "network")
@@ -151,14 +160,19 @@ def fit(
         "precision": precision,
     }
     check_settings(settings, workers, checkpoint)
+    guide = None if teacher is None else frozen_teacher(teacher, "fit")
+    if guide is not None:
+        settings |= distillation_settings(temperature, distillation)
     with needs_extra("train", "training"):
         from transpike.training.lightning import train_classifier  # Lightning takes seconds to import
 
     if checkpoint is not None:
-        settings |= {"start": digest_start(network), "data": digest_data(data)}
+        settings |= {"start": digest_start(network), "data": digest_data(data), "teacher": digest_teacher(guide)}
     train, validation = make_loaders(data, batch_size, seed, workers)
     with quiet_lightning():
-        return train_classifier(network, settings, train, validation, checkpoint, device, compile, progress, on_epoch)
+        return train_classifier(
+            network, settings, guide, train, validation, checkpoint, device, compile, progress, on_epoch
+        )
 
 
 def check_settings(settings: dict[str, Any], workers: int, checkpoint: Path | None) -> None:
@@ -185,6 +199,26 @@ def check_settings(settings: dict[str, Any], workers: int, checkpoint: Path | No
         if checkpoint.suffix != ".ckpt":
             raise ValueError(f"the training state must be named *.ckpt, got {checkpoint}")
         check_writable(checkpoint)
+
+
+def frozen_teacher(teacher: nn.Module, where: str) -> nn.Module:
+    """A copy of the teacher that stays as it is; of a spiking network its ANN."""
+    found = unwrapped(teacher, where, "teacher")
+    found = found.network if isinstance(found, SpikingNetwork) else found
+    return copy.deepcopy(found).eval().requires_grad_(False)
+
+
+def distillation_settings(temperature: float, share: float) -> dict[str, float]:
+    """What belongs to a training with a teacher.
+
+    Raises:
+        ValueError: out of range.
+    """
+    fitted("temperature", temperature, float)
+    fitted("distillation", share, float)
+    if not 0 < temperature < math.inf or not 0 <= share <= 1:
+        raise ValueError(f"temperature must be positive, distillation in [0, 1]; got {temperature} and {share}")
+    return {"temperature": temperature, "distillation": share}
 
 
 def make_loaders(data: Data, batch_size: int, seed: int, workers: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
@@ -216,6 +250,11 @@ def digest_start(network: nn.Module) -> str:
     trained = [module.config for module in network.modules() if isinstance(module, TrainedActivation)]
     learning = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     return digest(network, trained, learning)
+
+
+def digest_teacher(teacher: nn.Module | None) -> str:
+    """Whose answers are learnt."""
+    return "none" if teacher is None else digest_start(teacher)
 
 
 def digest_data(data: Data) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +11,6 @@ from torch import nn
 
 from transpike.data import Data
 from transpike.errors import TrainingError, needs_extra
-from transpike.graph.unwrap import unwrapped
 from transpike.network.spiking import SpikingNetwork, converted
 from transpike.neurons import IF
 from transpike.rules import BatchNormMode, ThroughTime
@@ -25,6 +22,9 @@ from transpike.training.fit import (
     check_settings,
     digest_data,
     digest_start,
+    digest_teacher,
+    distillation_settings,
+    frozen_teacher,
     make_loaders,
     quiet_lightning,
 )
@@ -133,21 +133,18 @@ def fit_snn(
         raise ValueError("compile does not work with spike_penalty or checkpoint_steps; leave one out")
     if not isinstance(loss, OutputLoss):
         raise ValueError(f"loss takes MeanLoss() or TETLoss(), not {loss!r}")
-    fitted("temperature", temperature, float)
-    fitted("distillation", distillation, float)
-    if not 0 < temperature < math.inf or not 0 <= distillation <= 1:
-        raise ValueError(f"temperature must be positive, distillation in [0, 1]; got {temperature} and {distillation}")
+    distilling = distillation_settings(temperature, distillation)
     _check_trainable(snn)
     guide = _teacher(snn, teacher)
     if guide is not None:
-        settings |= {"temperature": temperature, "distillation": distillation}
+        settings |= distilling
     with needs_extra("train", "training"):
         from transpike.training.lightning_snn import train_spiking  # Lightning takes seconds to import
 
     with _recording(snn):
         if checkpoint is not None:
             start = {"start": digest_start(snn), "data": digest_data(data)}
-            settings |= start | {"teacher": "none" if guide is None else digest_start(guide)}
+            settings |= start | {"teacher": digest_teacher(guide)}
         train, validation = make_loaders(data, settings["micro_batch"], seed, workers)
         with quiet_lightning():
             history = train_spiking(
@@ -197,14 +194,9 @@ def _teacher(snn: SpikingNetwork, teacher: nn.Module | str | None) -> nn.Module 
     """A copy of the teacher that stays as it is."""
     if teacher is None:
         return None
-    if isinstance(teacher, str):
-        if teacher != "ann":
-            raise ValueError(f"teacher takes 'ann', a network or None, not {teacher!r}")
-        found: nn.Module = snn.network
-    else:
-        found = unwrapped(teacher, "fit_snn", "teacher")
-        found = found.network if isinstance(found, SpikingNetwork) else found
-    return copy.deepcopy(found).eval().requires_grad_(False)
+    if isinstance(teacher, str) and teacher != "ann":
+        raise ValueError(f"teacher takes 'ann', a network or None, not {teacher!r}")
+    return frozen_teacher(snn if isinstance(teacher, str) else teacher, "fit_snn")
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from transpike.activations import TrainedActivation
 from transpike.calibration.progress import ProgressBar
 from transpike.errors import DivergedError, TrainingError
 from transpike.training.fit import Epoch, parameter_groups
+from transpike.training.output_losses import distilled
 from transpike.training.sharing import own_share, trainer_processes
 from transpike.training.spike_cost import SpikeCost
 from transpike.training.states import SafeStates, check_resumed
@@ -53,9 +54,11 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
         network: nn.Module,
         settings: dict[str, Any],
         classes: int,
+        teacher: nn.Module | None,
         on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
         super().__init__()
+        self.teacher = [] if teacher is None else [teacher]  # in a list, so that it is no child and is not stored
         self.on_epoch = on_epoch
         self.operations = MeanMetric()
         self.network = network
@@ -73,6 +76,25 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
     @abstractmethod
     def answer(self, images: Tensor) -> Tensor:
         """The logits that count in validation."""
+
+    def criterion(self, images: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        """The loss of logits ``[N, classes]``: cross-entropy, with distillation where there is a teacher."""
+        with torch.no_grad():
+            wanted = [teacher(images) for teacher in self.teacher]
+
+        def loss(logits: Tensor) -> Tensor:
+            if not wanted:
+                return F.cross_entropy(logits, labels)
+            temperature, share = self.settings["temperature"], self.settings["distillation"]
+            return distilled(logits, labels, wanted[0].to(logits.dtype), temperature, share)
+
+        return loss
+
+    def on_fit_start(self) -> None:
+        """Brings the teacher where the network is."""
+        reference = next(self.network.parameters())
+        for teacher in self.teacher:
+            teacher.to(reference.device, reference.dtype)
 
     def finish(self) -> None:
         """Does what is left when the last epoch is done."""
@@ -171,9 +193,10 @@ class _Classifier(Task):
         classes: int,
         spike_cost: SpikeCost | None,
         learner: Callable[[Tensor], Tensor],
+        teacher: nn.Module | None,
         on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
-        super().__init__(network, settings, classes, on_epoch)
+        super().__init__(network, settings, classes, teacher, on_epoch)
         self.spike_cost = spike_cost
         self.learner = learner
         self.trained = [module for module in network.modules() if isinstance(module, TrainedActivation)]
@@ -187,7 +210,7 @@ class _Classifier(Task):
 
     def learn(self, images: Tensor, labels: Tensor) -> Step:
         logits = self.learner(images).float()
-        loss = F.cross_entropy(logits, labels)
+        loss = self.criterion(images, labels)(logits)
         return Step(logits, loss, None if self.spike_cost is None else self.spike_cost.take())
 
     def answer(self, images: Tensor) -> Tensor:
@@ -205,9 +228,29 @@ class _Lines(Callback):  # type: ignore[misc]
         self.bar.advance()
 
 
+def check_teacher(teacher: nn.Module | None, example: Tensor, logits: Tensor, where: str) -> None:
+    """Checks that a teacher answers as the network that learns from it.
+
+    Raises:
+        TrainingError: it does not.
+    """
+    if teacher is None:
+        return
+    with torch.no_grad():
+        found = teacher.to(example.device, logits.dtype)(example)
+    if not isinstance(found, Tensor) or found.shape != logits.shape:
+        answers = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise TrainingError(
+            f"the teacher answers {answers}, the network {list(logits.shape)}",
+            where=f"{where}, teacher",
+            fix="give a teacher with the same classes, or none",
+        )
+
+
 def train_classifier(
     network: nn.Module,
     settings: dict[str, Any],
+    teacher: nn.Module | None,
     train: DataLoader[Any],
     validation: DataLoader[Any],
     checkpoint: Path | None,
@@ -222,13 +265,15 @@ def train_classifier(
     def make(example: Tensor) -> Task:
         with torch.no_grad():
             was = network.training
-            classes = network.eval()(example).shape[-1]
+            logits = network.eval()(example)
             network.train(was)
+        check_teacher(teacher, example, logits, "fit")
         network.to(memory_format=_Classifier.layout)
         costs.extend([SpikeCost(network, example)] if settings["spike_penalty"] else [])
         # A function, so that the compiled form is no second child; a shape each, since the last batch may differ.
         learner = torch.compile(network.__call__, dynamic=False) if compiled else network.__call__
-        return _Classifier(network, settings, classes, costs[0] if costs else None, learner, on_epoch)
+        cost = costs[0] if costs else None
+        return _Classifier(network, settings, logits.shape[-1], cost, learner, teacher, on_epoch)
 
     try:
         return run(network, settings, train, validation, checkpoint, device, progress, make)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, default_collate
 
 from transpike.errors import RangeError, TrainingError
@@ -21,8 +20,8 @@ from transpike.rules import BatchNormMode
 from transpike.schedules import Plain
 from transpike.training.batch_norms import ThresholdNorms
 from transpike.training.fit import Epoch
-from transpike.training.lightning import Step, Task, run
-from transpike.training.output_losses import OutputLoss, distilled
+from transpike.training.lightning import Step, Task, check_teacher, run
+from transpike.training.output_losses import OutputLoss
 from transpike.training.segments import Counts, run_in_segments
 from transpike.training.spike_cost import fan_out
 
@@ -46,8 +45,7 @@ class _ThroughTime(Task):
         norms: ThresholdNorms | None,
         on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
-        super().__init__(snn, settings, classes, on_epoch)
-        self.teacher = [] if teacher is None else [teacher]  # in a list, so that it is no child and is not stored
+        super().__init__(snn, settings, classes, teacher, on_epoch)
         self.output_loss = loss
         self.shares = shares
         self.sites = [snn.site(planned.name) for planned in snn.sites]
@@ -62,11 +60,6 @@ class _ThroughTime(Task):
             groups.append({"params": list(norm.parameters()), "lr": rate * _size(norm.weight)})
         optimizer = torch.optim.Adam(groups)
         return self.with_cosine(optimizer)
-
-    def on_fit_start(self) -> None:
-        reference = next(self.network.parameters())
-        for teacher in self.teacher:
-            teacher.to(reference.device, reference.dtype)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -89,16 +82,8 @@ class _ThroughTime(Task):
     def learn(self, images: Tensor, labels: Tensor) -> Step:
         answers, counted = self._recorded(images)
         answers = answers.to(summing_type(answers.dtype))
-        with torch.no_grad():
-            wanted = [teacher(images).to(answers.dtype) for teacher in self.teacher]
-
-        def criterion(logits: Tensor) -> Tensor:
-            if not wanted:
-                return F.cross_entropy(logits, labels)
-            return distilled(logits, labels, wanted[0], self.settings["temperature"], self.settings["distillation"])
-
         operations = torch.stack(list(counted.values())).sum() if self.shares else None
-        return Step(answers[-1], self.output_loss.of(answers, criterion), operations)
+        return Step(answers[-1], self.output_loss.of(answers, self.criterion(images, labels)), operations)
 
     def _recorded(self, images: Tensor) -> tuple[Tensor, Counts]:
         """The answers, and each site's share of the synaptic operations where spikes are penalised."""
@@ -199,15 +184,7 @@ def train_spiking(
             logits = snn.ann(example)
             if not isinstance(logits, Tensor) or logits.dim() != 2:
                 raise TrainingError("the network is no classifier with logits [N, classes]", where="fit_snn")
-            if (
-                teacher is not None
-                and (found := teacher.to(example.device, logits.dtype)(example)).shape != logits.shape
-            ):
-                raise TrainingError(
-                    f"the teacher answers {tuple(found.shape)}, the network {tuple(logits.shape)}",
-                    where="fit_snn, teacher",
-                    fix="give a teacher with the same classes, or none",
-                )
+        check_teacher(teacher, example, logits, "fit_snn")
         operations = fan_out(snn.network, example) if settings["spike_penalty"] else {}
         shares = {site: number / sum(operations.values()) for site, number in operations.items()}
         return _ThroughTime(snn, settings, logits.shape[1], loss, teacher, shares, norms, on_epoch)

@@ -58,7 +58,7 @@ _STORED = (
 )
 
 
-_ADDED = {"batch_norm": "folded"}
+_ADDED = {"batch_norm": "folded", "teacher": "none"}
 """Settings that older training states lack, with what they meant."""
 
 
@@ -78,7 +78,11 @@ def check_resumed(path: Path, settings: dict[str, Any]) -> None:
         raise CheckpointError(
             f"the training state is malformed: {error}", where=str(path), fix="remove this file to start afresh"
         ) from error
-    words = {"start": "another network or other weights at the start", "data": "other data, or prepared otherwise"}
+    words = {
+        "start": "another network or other weights at the start",
+        "data": "other data, or prepared otherwise",
+        "teacher": "another teacher",
+    }
     other = [
         words.get(key) or f"{key} {old.get(key)} instead of {settings.get(key)}"
         for key in settings
