@@ -127,7 +127,7 @@ def test_nothing_is_published_that_no_table_has(family: str) -> None:
     for name, row in rows(family).items():
         assert row.published == known.get(name, {}), name
         assert row.published_ann == anns.get(name), name
-        assert row.published or "Fig." in row.published_in, name
+        assert row.published or "Fig." in row.published_in or row.published_in == "transpike", name
 
 
 @pytest.mark.parametrize("family", sorted({*FAMILIES.values(), "cos-cifar100"}))
