@@ -15,7 +15,8 @@ from transpike.errors import CheckpointError
 from transpike.serialization.container import read_container
 from transpike.serialization.model_info import InputSpec
 from transpike.training import TrainingError, fit
-from transpike.training.fit import EpochShuffle, digest_data, parameter_groups
+from transpike.training.fit import EpochShuffle, digest_data
+from transpike.training.optimizers import parameter_groups
 
 
 def blobs(seed: int = 0) -> Data:

@@ -66,22 +66,6 @@ class EpochShuffle(Sampler[int]):
         return self.size
 
 
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """All trainable parameters with weight decay, except thresholds whose activation says ``decay_theta=False``."""
-    exempt = {
-        id(parameter)
-        for module in network.modules()
-        if isinstance(module, TrainedActivation) and not module.config.decay_theta
-        for parameter in module.parameters()
-    }
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if id(p) not in exempt], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if id(p) in exempt], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
 def fit(
     network: nn.Module,
     data: Data,

@@ -22,7 +22,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from transpike.activations import TrainedActivation
 from transpike.calibration.progress import ProgressBar
 from transpike.errors import DivergedError, TrainingError
-from transpike.training.fit import Epoch, parameter_groups
+from transpike.training.fit import Epoch
+from transpike.training.optimizers import parameter_groups
 from transpike.training.output_losses import distilled
 from transpike.training.sharing import own_share, trainer_processes
 from transpike.training.spike_cost import SpikeCost

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, default_collate
 
 from transpike.errors import RangeError, TrainingError
 from transpike.functional import summing_type
-from transpike.graph.site import Site
 from transpike.graph.walk import reference_tensor
 from transpike.network.spiking import SpikingNetwork, compiled, converted
 from transpike.rules import BatchNormMode
@@ -21,6 +20,7 @@ from transpike.schedules import Plain
 from transpike.training.batch_norms import ThresholdNorms
 from transpike.training.fit import Epoch
 from transpike.training.lightning import Step, Task, check_teacher, run
+from transpike.training.optimizers import groups_by_size, root_mean_square
 from transpike.training.output_losses import OutputLoss
 from transpike.training.segments import Counts, run_in_segments
 from transpike.training.spike_cost import fan_out
@@ -57,7 +57,7 @@ class _ThroughTime(Task):
         rate = self.settings["learning_rate"]
         groups = groups_by_size(self.network, rate)
         for norm in [] if self.norms is None else self.norms.norms():
-            groups.append({"params": list(norm.parameters()), "lr": rate * _size(norm.weight)})
+            groups.append({"params": list(norm.parameters()), "lr": rate * root_mean_square(norm.weight)})
         optimizer = torch.optim.Adam(groups)
         return self.with_cosine(optimizer)
 
@@ -141,27 +141,6 @@ class _ThroughTime(Task):
         if self.norms is not None:
             self.norms.fold()
         self.network.load_state_dict(self.best["state"])
-
-
-def groups_by_size(network: nn.Module, learning_rate: float) -> list[dict[str, Any]]:
-    """Every parameter that learns, with a learning rate in proportion to its size: the root mean square at the start.
-
-    Folding BatchNorm leaves layers whose gradients differ a hundredfold in relation to their weights; steps of Adam do
-    not depend on the gradient's size. What belongs to a neuron goes by its threshold, zeros by what else is in their
-    layer.
-    """
-    groups: dict[int, dict[str, Any]] = {}
-    for module in network.modules():
-        sizes = [_size(parameter) for parameter in module.parameters(recurse=False)]
-        for parameter, own in zip(module.parameters(recurse=False), sizes, strict=True):
-            size = _size(module.theta) if isinstance(module, Site) else own or max(sizes) or 1.0
-            if parameter.requires_grad:
-                groups[id(parameter)] = {"params": [parameter], "lr": learning_rate * size}
-    return list(groups.values())
-
-
-def _size(values: Tensor) -> float:
-    return float(values.detach().square().mean().sqrt())
 
 
 def train_spiking(
