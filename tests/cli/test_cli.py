@@ -106,7 +106,7 @@ def test_train(transpike, tmp_path: Path) -> None:
         code, _, err = transpike(*train, *words, "-o", "x.safetensors")
         assert code == 1
         assert message in err
-    taught = ("--teacher", "relu.safetensors", "--temperature", "3", "--distillation", "1")
+    taught = ("--teacher", "relu.safetensors", "--temperature", "3", "--distillation", "1", "--optimizer", "adam")
     code, out, _ = transpike(*train, "slip", *slip, *taught, "-o", "taught.safetensors")
     assert code == 0
     weights = [

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import signal
 from pathlib import Path
 
@@ -31,6 +32,9 @@ def network(seed: int = 0, **settings) -> nn.Module:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 3))
     return tp.tailor(model, tp.activations.SlipReLU(2, 0.3, theta_init=2.0, **settings))
+
+
+SLIP = tp.activations.SlipReLU(2, 0.3, theta_init=2.0, decay_theta=False)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -72,6 +76,30 @@ def test_the_arithmetic_is_sgd_with_cosine(warmup: int, rates: tuple[float, floa
                 parameter -= rate * buffer
     for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_the_arithmetic_of_adam() -> None:
+    """Three epochs of one batch, written out: steps in units of each parameter's size, weight decay on their own."""
+    torch.manual_seed(1)
+    model = tp.tailor(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), SLIP)
+    by_hand, data = copy.deepcopy(model), blobs()
+    fit(model, data, epochs=3, optimizer="adam", momentum=0.8, weight_decay=2.0, batch_size=96)
+    images, labels = data.train.tensors
+    parameters = dict(by_hand.named_parameters())
+    size = {name: float(p.detach().square().mean().sqrt()) for name, p in parameters.items()}
+    first, second = ({name: torch.zeros_like(p) for name, p in parameters.items()} for _ in range(2))
+    for step in (1, 2, 3):
+        rate = 0.003 * (1 + math.cos(math.pi * (step - 1) / 3)) / 2
+        by_hand.zero_grad()
+        nn.functional.cross_entropy(by_hand(images), labels).backward()
+        with torch.no_grad():
+            for name, p in parameters.items():
+                first[name] = 0.8 * first[name] + 0.2 * p.grad
+                second[name] = 0.999 * second[name] + 0.001 * p.grad**2
+                direction = first[name] / (1 - 0.8**step) / ((second[name] / (1 - 0.999**step)).sqrt() + 1e-8)
+                p -= rate * (0.0 if name.endswith("theta") else 2.0) * p + rate * size[name] * direction
+    for name, found in model.named_parameters():
+        assert torch.allclose(found, parameters[name], atol=1e-6), name
 
 
 def test_a_teacher_is_learnt_besides_the_labels() -> None:
@@ -262,7 +290,15 @@ def test_divergence_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}, {"weight_decay": -1.0}, {"batch_size": 0}]
+    "wrong",
+    [
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"momentum": 1.0},
+        {"weight_decay": -1.0},
+        {"batch_size": 0},
+        {"optimizer": "lion"},
+    ],
 )
 def test_wrong_settings(wrong: dict) -> None:
     with pytest.raises(ValueError):

@@ -23,6 +23,7 @@ from transpike.cli.options import (
 )
 from transpike.cli.output import out, say
 from transpike.data import Preparation
+from transpike.training import Optimizer
 
 _LEVELS, _SLOPE = 4, 0.3
 _TEMPERATURE, _DISTILLATION = 2.0, 0.5
@@ -62,7 +63,12 @@ def train(
         typer.Option(help="Start thresholds at this percentile of activations (default: 8.0; 1.0 of rate-norm)."),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes through the training set.")] = 30,
-    learning_rate: Annotated[float, typer.Option(help="Of SGD with momentum; falls along a cosine.")] = 0.1,
+    optimizer: Annotated[
+        Optimizer, typer.Option(help="sgd with momentum, or adam in units of each parameter's size.")
+    ] = Optimizer.SGD,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="At the start; falls along a cosine (default: 0.1, of adam 0.003).")
+    ] = None,
     warmup_steps: Annotated[int, typer.Option(help="Steps in which the learning rate rises from 0.")] = 0,
     weight_decay: Annotated[float, typer.Option(help="On all parameters.")] = 5e-4,
     spike_penalty: Annotated[
@@ -144,6 +150,7 @@ def train(
         network,
         found,
         epochs=epochs,
+        optimizer=optimizer,
         learning_rate=learning_rate,
         warmup_steps=warmup_steps,
         weight_decay=weight_decay,

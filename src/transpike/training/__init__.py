@@ -4,6 +4,7 @@ from transpike.errors import TrainingError
 from transpike.training.devices import torch_device
 from transpike.training.fit import Epoch, fit
 from transpike.training.fit_snn import fit_snn
+from transpike.training.optimizers import Optimizer
 from transpike.training.output_losses import MeanLoss, TETLoss
 
-__all__ = ["Epoch", "MeanLoss", "TETLoss", "TrainingError", "fit", "fit_snn", "torch_device"]
+__all__ = ["Epoch", "MeanLoss", "Optimizer", "TETLoss", "TrainingError", "fit", "fit_snn", "torch_device"]

@@ -1,4 +1,4 @@
-"""Trains a classifier with SGD and a cosine schedule (SlipReLU paper, appendix E.1), on Lightning, resumable."""
+"""Trains a classifier along a cosine schedule (SlipReLU paper, appendix E.1), on Lightning, resumable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from transpike.network.spiking import SpikingNetwork
 from transpike.serialization.digest import digest, digest_batches
 from transpike.serialization.fields import check_count, fitted
 from transpike.serialization.json_records import check_writable
+from transpike.training.optimizers import LEARNING_RATES, Optimizer
 from transpike.training.sharing import OwnBatches
 
 
@@ -71,7 +72,8 @@ def fit(
     data: Data,
     *,
     epochs: int,
-    learning_rate: float = 0.1,
+    optimizer: Optimizer | Literal["sgd", "adam"] = Optimizer.SGD,
+    learning_rate: float | None = None,
     warmup_steps: int = 0,
     momentum: float = 0.9,
     weight_decay: float = 5e-4,
@@ -99,10 +101,13 @@ def fit(
         network: a classifier with logits ``[N, classes]``.
         data: its training part is trained on, its validation part is reported.
         epochs: number of passes.
-        learning_rate: initial learning rate; the paper falls back to 0.05 where 0.1 diverges.
+        optimizer: ``"sgd"`` with momentum, as in the papers, or ``"adam"`` (AdamW), whose steps are in proportion to
+            each parameter's size: a trained network goes on learning where an activation of one level throws SGD off.
+        learning_rate: at the start. Of SGD 0.1 if it is None; the paper falls back to 0.05 where that diverges. Of Adam
+            in units of each parameter's root mean square, 0.003 if it is None.
         warmup_steps: steps at the start in which the learning rate rises from 0; a deep network with fresh weights may
             never learn without.
-        momentum: of SGD.
+        momentum: of SGD; beta_1 of Adam.
         weight_decay: on all parameters, thresholds included unless their activation says otherwise.
         spike_penalty: how much the expected share of synaptic operations adds to the loss
             (`transpike.training.spike_cost`): fewer spikes make the spiking network faster. Start with 3; more may cost
@@ -132,9 +137,11 @@ def fit(
         OutputError: the checkpoint cannot be written.
     """
     network = unwrapped(network, "fit", "network")
+    kind: Optimizer = fitted("optimizer", optimizer, Optimizer)
     settings = {
         "epochs": epochs,
-        "learning_rate": learning_rate,
+        "optimizer": kind.value,
+        "learning_rate": LEARNING_RATES[kind] if learning_rate is None else learning_rate,
         "warmup_steps": warmup_steps,
         "momentum": momentum,
         "weight_decay": weight_decay,

@@ -23,7 +23,7 @@ from transpike.activations import TrainedActivation
 from transpike.calibration.progress import ProgressBar
 from transpike.errors import DivergedError, TrainingError
 from transpike.training.fit import Epoch
-from transpike.training.optimizers import parameter_groups
+from transpike.training.optimizers import Optimizer, make_optimizer
 from transpike.training.output_losses import distilled
 from transpike.training.sharing import own_share, trainer_processes
 from transpike.training.spike_cost import SpikeCost
@@ -45,7 +45,7 @@ class Step(NamedTuple):
 
 
 class Task(LightningModule, ABC):  # type: ignore[misc]
-    """What every training shares: SGD where it asks for nothing else, cosine, warm-up, history, training states."""
+    """What every training shares: optimizer where it has none of its own, cosine, warm-up, history, training states."""
 
     layout = torch.contiguous_format
     """How weights lie in memory while they are trained."""
@@ -102,11 +102,12 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
         return
 
     def configure_optimizers(self) -> Any:
-        """SGD whose learning rate falls along a cosine."""
+        """The optimizer that was asked for; its learning rate falls along a cosine."""
         s = self.settings
-        groups = parameter_groups(self.network, s["weight_decay"])
-        optimizer = torch.optim.SGD(groups, lr=s["learning_rate"], momentum=s["momentum"])
-        return self.with_cosine(optimizer)
+        kind = Optimizer(s["optimizer"])
+        return self.with_cosine(
+            make_optimizer(kind, self.network, s["learning_rate"], s["momentum"], s["weight_decay"])
+        )
 
     def with_cosine(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The optimizer with its schedule, as Lightning takes them."""

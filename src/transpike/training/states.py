@@ -58,7 +58,7 @@ _STORED = (
 )
 
 
-_ADDED = {"batch_norm": "folded", "teacher": "none"}
+_ADDED = {"batch_norm": "folded", "teacher": "none", "optimizer": "sgd"}
 """Settings that older training states lack, with what they meant."""
 
 
