@@ -17,6 +17,7 @@ from transpike.serialization.container import read_container
 from transpike.serialization.model_info import InputSpec
 from transpike.training import TrainingError, fit
 from transpike.training.fit import EpochShuffle, digest_data
+from transpike.training.lightning import fast_layout
 from transpike.training.optimizers import parameter_groups
 
 
@@ -76,6 +77,24 @@ def test_the_arithmetic_is_sgd_with_cosine(warmup: int, rates: tuple[float, floa
                 parameter -= rate * buffer
     for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_strided_convolutions_of_few_channels_are_trained_right() -> None:
+    """Channels last they let oneDNN write past its buffer; more channels do not, and are faster so."""
+
+    def strided(channels: int) -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, channels, 1), nn.ReLU(), nn.Conv2d(channels, 8, 1, stride=2, bias=False)
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 4 * 4, 10))
+
+    assert fast_layout(strided(4)) == torch.contiguous_format
+    assert fast_layout(strided(16)) == torch.channels_last
+    data, net, by_hand = tp.data.digits(), strided(4), strided(4).double()
+    images, labels = next(iter(tp.data.loader(data.train, batch_size=len(data.train))))
+    nn.functional.cross_entropy(by_hand(images.double()), labels).backward()
+    fit(net, data, epochs=1, learning_rate=0.1, weight_decay=0.0, batch_size=len(labels))
+    for found, start in zip(net.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(found.double(), start - 0.1 * start.grad, atol=1e-5)
 
 
 def test_the_arithmetic_of_adam() -> None:

@@ -47,9 +47,6 @@ class Step(NamedTuple):
 class Task(LightningModule, ABC):  # type: ignore[misc]
     """What every training shares: optimizer where it has none of its own, cosine, warm-up, history, training states."""
 
-    layout = torch.contiguous_format
-    """How weights lie in memory while they are trained."""
-
     def __init__(
         self,
         network: nn.Module,
@@ -59,6 +56,7 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
         on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
         super().__init__()
+        self.layout = torch.contiguous_format  # of weights while they are trained
         self.teacher = [] if teacher is None else [teacher]  # in a list, so that it is no child and is not stored
         self.on_epoch = on_epoch
         self.operations = MeanMetric()
@@ -186,8 +184,6 @@ class Task(LightningModule, ABC):  # type: ignore[misc]
 class _Classifier(Task):
     """Cross-entropy and what activations add, with what spikes cost if they are penalised."""
 
-    layout = torch.channels_last
-
     def __init__(
         self,
         network: nn.Module,
@@ -199,6 +195,7 @@ class _Classifier(Task):
         on_epoch: Callable[[Epoch, nn.Module], None] | None,
     ) -> None:
         super().__init__(network, settings, classes, teacher, on_epoch)
+        self.layout = fast_layout(network)
         self.spike_cost = spike_cost
         self.learner = learner
         self.trained = [module for module in network.modules() if isinstance(module, TrainedActivation)]
@@ -217,6 +214,25 @@ class _Classifier(Task):
 
     def answer(self, images: Tensor) -> Tensor:
         return self.network(images)  # type: ignore[no-any-return]
+
+
+def fast_layout(network: nn.Module) -> torch.memory_format:
+    """Channels last; contiguous where a convolution of 1 x 1 with a stride has few channels.
+
+    For such a one oneDNN's gradient of weights writes past its buffer if channels are last (oneDNN issue 6035).
+    """
+    few = any(
+        isinstance(layer, nn.Conv2d)
+        and layer.in_channels // layer.groups < _SAFE_CHANNELS
+        and set(layer.kernel_size) == {1}
+        and set(layer.stride) != {1}
+        for layer in network.modules()
+    )
+    return torch.contiguous_format if few else torch.channels_last
+
+
+_SAFE_CHANNELS = 16
+"""As many as oneDNN ever takes in one block."""
 
 
 class _Lines(Callback):  # type: ignore[misc]
@@ -270,7 +286,7 @@ def train_classifier(
             logits = network.eval()(example)
             network.train(was)
         check_teacher(teacher, example, logits, "fit")
-        network.to(memory_format=_Classifier.layout)
+        network.to(memory_format=fast_layout(network))
         costs.extend([SpikeCost(network, example)] if settings["spike_penalty"] else [])
         # A function, so that the compiled form is no second child; a shape each, since the last batch may differ.
         learner = torch.compile(network.__call__, dynamic=False) if compiled else network.__call__
