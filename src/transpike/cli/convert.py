@@ -33,7 +33,7 @@ from transpike.cli.options import (
     named,
 )
 from transpike.cli.output import note, noting_warnings, say
-from transpike.conversion.config import GRANULARITIES, TABLES
+from transpike.conversion.config import TABLES
 from transpike.graph.operators import MaxPooling
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def convert(
         typer.Option(help="Of --method digits: lags, base and T for an answer after so many pipeline steps."),
     ] = None,
     threshold: Threshold = None,
-    per: Annotated[str | None, named("--per", GRANULARITIES, "Of --threshold: one per (default: layer)")] = None,
+    per: Annotated[str | None, named("--per", ("layer", "channel"), "Of --threshold: one per (default: layer)")] = None,
     percentile: Annotated[float | None, typer.Option(help="Of --threshold percentile (default: 99.9).")] = None,
     potential: Potential = None,
     correction: Corrections = None,

@@ -77,7 +77,7 @@ def sweep(
     from transpike.activations import ThetaPercentile
     from transpike.cli.words import parse_axis, parse_numbers
     from transpike.cli.work import check_output, device_of
-    from transpike.errors import ModelError
+    from transpike.errors import ModelError, needs_extra
     from transpike.experiments.recipe import Training
     from transpike.experiments.sweep import Sweep, find_search
     from transpike.experiments.sweep_runner import run_sweep
@@ -116,6 +116,8 @@ def sweep(
         prune=prune,
     )
     check_output(output / "sweep.json")
+    with needs_extra("plots", "a picture"):  # at the end, after hours
+        import matplotlib  # noqa: F401
     record = run_sweep(
         plan,
         output,

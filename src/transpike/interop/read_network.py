@@ -77,7 +77,7 @@ def _of_the_whole(snn: SpikingNetwork) -> list[UnsupportedOperator]:
     for site in snn.sites:
         module, population = snn.site(site.name), site.shape
         if not module.steady:
-            fix = "convert without corrections per step (bias-per-step)"
+            fix = "convert without corrections per step (temporal-bias; method ftbc)"
             refuse(f"site {site.name}", site.source, "its bias differs from step to step", fix)
         for name, value in (("potentials", module.v_init), ("biases", module.bias)):
             if not _per_channel(value, population) and (name == "potentials" or module.steady):
