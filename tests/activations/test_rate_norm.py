@@ -14,7 +14,7 @@ import transpike as tp
 from transpike import zoo
 from transpike.activations import RateNorm
 from transpike.testing import TOPOLOGIES, assert_converges
-from transpike.training.fit import parameter_groups
+from transpike.training.optimizers import parameter_groups
 
 TAILORABLE = [topology for topology in TOPOLOGIES if topology.tailorable]
 

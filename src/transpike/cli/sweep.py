@@ -116,7 +116,7 @@ def sweep(
         prune=prune,
     )
     check_output(output / "sweep.json")
-    with needs_extra("plots", "a picture"):  # at the end, after hours
+    with needs_extra("plots", "a picture"):  # they are drawn at the end, after hours
         import matplotlib  # noqa: F401
     record = run_sweep(
         plan,
