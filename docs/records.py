@@ -49,7 +49,7 @@ class Line:
 
     label: str
     images: int
-    ann: float
+    ann: float | None
     top1: Mapping[int, float]
     events: Mapping[int, float]
     pipeline: Mapping[int, int]
@@ -104,7 +104,8 @@ def card_line(name: str, schedule: str) -> Line:
     """A trained network of the zoo under one of its card's schedules."""
     card = zoo.card(name)
     (shown,) = (each for each in card.schedules if each.schedule == schedule)
-    return Line(schedule, card.test_images, card.ann_top1, shown.top1, {}, shown.pipeline_steps)
+    ann = card.ann_top1 if card.through_time is None else None  # of what a spiking network came from
+    return Line(schedule, card.test_images, ann, shown.top1, {}, shown.pipeline_steps)
 
 
 def published_line(family: str, label: str) -> Line:

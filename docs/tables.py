@@ -93,6 +93,11 @@ _README_CARDS = (
         "ResNet-20, SlipReLU, N = 1, c = 0.2",
         (("plain", "`plain`", "sliprelu-cifar10", "ResNet-20, SlipReLU (N=1, c=0.2)"),),
     ),
+    (
+        "cifar10-resnet20-time-2",
+        "the same, then trained through time at T = 2",
+        (("plain", "`plain`", "", ""),),
+    ),
 )
 """Trained networks: name, words, and schedules of the card with their words, recipe and row that published them, if any."""
 
