@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-from torch import nn
 
 import transpike as tp
 from transpike import zoo
-from transpike.neurons import IF, Burst, Neuron, Reset, SignedIF
 from transpike.schedules import (
     SCHEDULES,
     AccumulateThenFire,
@@ -149,19 +145,3 @@ def test_evaluation_in_small_pieces(schedule: Schedule) -> None:
     answer = snn(x, steps=5, schedule=schedule)
     hits = [100 * float((row.argmax(1) == batch[0][1]).double().mean()) for row in answer]
     assert [row.top1 for row in whole.rows] == pytest.approx(hits)
-
-
-@pytest.mark.parametrize("neuron", [IF(), IF(Reset.HARD), SignedIF(), Burst(3)], ids=str)
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_record_is_refused_if_and_only_if_it_cannot_run(name: str, neuron: Neuron) -> None:
-    torch.manual_seed(0)
-    ann, x = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), torch.rand(6, 4)
-    schedule = SCHEDULES[name]()
-    snn = tp.convert(ann, tp.Conversion(tp.rules.Maximum(), neuron=neuron), calibration=x, example_inputs=x)
-    try:
-        snn(x, steps=4, schedule=schedule)
-    except ValueError as error:
-        with pytest.raises(ValueError, match=re.escape(str(error))):
-            tp.Conversion(tp.rules.Maximum(), neuron=neuron, schedule=schedule)
-    else:
-        tp.Conversion(tp.rules.Maximum(), neuron=neuron, schedule=schedule)

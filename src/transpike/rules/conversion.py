@@ -56,9 +56,6 @@ class Conversion:
         _check("potential", self.potential, (PotentialRule, type(None)), "a rule for initial potentials")
         _check("neuron", self.neuron, (Neuron,), "a neuron such as IF()")
         _check("schedule", self.schedule, (Schedule,), "a schedule such as Plain()")
-        reason = self.schedule.unsupported_neuron(self.neuron)
-        if reason is not None:
-            raise ValueError(f"{self.schedule} cannot run: {reason}")
         granularity = getattr(self.threshold, "granularity", PerLayer())
         _check("the granularity of thresholds", granularity, (PerLayer, PerChannel), "PerLayer() or PerChannel()")
         for part in self.corrections:

@@ -154,10 +154,6 @@ class Schedule(ABC):
         dtype = summing_type(sequence.dtype)
         return sequence.sum(0, dtype=dtype) if self.incremental else sequence.mean(0, dtype=dtype)
 
-    def unsupported_neuron(self, neuron: Neuron) -> str | None:
-        """Why no site can run under the schedule with this neuron; None if they can."""
-        return None
-
     def unsupported_function(self, neuron: Neuron) -> str | None:
         """Why sites of any function cannot run under the schedule with this neuron; None if they can."""
         return "its sites count the spikes that a ReLU is entitled to"

@@ -34,7 +34,7 @@ from transpike.functional import summing_type
 from transpike.kernels.digits import at_their_places, bits, digits_towards, signed_digits
 from transpike.neurons import EventKind, Neuron
 from transpike.schedules.contract import FunctionContext, Memory, Schedule, SiteContext
-from transpike.schedules.probing import need_soft_reset, soft_reset_alone
+from transpike.schedules.probing import need_soft_reset
 from transpike.serialization.fields import check_count
 
 MOST_DIGITS = 23
@@ -59,10 +59,6 @@ class DigitCode(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("digits", self.digits, most=MOST_DIGITS)
-
-    def unsupported_neuron(self, neuron: Neuron) -> str | None:
-        """All but integrate-and-fire with soft reset are refused."""
-        return soft_reset_alone(neuron)
 
     @property
     @abstractmethod

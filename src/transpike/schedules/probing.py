@@ -34,10 +34,6 @@ class Probing(Schedule):
         """rho: the first spike comes after the probe."""
         return self.probe_steps
 
-    def unsupported_neuron(self, neuron: Neuron) -> str | None:
-        """All but integrate-and-fire with soft reset are refused."""
-        return soft_reset_alone(neuron)
-
     def site_steps(self, steps: int) -> int:
         """The probe's or the run's length, whichever is longer: currents are computed once."""
         return max(self.probe_steps, steps)
@@ -51,18 +47,11 @@ class Probing(Schedule):
         return self.probe_steps + self.site_steps(steps)
 
 
-def soft_reset_alone(neuron: Neuron) -> str | None:
-    """Why neurons whose counts the theory does not cover are refused."""
-    fits = isinstance(neuron, IF) and neuron.reset is Reset.SOFT
-    return None if fits else f"it is derived for integrate-and-fire with soft reset, not for {neuron}"
-
-
 def need_soft_reset(schedule: Schedule, neuron: Neuron) -> None:
-    """Refuses such neurons in a run.
+    """Refuses neurons whose counts the theory does not cover.
 
     Raises:
         ValueError: another neuron than integrate-and-fire with soft reset.
     """
-    reason = soft_reset_alone(neuron)
-    if reason is not None:
-        raise ValueError(f"{schedule} cannot run: {reason}")
+    if not isinstance(neuron, IF) or neuron.reset is not Reset.SOFT:
+        raise ValueError(f"{schedule} is derived for integrate-and-fire with soft reset, not for {neuron}")

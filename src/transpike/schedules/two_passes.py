@@ -7,9 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from transpike.neurons import Neuron
 from transpike.schedules.contract import MOST_STEPS, Memory, Schedule, SiteContext
-from transpike.schedules.probing import need_soft_reset, soft_reset_alone
+from transpike.schedules.probing import need_soft_reset
 from transpike.serialization.fields import check_count
 
 
@@ -35,10 +34,6 @@ class TwoPasses(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("probe_steps", self.probe_steps, most=MOST_STEPS)
-
-    def unsupported_neuron(self, neuron: Neuron) -> str | None:
-        """All but integrate-and-fire with soft reset are refused."""
-        return soft_reset_alone(neuron)
 
     def pass_steps(self, steps: int, number: int) -> int:
         """tau, then T."""
