@@ -183,6 +183,18 @@ def test_a_trial_that_diverges_is_a_result(tmp_path: Path):
     assert [(r.trial, r.state) for r in again.results] == [(r.trial, r.state) for r in record.results]
 
 
+def test_a_sweep_killed_behind_its_last_trial_is_finished_by_the_next_session(tmp_path: Path):
+    sweep = small_sweep(levels=(2,), slopes=(0.5,))
+    whole = run_sweep(sweep, tmp_path)
+    file, (trial,) = tmp_path / "sweep.json", tmp_path.glob("trials/*/trial.json")
+    before = trial.stat().st_mtime_ns
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"finished": False}))
+    assert run_sweep(sweep, tmp_path).finished
+    assert read_sweep(tmp_path).finished
+    assert read_sweep(tmp_path).results == whole.results
+    assert trial.stat().st_mtime_ns == before
+
+
 def test_a_relu_network_that_diverges_ends_the_sweep(tmp_path: Path):
     sweep = small_sweep(levels=(2,), slopes=(0.2,), relu=Training("relu", 2, 1e30))
     with pytest.raises(tp.errors.TrainingError, match=r"loss became|infinite"):

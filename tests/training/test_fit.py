@@ -35,9 +35,6 @@ def network(seed: int = 0, **settings) -> nn.Module:
     return tp.tailor(model, tp.activations.SlipReLU(2, 0.3, theta_init=2.0, **settings))
 
 
-SLIP = tp.activations.SlipReLU(2, 0.3, theta_init=2.0, decay_theta=False)
-
-
 def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, b.state_dict()[name]) for name, x in a.state_dict().items())
 
@@ -100,7 +97,8 @@ def test_strided_convolutions_of_few_channels_are_trained_right() -> None:
 def test_the_arithmetic_of_adam() -> None:
     """Three epochs of one batch, written out: steps in units of each parameter's size, weight decay on their own."""
     torch.manual_seed(1)
-    model = tp.tailor(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), SLIP)
+    slip = tp.activations.SlipReLU(2, 0.3, theta_init=2.0, decay_theta=False)
+    model = tp.tailor(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), slip)
     by_hand, data = copy.deepcopy(model), blobs()
     fit(model, data, epochs=3, optimizer="adam", momentum=0.8, weight_decay=2.0, batch_size=96)
     images, labels = data.train.tensors

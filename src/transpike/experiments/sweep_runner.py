@@ -80,7 +80,7 @@ def run_sweep(
             say(f"{count(len(log.results), 'trial')} of an earlier session")
         complete = before is not None and len(log.results) >= len(before.results)
         log.finished = log.nothing_left() or (before is not None and before.finished and complete)
-        if log.finished and before is not None and len(before.results) == len(log.results):
+        if before is not None and before.finished and log.finished and len(before.results) == len(log.results):
             return before
         log.write()
         if not log.finished:
