@@ -23,9 +23,10 @@ from transpike.cli.options import (
 )
 from transpike.cli.output import out, say
 from transpike.data import Preparation
-from transpike.training import Optimizer
+from transpike.training.optimizers import LEARNING_RATES, Optimizer
 
 _LEVELS, _SLOPE = 4, 0.3
+_RATES = ", ".join(f"{rate} of {optimizer.value}" for optimizer, rate in LEARNING_RATES.items())
 _TEMPERATURE, _DISTILLATION = 2.0, 0.5
 
 
@@ -67,7 +68,7 @@ def train(
         Optimizer, typer.Option(help="sgd with momentum, or adam in units of each parameter's size.")
     ] = Optimizer.SGD,
     learning_rate: Annotated[
-        float | None, typer.Option(help="At the start; falls along a cosine (default: 0.1, of adam 0.003).")
+        float | None, typer.Option(help=f"At the start; falls along a cosine (default: {_RATES}).")
     ] = None,
     warmup_steps: Annotated[int, typer.Option(help="Steps in which the learning rate rises from 0.")] = 0,
     weight_decay: Annotated[float, typer.Option(help="On all parameters.")] = 5e-4,
